@@ -1,0 +1,585 @@
+//! The typed configuration: what a file means, with every default filled in that the file decides.
+//!
+//! Decides:  the types that the rest of the program reads.
+//! Source:   HAProxy's configuration manual, by keyword.
+//! Not here: names are not resolved, users not looked up, nothing is opened (the control plane does).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::source::{At, Place};
+
+/// A whole configuration, consistent in itself: every name that it refers to is there.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The `global` sections, merged.
+    pub global: Global,
+    /// `frontend` and the front half of `listen`, in the order of the file. `disabled` ones too.
+    pub frontends: Vec<Frontend>,
+    /// `backend` and the back half of `listen`, in the order of the file. `disabled` ones too.
+    pub backends: Vec<Backend>,
+}
+
+/// The `global` section.
+#[derive(Debug, Clone, Default)]
+pub struct Global {
+    /// `nbthread`: workers. `None`: one a core that the process may use.
+    pub nbthread: Option<u16>,
+    /// `maxconn`: connections of the process. `None`: from the descriptor limit.
+    pub maxconn: Option<u32>,
+    /// `ulimit-n`: the descriptor limit to set.
+    pub ulimit_n: Option<u64>,
+    /// `fd-hard-limit`: the most that the descriptor limit may become.
+    pub fd_hard_limit: Option<u64>,
+    /// `strict-limits` (on unless `no strict-limits`): a limit that cannot be raised is an error.
+    pub strict_limits: bool,
+    /// `daemon`.
+    pub daemon: bool,
+    /// `pidfile`.
+    pub pidfile: Option<At<PathBuf>>,
+    /// `user` or `uid`.
+    pub user: Option<At<Id>>,
+    /// `group` or `gid`.
+    pub group: Option<At<Id>>,
+    /// `chroot`.
+    pub chroot: Option<At<Chroot>>,
+    /// `setcap`: capabilities kept after the user changes.
+    pub setcap: Vec<At<Capability>>,
+    /// `log` lines.
+    pub logs: Vec<LogTarget>,
+    /// `log-tag`.
+    pub log_tag: Option<String>,
+    /// `log-send-hostname`: `Some(None)` without a name means this host's.
+    pub log_send_hostname: Option<Option<String>>,
+    /// `hard-stop-after`: how long a soft stop may take.
+    pub hard_stop_after: Option<Duration>,
+    /// `grace`: how long a soft stop waits before it stops accepting.
+    pub grace: Option<Duration>,
+    /// `noreuseport`: no SO_REUSEPORT, hence no shards.
+    pub no_reuse_port: bool,
+    /// `nosplice`.
+    pub no_splice: bool,
+    /// `tune.listener.default-shards`.
+    pub default_shards: Option<Shards>,
+    /// `tune.pipesize`, in bytes. `None`: 1 MiB where the kernel's limits allow it.
+    pub pipe_size: Option<u32>,
+    /// `maxpipes`.
+    pub max_pipes: Option<u32>,
+    /// `tune.bufsize`, in bytes.
+    pub buffer_size: Option<u32>,
+    /// `tune.maxaccept`: connections accepted at a stretch. `None`: the worker's own choice.
+    pub max_accept: Option<u32>,
+    /// `tune.rcvbuf.client`, `.server`, `tune.sndbuf.client`, `.server`, in bytes.
+    pub socket_buffers: SocketBuffers,
+    /// `spread-checks`, in percent, 0 to 50.
+    pub spread_checks: u8,
+    /// `quiet`: no messages at start.
+    pub quiet: bool,
+    /// `zero-warning`: a warning refuses the configuration.
+    pub zero_warning: bool,
+    /// `node`.
+    pub node: Option<String>,
+    /// `description`.
+    pub description: Option<String>,
+}
+
+/// `SO_RCVBUF` and `SO_SNDBUF` of accepted and of server connections, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SocketBuffers {
+    /// `tune.rcvbuf.client`
+    pub client_receive: Option<u32>,
+    /// `tune.sndbuf.client`
+    pub client_send: Option<u32>,
+    /// `tune.rcvbuf.server`
+    pub server_receive: Option<u32>,
+    /// `tune.sndbuf.server`
+    pub server_send: Option<u32>,
+}
+
+/// A user or a group: by name, or by number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Id {
+    /// To be looked up.
+    Name(String),
+    /// As it is.
+    Number(u32),
+}
+
+/// Where `chroot` goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Chroot {
+    /// An existing directory.
+    Directory(PathBuf),
+    /// `auto`: an empty directory made for it and unlinked.
+    Auto,
+}
+
+/// A capability that `setcap` may keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Capability {
+    /// `cap_net_bind_service`
+    NetBindService,
+    /// `cap_net_admin`
+    NetAdmin,
+    /// `cap_net_raw`
+    NetRaw,
+    /// `cap_sys_admin`
+    SysAdmin,
+}
+
+/// One `log` line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogTarget {
+    /// Where it stands.
+    pub place: Place,
+    /// Where the lines go.
+    pub to: LogDestination,
+    /// `len`: longer lines are cut; bytes. Default 1024.
+    pub max_length: u32,
+    /// `format`.
+    pub format: LogFormat,
+    /// `facility`, 0 (kern) to 23 (local7).
+    pub facility: u8,
+    /// The least urgent level sent, 0 (emerg) to 7 (debug). Default 7.
+    pub max_level: u8,
+    /// More urgent lines are sent at this level. Default 0.
+    pub min_level: u8,
+}
+
+/// Where log lines go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogDestination {
+    /// `stdout`
+    Stdout,
+    /// `stderr`
+    Stderr,
+    /// `fd@N`
+    Descriptor(i32),
+    /// Syslog over UDP; port 514 by default. The host may be a name.
+    Udp(HostPort),
+    /// A Unix datagram socket, like /dev/log.
+    Unix(PathBuf),
+}
+
+/// The frame around a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// As `rfc3164` without a host name unless `log-send-hostname`; the default on a datagram.
+    Local,
+    /// RFC 3164.
+    Rfc3164,
+    /// RFC 5424.
+    Rfc5424,
+    /// `<PRI>` and the message.
+    Priority,
+    /// `<N>` with the level only, and the message, as systemd reads it; the default on a descriptor... see `log`.
+    Short,
+    /// Time, then as `short`.
+    Timed,
+    /// ISO time and the message.
+    Iso,
+    /// The message alone.
+    Raw,
+}
+
+/// A host that may be a name, and a port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HostPort {
+    /// The host.
+    pub host: Host,
+    /// The port.
+    pub port: u16,
+}
+
+/// A host: an address, any address of a family, or a name to be resolved.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Host {
+    /// An address as written.
+    Address(std::net::IpAddr),
+    /// A name, to be resolved to an address of this family.
+    Name(String, Family),
+}
+
+/// Which addresses a name may resolve to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// Either.
+    Any,
+    /// `ipv4@`, `tcp4@`, `mptcp4@`
+    V4,
+    /// `ipv6@`, `tcp6@`, `mptcp6@`
+    V6,
+}
+
+/// How many sockets a `bind` line opens for each address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shards {
+    /// A number.
+    Number(u16),
+    /// `by-thread`: one a worker.
+    ByThread,
+    /// `by-group`: one a thread group; we have one group.
+    ByGroup,
+}
+
+/// `frontend`, or the front half of `listen`.
+#[derive(Debug, Clone)]
+pub struct Frontend {
+    /// Its name.
+    pub name: String,
+    /// Where its section begins.
+    pub place: Place,
+    /// `disabled`.
+    pub disabled: bool,
+    /// `id`
+    pub id: Option<u32>,
+    /// `description`
+    pub description: Option<String>,
+    /// `bind` lines in order.
+    pub binds: Vec<Bind>,
+    /// `default_backend`, or the back half of `listen`: an index into [`Config::backends`].
+    /// `None`: connections are accepted and closed, code `SC`, with a warning at the check.
+    pub default_backend: Option<At<usize>>,
+    /// `maxconn`; `None`: no limit of its own.
+    pub maxconn: Option<u32>,
+    /// `backlog`
+    pub backlog: Option<u32>,
+    /// `timeout client`; `None`: none, with a warning at the check.
+    pub timeout_client: Option<Duration>,
+    /// `timeout client-fin`
+    pub timeout_client_fin: Option<Duration>,
+    /// Logging.
+    pub log: ProxyLog,
+    /// `option clitcpka` or `option tcpka`, with `clitcpka-cnt/-idle/-intvl`.
+    pub keepalive: Option<Keepalive>,
+    /// `option splice-request`/`-auto`/`-response`, `option nolinger`, …
+    pub flow: Flow,
+    /// `option tcp-smart-accept`: TCP_QUICKACK off on the listener.
+    pub smart_accept: bool,
+}
+
+/// What a proxy logs, and where.
+#[derive(Debug, Clone, Default)]
+pub struct ProxyLog {
+    /// `log` lines; `log global` stands for the global ones, already put in its place.
+    pub targets: Vec<LogTarget>,
+    /// `option tcplog` (else the one-line "Connect from" at accept).
+    pub style: LogStyle,
+    /// `option dontlognull`: no line for a session without a byte.
+    pub skip_null: bool,
+    /// `option dontlog-normal`: only sessions that went wrong.
+    pub skip_normal: bool,
+    /// `option logasap`
+    pub as_soon_as_possible: bool,
+    /// `option log-separate-errors`: errors at level err.
+    pub separate_errors: bool,
+    /// `log-tag`
+    pub tag: Option<String>,
+}
+
+/// The shape of a session's log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogStyle {
+    /// "Connect from A:p to B:p (fe/TCP)", at accept.
+    #[default]
+    Connect,
+    /// HAProxy's tcplog, at the end.
+    Tcplog,
+    /// `option tcplog clf`
+    TcplogClf,
+}
+
+/// TCP keepalive of a side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Keepalive {
+    /// `TCP_KEEPCNT`
+    pub count: Option<u32>,
+    /// `TCP_KEEPIDLE`
+    pub idle: Option<Duration>,
+    /// `TCP_KEEPINTVL`
+    pub interval: Option<Duration>,
+}
+
+/// How bytes move and connections end, as far as options say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flow {
+    /// `option nolinger`
+    pub no_linger: bool,
+    /// `option splice-auto`, `splice-request`, `splice-response`: told apart from their absence only
+    /// by `no option …`; bulk is spliced by default.
+    pub splice: Splice,
+    /// `option independent-streams`
+    pub independent_streams: bool,
+}
+
+/// What the configuration says about splice(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Splice {
+    /// Nothing said: the worker decides.
+    #[default]
+    Auto,
+    /// `nosplice`, or `no option splice-auto` and its like.
+    Never,
+}
+
+/// One `bind` line.
+#[derive(Debug, Clone)]
+pub struct Bind {
+    /// Where the line stands.
+    pub place: Place,
+    /// Its addresses, ranges spread out: one listener each, in the order of the file.
+    pub addresses: Vec<At<BindAddress>>,
+    /// Its parameters.
+    pub options: BindOptions,
+}
+
+/// An address of a `bind` line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BindAddress {
+    /// An address as written; `*` and an empty host are 0.0.0.0.
+    Tcp {
+        /// Address and port.
+        address: SocketAddr,
+        /// `mptcp@` and its like.
+        mptcp: bool,
+    },
+    /// A name, resolved when the configuration is put to work.
+    Named {
+        /// Name and port.
+        target: HostPort,
+        /// `mptcp@` and its like.
+        mptcp: bool,
+    },
+    /// `/path`, `unix@path`; `unix-bind prefix` is already before it.
+    UnixPath(PathBuf),
+    /// `abns@name`
+    Abstract(Vec<u8>),
+    /// `abnsz@name`
+    AbstractExact(Vec<u8>),
+    /// `fd@N`
+    Descriptor(i32),
+    /// `sd@NAME`, ours: the descriptors that systemd passed under this name.
+    Activated(String),
+}
+
+/// The parameters of a `bind` line.
+#[derive(Debug, Clone, Default)]
+pub struct BindOptions {
+    /// `name`
+    pub name: Option<String>,
+    /// `id`
+    pub id: Option<u32>,
+    /// `maxconn`, of each socket... of each address of the line.
+    pub maxconn: Option<u32>,
+    /// `backlog`
+    pub backlog: Option<u32>,
+    /// `shards`
+    pub shards: Option<Shards>,
+    /// `interface`
+    pub interface: Option<At<String>>,
+    /// `transparent`, or ours: `freebind`.
+    pub foreign: Option<ForeignBind>,
+    /// `v4v6`, `v6only`; v6only wins.
+    pub ipv6: Option<Ipv6Bind>,
+    /// `mss`
+    pub mss: Option<i32>,
+    /// `defer-accept`
+    pub defer_accept: bool,
+    /// `tfo`
+    pub fast_open: bool,
+    /// `tcp-ut`
+    pub user_timeout: Option<Duration>,
+    /// `cc`
+    pub congestion_control: Option<At<String>>,
+    /// `tcp-md5sig`
+    pub md5_secret: Option<At<String>>,
+    /// `tcp-md5sig-peers`, ours: prefixes that must sign; empty is every peer.
+    pub md5_peers: Vec<(std::net::IpAddr, u8)>,
+    /// `namespace`
+    pub namespace: Option<At<String>>,
+    /// `incoming-cpu`, ours: `SO_INCOMING_CPU` of shard n is worker n's CPU.
+    pub incoming_cpu: bool,
+    /// `strict`, ours: an option that the kernel refuses refuses the listener.
+    pub strict: bool,
+    /// `user` or `uid`, of a Unix path socket; `unix-bind` is already taken in.
+    pub user: Option<At<Id>>,
+    /// `group` or `gid`
+    pub group: Option<At<Id>>,
+    /// `mode`
+    pub mode: Option<u32>,
+}
+
+/// Which foreign bind a line asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForeignBind {
+    /// `transparent`: IP_TRANSPARENT, else IP_FREEBIND.
+    Transparent,
+    /// `freebind`, ours.
+    Freebind,
+}
+
+/// `v4v6` or `v6only`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ipv6Bind {
+    /// `v6only`
+    V6Only,
+    /// `v4v6`
+    V4V6,
+}
+
+/// `backend`, or the back half of `listen`.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    /// Its name.
+    pub name: String,
+    /// Where its section begins.
+    pub place: Place,
+    /// `disabled`
+    pub disabled: bool,
+    /// `id`
+    pub id: Option<u32>,
+    /// `description`
+    pub description: Option<String>,
+    /// `balance`
+    pub balance: Balance,
+    /// `option allbackups`
+    pub all_backups: bool,
+    /// `server` lines in order.
+    pub servers: Vec<Server>,
+    /// `timeout connect`; `None`: none, with a warning at the check.
+    pub timeout_connect: Option<Duration>,
+    /// `timeout server`
+    pub timeout_server: Option<Duration>,
+    /// `timeout server-fin`
+    pub timeout_server_fin: Option<Duration>,
+    /// `timeout tunnel`
+    pub timeout_tunnel: Option<Duration>,
+    /// `timeout check`
+    pub timeout_check: Option<Duration>,
+    /// `retries`; default 3.
+    pub retries: u32,
+    /// `option redispatch`: `None` is off; the number is HAProxy's interval (-1: last retry only).
+    pub redispatch: Option<i32>,
+    /// Logging: of health events; sessions are logged by their frontend.
+    pub log: ProxyLog,
+    /// `option log-health-checks`
+    pub log_health_checks: bool,
+    /// `option srvtcpka` or `option tcpka`.
+    pub keepalive: Option<Keepalive>,
+    /// `option splice-…`, `nolinger`, …
+    pub flow: Flow,
+    /// `option tcp-smart-connect`
+    pub smart_connect: bool,
+    /// `option abortonclose`
+    pub abort_on_close: bool,
+}
+
+/// `balance`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    /// `random` or `random(draws)`; the default, with two draws.
+    Random {
+        /// Servers drawn; the least loaded of them is taken.
+        draws: u32,
+    },
+    /// `roundrobin`
+    RoundRobin,
+    /// `static-rr`
+    StaticRoundRobin,
+    /// `leastconn`
+    LeastConn,
+}
+
+/// One `server` line, `default-server` already taken in.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Its name.
+    pub name: String,
+    /// Where the line stands.
+    pub place: Place,
+    /// Where it is.
+    pub address: At<ServerAddress>,
+    /// `weight`, 0 to 256. Default 1.
+    pub weight: u16,
+    /// `backup`
+    pub backup: bool,
+    /// `disabled`
+    pub disabled: bool,
+    /// `id`
+    pub id: Option<u32>,
+    /// `check` and what belongs to it.
+    pub check: Option<Check>,
+    /// `init-addr`: what to do when the name does not resolve at start.
+    pub init_addr: Vec<InitAddr>,
+    /// `tcp-ut`
+    pub user_timeout: Option<Duration>,
+    /// `cc`
+    pub congestion_control: Option<At<String>>,
+}
+
+/// One step of `init-addr`. An empty list is HAProxy's default, `last,libc`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InitAddr {
+    /// `last`: from the state file; there is none, so the next step.
+    Last,
+    /// `libc`: resolve now.
+    Libc,
+    /// `none`: start without an address, in maintenance.
+    None,
+    /// An address.
+    Address(std::net::IpAddr),
+}
+
+/// Where a server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerAddress {
+    /// A host and a port.
+    Tcp {
+        /// The host.
+        host: Host,
+        /// The port, or how it follows from the frontend's.
+        port: ServerPort,
+        /// `mptcp@` and its like.
+        mptcp: bool,
+    },
+    /// `0.0.0.0` or `*`: the address that the client connected to.
+    OriginalDestination {
+        /// The port, or how it follows from the frontend's.
+        port: ServerPort,
+    },
+    /// `/path`, `unix@path`
+    UnixPath(PathBuf),
+    /// `abns@name`
+    Abstract(Vec<u8>),
+    /// `abnsz@name`
+    AbstractExact(Vec<u8>),
+}
+
+/// The port of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerPort {
+    /// `:80`
+    Fixed(u16),
+    /// No port, `:0`, `:+N`, `:-N`: the port that the client connected to, plus this.
+    Offset(i32),
+}
+
+/// A TCP connect check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// `inter`; default 2 s.
+    pub inter: Duration,
+    /// `fastinter`; default `inter`.
+    pub fast_inter: Option<Duration>,
+    /// `downinter`; default `inter`.
+    pub down_inter: Option<Duration>,
+    /// `rise`; default 2.
+    pub rise: u32,
+    /// `fall`; default 3.
+    pub fall: u32,
+    /// `port`; default the server's.
+    pub port: Option<u16>,
+    /// `addr`; default the server's.
+    pub addr: Option<Host>,
+}

@@ -1,0 +1,198 @@
+//! The immutable configuration that workers run by.
+//!
+//! Decides:  what a worker may know; a session keeps the snapshot parts it began with.
+//! Not here: anything that changes while running (state.rs), and how it is made (the control plane).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use portcullis_balance::{Group, MemberId};
+
+use crate::state::{BackendState, FrontendState, ListenerState, ProcessState, ServerState};
+
+/// Everything a worker runs by. Replaced as a whole, never changed.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Counts up with each reload.
+    pub generation: u64,
+    /// All frontends that are enabled; listeners name them by index.
+    pub frontends: Vec<Arc<Frontend>>,
+    /// Tuning of the whole process.
+    pub tuning: Tuning,
+    /// Process-wide limits and counters.
+    pub process: Arc<ProcessState>,
+}
+
+/// Tuning of the whole process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuning {
+    /// Connections accepted at a stretch.
+    pub max_accept: u32,
+    /// Bytes of a splice pipe; 0: never splice.
+    pub pipe_size: u32,
+    /// Bytes of the scratch buffer of a worker, and the most copied for one session in one turn.
+    pub buffer_size: u32,
+    /// Pipes of all workers together.
+    pub max_pipes: u32,
+    /// `SO_RCVBUF`/`SO_SNDBUF`, in bytes.
+    pub client_receive_buffer: Option<u32>,
+    /// Likewise.
+    pub client_send_buffer: Option<u32>,
+    /// Likewise.
+    pub server_receive_buffer: Option<u32>,
+    /// Likewise.
+    pub server_send_buffer: Option<u32>,
+}
+
+/// One frontend.
+#[derive(Debug)]
+pub struct Frontend {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where connections go; without one they end with code `SC`.
+    pub backend: Option<Arc<Backend>>,
+    /// Connections at once; excess waits in the accept queue.
+    pub maxconn: u32,
+    /// Idle time of the client's side, ms; 0: none.
+    pub client_timeout_ms: u32,
+    /// The same once half closed, ms; 0: as `client_timeout_ms`.
+    pub client_fin_timeout_ms: u32,
+    /// What is logged; `None`: nothing.
+    pub log: Option<FrontendLog>,
+    /// Keepalive of accepted connections.
+    pub keepalive: Option<Keepalive>,
+    /// `option nolinger`.
+    pub no_linger: bool,
+    /// May bulk be spliced?
+    pub splice: bool,
+    /// Counters and what limits count.
+    pub state: Arc<FrontendState>,
+}
+
+/// What of a frontend's sessions is logged; where lines go is the control plane's affair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrontendLog {
+    /// By which the log writer finds targets and style.
+    pub sink: u32,
+    /// A record at accept ("Connect from"), else at the end.
+    pub at_accept: bool,
+    /// `option dontlognull`
+    pub skip_null: bool,
+    /// `option dontlog-normal`
+    pub skip_normal: bool,
+}
+
+/// TCP keepalive; zero leaves the system's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keepalive {
+    /// `TCP_KEEPCNT`
+    pub count: u32,
+    /// `TCP_KEEPIDLE`, s
+    pub idle_s: u32,
+    /// `TCP_KEEPINTVL`, s
+    pub interval_s: u32,
+}
+
+/// One backend.
+#[derive(Debug)]
+pub struct Backend {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The choice of a server, shared by all workers and kept over reloads.
+    pub group: Arc<Group>,
+    /// The servers by slot; `None` where a slot belongs to a server that this snapshot has not.
+    pub servers: Vec<Option<Arc<Server>>>,
+    /// Time for a connection to a server, ms; 0: none.
+    pub connect_timeout_ms: u32,
+    /// Idle time of the server's side, ms; 0: none.
+    pub server_timeout_ms: u32,
+    /// The same once half closed, ms; 0: as `server_timeout_ms`.
+    pub server_fin_timeout_ms: u32,
+    /// Replaces both idle times once bytes went both ways, ms; 0: none.
+    pub tunnel_timeout_ms: u32,
+    /// Attempts after the first.
+    pub retries: u32,
+    /// `option redispatch`: 0 off; n: every n-th retry elsewhere; -n: from the n-th last on.
+    pub redispatch: i32,
+    /// Keepalive of connections to servers.
+    pub keepalive: Option<Keepalive>,
+    /// `option nolinger`.
+    pub no_linger: bool,
+    /// May bulk be spliced?
+    pub splice: bool,
+    /// `option abortonclose`.
+    pub abort_on_close: bool,
+    /// `option tcp-smart-connect`.
+    pub smart_connect: bool,
+    /// Counters.
+    pub state: Arc<BackendState>,
+}
+
+/// One server.
+#[derive(Debug)]
+pub struct Server {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its slot in the group.
+    pub slot: MemberId,
+    /// Where it is.
+    pub address: ServerAddress,
+    /// `TCP_USER_TIMEOUT`, ms; 0: the system's.
+    pub user_timeout_ms: u32,
+    /// `TCP_CONGESTION`.
+    pub congestion_control: Option<Arc<str>>,
+    /// Counters.
+    pub state: Arc<ServerState>,
+}
+
+/// Where a server is, resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerAddress {
+    /// An address and a fixed port.
+    Tcp {
+        /// Address and port.
+        address: SocketAddr,
+        /// Over MPTCP.
+        mptcp: bool,
+    },
+    /// An address; the port is the one that the client connected to, plus `offset`.
+    TcpMappedPort {
+        /// The address.
+        ip: std::net::IpAddr,
+        /// Added to the client's destination port.
+        offset: i32,
+        /// Over MPTCP.
+        mptcp: bool,
+    },
+    /// The address that the client connected to; port fixed or mapped.
+    OriginalDestination {
+        /// `None`: the client's destination port plus `offset`.
+        port: Option<u16>,
+        /// Added to the client's destination port.
+        offset: i32,
+    },
+    /// A Unix stream socket: the bytes of `sun_path`, with the leading NUL and any padding.
+    Unix(Vec<u8>),
+}
+
+/// A listening socket in a worker's hands.
+#[derive(Debug)]
+pub struct WorkerListener {
+    /// Its own shard, or one that all workers accept from.
+    pub socket: Arc<std::os::fd::OwnedFd>,
+    /// Does another worker poll it as well (then it is polled with EPOLLEXCLUSIVE)?
+    pub sharing: Sharing,
+    /// Index into [`Snapshot::frontends`].
+    pub frontend: usize,
+    /// What the limit of its address counts, over all shards.
+    pub state: Arc<ListenerState>,
+}
+
+/// Who polls a listening socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// One worker only.
+    Own,
+    /// Several workers.
+    Shared,
+}
