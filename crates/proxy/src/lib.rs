@@ -1,4 +1,5 @@
 //! The data plane: sessions, health, limits, logs; the worker and its event loop.
 
+pub mod record;
 pub mod snapshot;
 pub mod state;
