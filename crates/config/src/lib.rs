@@ -1,9 +1,19 @@
 //! haproxy.cfg to a typed configuration, with diagnostics. Opens nothing.
 
 pub mod diagnostic;
+pub mod environment;
+pub mod features;
+pub mod files;
 pub mod model;
 pub mod source;
+pub mod suggest;
+pub mod syntax;
+pub mod units;
 
-pub use diagnostic::{Diagnostic, Severity};
+pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use environment::Environment;
+pub use features::Features;
+pub use files::{Files, HostFiles, MemoryFiles};
 pub use model::Config;
-pub use source::{Place, Sources};
+pub use source::{At, Place, Sources};
+pub use syntax::{Document, Line, Section, SectionKind, Word};

@@ -1,12 +1,14 @@
 //! Where a word stands: files, lines and columns.
 //!
 //! Decides:  how a place is written down so that it can be shown with its line underlined.
-//! Not here: what is said about the place (diagnostic.rs).
+//! Not here: what is said about the place (diagnostic.rs), how it is shown (render.rs).
+
+use std::borrow::Cow;
 
 use serde::Serialize;
 
 /// A range of bytes of one line of one file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Place {
     /// Which of [`Sources`]' files.
     pub file: u32,
@@ -18,6 +20,16 @@ pub struct Place {
     pub end: u32,
 }
 
+impl Place {
+    /// From this place's first byte to the other's last; both stand on one line.
+    pub fn to(self, other: Place) -> Place {
+        Place {
+            end: other.end.max(self.end),
+            ..self
+        }
+    }
+}
+
 /// A value, and where the file says it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct At<T> {
@@ -27,7 +39,14 @@ pub struct At<T> {
     pub place: Place,
 }
 
-/// The files of one configuration, by number, with their text.
+impl<T> At<T> {
+    /// A value and its place.
+    pub fn new(value: T, place: Place) -> At<T> {
+        At { value, place }
+    }
+}
+
+/// The files of one configuration, by number, with their bytes as they were read.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
     files: Vec<SourceFile>,
@@ -36,17 +55,34 @@ pub struct Sources {
 #[derive(Debug, Clone)]
 struct SourceFile {
     name: String,
-    text: String,
+    bytes: Vec<u8>,
+    /// Where each line begins.
+    starts: Vec<usize>,
 }
 
 impl Sources {
     /// Adds a file, and tells its number.
-    pub fn add(&mut self, name: impl Into<String>, text: impl Into<String>) -> u32 {
+    pub fn add(&mut self, name: impl Into<String>, text: impl Into<Vec<u8>>) -> u32 {
+        let bytes = text.into();
+        let mut starts = vec![0];
+        starts.extend(
+            bytes
+                .iter()
+                .enumerate()
+                .filter(|(_, byte)| **byte == b'\n')
+                .map(|(at, _)| at + 1),
+        );
         self.files.push(SourceFile {
             name: name.into(),
-            text: text.into(),
+            bytes,
+            starts,
         });
         (self.files.len() - 1) as u32
+    }
+
+    /// How many files there are.
+    pub fn files(&self) -> u32 {
+        self.files.len() as u32
     }
 
     /// The file's name as it was given; empty for a number that is not there.
@@ -54,12 +90,52 @@ impl Sources {
         self.files.get(file as usize).map_or("", |f| &f.name)
     }
 
-    /// The line's text without its end, from line 1; empty for one that is not there.
-    pub fn line(&self, file: u32, line: u32) -> &str {
-        let text = self.files.get(file as usize).map_or("", |f| &f.text);
-        text.split('\n')
-            .nth(line.saturating_sub(1) as usize)
-            .unwrap_or("")
-            .trim_end_matches('\r')
+    /// How many lines the file has; what stands after the last line feed counts if it is not empty.
+    pub fn lines(&self, file: u32) -> u32 {
+        self.files.get(file as usize).map_or(0, |f| {
+            let open = f.starts.last().is_some_and(|last| *last == f.bytes.len());
+            (f.starts.len() - usize::from(open)) as u32
+        })
+    }
+
+    /// The line's bytes without its end, from line 1; empty for one that is not there.
+    pub fn line_bytes(&self, file: u32, line: u32) -> &[u8] {
+        let Some(source) = self.files.get(file as usize) else {
+            return &[];
+        };
+        let index = (line as usize).wrapping_sub(1);
+        let Some(start) = source.starts.get(index) else {
+            return &[];
+        };
+        let end = match source.starts.get(index + 1) {
+            Some(next) => next - 1,
+            None => source.bytes.len(),
+        };
+        let line = &source.bytes[*start..end];
+        line.strip_suffix(b"\r").unwrap_or(line)
+    }
+
+    /// The line's text without its end, bytes that are not UTF-8 replaced; empty for one that is
+    /// not there.
+    pub fn line(&self, file: u32, line: u32) -> Cow<'_, str> {
+        String::from_utf8_lossy(self.line_bytes(file, line))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_found_whatever_their_end() {
+        let mut sources = Sources::default();
+        let file = sources.add("a.cfg", "one\r\ntwo\n\nfour");
+        assert_eq!(sources.lines(file), 4);
+        let lines: Vec<_> = (0..=5).map(|n| sources.line(file, n)).collect();
+        assert_eq!(lines, ["", "one", "two", "", "four", ""]);
+        let closed = sources.add("b.cfg", "one\n");
+        assert_eq!(sources.lines(closed), 1);
+        assert_eq!(sources.lines(7), 0);
+        assert_eq!(sources.name(7), "");
     }
 }
