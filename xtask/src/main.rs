@@ -1,2 +1,64 @@
-//! (being written)
-fn main() {}
+//! The project's own chores: `cargo xtask COMMAND`.
+//!
+//! Decides:  which chores there are; each is a file.
+//! Not here: anything that ships.
+
+// A chore talks to the terminal.
+#![allow(clippy::print_stdout)]
+
+mod ci;
+mod docs;
+mod fuzz;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "The project's own chores")]
+enum Chore {
+    /// What CI runs: format, lints, tidy, documents, licences, all tests
+    Ci {
+        /// Only the steps with these names (see the summary of a run)
+        #[arg(long = "only", value_name = "STEP")]
+        only: Vec<String>,
+    },
+    /// House rules that a machine can check: headers, sizes, markers, dead files, crate arrows
+    Tidy {
+        /// Lowers the entries of xtask/tidy-ratchet.toml to what the sources are now
+        #[arg(long)]
+        update: bool,
+    },
+    /// Writes the generated documents
+    Docs {
+        /// Fails where a document is not what would be written
+        #[arg(long)]
+        check: bool,
+    },
+    /// Runs the fuzz targets (needs cargo-fuzz)
+    Fuzz {
+        /// Seconds for each target
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// One target; all without it
+        target: Option<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Chore::parse() {
+        Chore::Ci { only } => ci::run(&only),
+        Chore::Tidy { update } => tidy::run(update),
+        Chore::Docs { check } => docs::run(check),
+        Chore::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

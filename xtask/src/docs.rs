@@ -1,0 +1,40 @@
+//! Documents that are made from the lists in the code.
+//!
+//! Decides:  which files, from which lists; each says at its top that it is generated.
+
+use std::path::Path;
+
+use crate::workspace::{self, Failure};
+
+/// A generated document: where it is, and what makes it.
+type Document = (&'static str, fn() -> String);
+
+const DOCUMENTS: &[Document] = &[];
+
+/// Writes them all, or with `check` only compares.
+pub fn run(check: bool) -> Result<(), Failure> {
+    let root = workspace::root();
+    let mut stale = Vec::new();
+    for (path, make) in DOCUMENTS {
+        let text = make();
+        let file = root.join(path);
+        if std::fs::read_to_string(&file).ok().as_deref() == Some(&text) {
+            continue;
+        }
+        if check {
+            stale.push(*path);
+        } else {
+            std::fs::create_dir_all(file.parent().unwrap_or(Path::new(".")))?;
+            std::fs::write(&file, text)?;
+            println!("wrote {path}");
+        }
+    }
+    if stale.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "not what `cargo xtask docs` would write: {}",
+        stale.join(", ")
+    )
+    .into())
+}
