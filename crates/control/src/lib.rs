@@ -1,1 +1,11 @@
-//! (being written)
+//! The control plane: from a typed configuration to running workers, and their life until the end.
+//!
+//! Decides:  which modules there are.
+//! Not here: the path of a byte (the proxy crate), the opening of a socket (the listener crate).
+
+pub mod compile;
+pub mod life;
+pub mod registry;
+
+pub use compile::{Overrides, Plan, compile};
+pub use registry::Registry;

@@ -1,0 +1,265 @@
+//! From the typed configuration to a plan that can be put to work.
+//!
+//! Decides:  what is looked up (names, users, groups), which defaults depend on more than one
+//!           section, and which configurations are consistent as text but cannot be run.
+//! Source:   HAProxy's manual, and `check_config_validity()`, `listener_backlog()` for the
+//!           order of defaults (2.6 and 3.x).
+//! Not here: opening anything, runtime state (registry.rs), privileges' use (privileges.rs).
+
+mod backends;
+mod duplicates;
+mod frontends;
+mod listeners;
+pub mod lookup;
+mod problems;
+mod process;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use portcullis_balance::{Algorithm, Member};
+use portcullis_config::model::{self, Config};
+use portcullis_config::{Diagnostic, Place};
+use portcullis_listener::ListenerSpec;
+use portcullis_proxy::snapshot::{Keepalive, ServerAddress, Tuning};
+
+pub use lookup::{HostLookup, Lookup};
+use problems::Problems;
+
+/// What the command line says over the file.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `-n`: connections of the process.
+    pub maxconn: Option<u32>,
+    /// `-D`: go to the background.
+    pub daemon: bool,
+    /// `-db`: stay in the foreground whatever the file says.
+    pub foreground: bool,
+    /// `-p`: where the process id is written.
+    pub pidfile: Option<PathBuf>,
+    /// `-q`: no messages at start.
+    pub quiet: bool,
+}
+
+/// A configuration with everything looked up, ready to be opened and run.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The listeners, in the order of the file.
+    pub listeners: Vec<ListenerPlan>,
+    /// The enabled frontends.
+    pub frontends: Vec<FrontendPlan>,
+    /// The enabled backends.
+    pub backends: Vec<BackendPlan>,
+    /// Worker threads.
+    pub workers: u16,
+    /// The process: limits, privileges, files.
+    pub process: ProcessPlan,
+    /// The workers' tuning.
+    pub tuning: Tuning,
+}
+
+/// One listener: one address of one `bind` line.
+#[derive(Debug, Clone)]
+pub struct ListenerPlan {
+    /// What to open. `shards` is the number wished; fewer may be opened.
+    pub spec: ListenerSpec,
+    /// The address in the file.
+    pub place: Place,
+    /// Index into [`Plan::frontends`].
+    pub frontend: usize,
+    /// `maxconn` of the address over its shards; 0: no limit of its own.
+    pub maxconn: u32,
+}
+
+/// One enabled frontend.
+#[derive(Debug, Clone)]
+pub struct FrontendPlan {
+    /// Its name.
+    pub name: String,
+    /// Index into [`Plan::backends`].
+    pub backend: Option<usize>,
+    /// Connections at once; `None`: no limit but the process's.
+    pub maxconn: Option<u32>,
+    /// Idle time of the client's side, ms; 0: none.
+    pub client_timeout_ms: u32,
+    /// Likewise once half closed; 0: as `client_timeout_ms`.
+    pub client_fin_timeout_ms: u32,
+    /// What is logged, and where.
+    pub log: model::ProxyLog,
+    /// Keepalive of accepted connections.
+    pub keepalive: Option<Keepalive>,
+    /// `option nolinger`.
+    pub no_linger: bool,
+    /// May bulk be spliced?
+    pub splice: bool,
+}
+
+/// One enabled backend.
+#[derive(Debug, Clone)]
+pub struct BackendPlan {
+    /// Its name.
+    pub name: String,
+    /// How a server is chosen.
+    pub algorithm: Algorithm,
+    /// `option allbackups`.
+    pub all_backups: bool,
+    /// The servers, in the order of the file.
+    pub servers: Vec<ServerPlan>,
+    /// ms; 0: none.
+    pub connect_timeout_ms: u32,
+    /// ms; 0: none.
+    pub server_timeout_ms: u32,
+    /// ms; 0: as `server_timeout_ms`.
+    pub server_fin_timeout_ms: u32,
+    /// ms; 0: none.
+    pub tunnel_timeout_ms: u32,
+    /// `timeout check`.
+    pub check_timeout: Option<Duration>,
+    /// Attempts after the first.
+    pub retries: u32,
+    /// 0 off; n: every n-th retry elsewhere; -n: from the n-th last on.
+    pub redispatch: i32,
+    /// Keepalive of connections to servers.
+    pub keepalive: Option<Keepalive>,
+    /// `option nolinger`.
+    pub no_linger: bool,
+    /// May bulk be spliced?
+    pub splice: bool,
+    /// `option abortonclose`.
+    pub abort_on_close: bool,
+    /// `option tcp-smart-connect`.
+    pub smart_connect: bool,
+    /// Where health events are logged.
+    pub log: model::ProxyLog,
+    /// `option log-health-checks`.
+    pub log_health_checks: bool,
+}
+
+/// One server.
+#[derive(Debug, Clone)]
+pub struct ServerPlan {
+    /// What the balance crate knows of it.
+    pub member: Member,
+    /// Where it is; `None` where `init-addr none` let it start without an address.
+    pub address: Option<ServerAddress>,
+    /// `TCP_USER_TIMEOUT`, ms; 0: the system's.
+    pub user_timeout_ms: u32,
+    /// `TCP_CONGESTION`.
+    pub congestion_control: Option<String>,
+    /// Its health check.
+    pub check: Option<CheckPlan>,
+}
+
+/// A TCP check, with its target looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckPlan {
+    /// Where the check connects to: a fixed address or a Unix socket.
+    pub target: ServerAddress,
+    /// Intervals and thresholds, as the file gives them.
+    pub settings: model::Check,
+}
+
+/// The process: limits, privileges, files.
+#[derive(Debug, Clone)]
+pub struct ProcessPlan {
+    /// Connections of the process; `None`: from the descriptor limit.
+    pub maxconn: Option<u32>,
+    /// `ulimit-n`.
+    pub ulimit_n: Option<u64>,
+    /// `fd-hard-limit`.
+    pub fd_hard_limit: Option<u64>,
+    /// A limit that cannot be raised is an error.
+    pub strict_limits: bool,
+    /// Go to the background.
+    pub daemon: bool,
+    /// Where the process id is written.
+    pub pidfile: Option<PathBuf>,
+    /// The user that will run.
+    pub uid: Option<u32>,
+    /// That user's own group: taken where no `group` is given and the user changes.
+    pub user_gid: Option<u32>,
+    /// The group that will run.
+    pub gid: Option<u32>,
+    /// `chroot`.
+    pub chroot: Option<model::Chroot>,
+    /// Capabilities kept after the user changes.
+    pub capabilities: Vec<model::Capability>,
+    /// `hard-stop-after`.
+    pub hard_stop_after: Option<Duration>,
+    /// `grace`.
+    pub grace: Option<Duration>,
+    /// `spread-checks`, percent.
+    pub spread_checks: u8,
+    /// `log-tag`.
+    pub log_tag: Option<String>,
+    /// `log-send-hostname`.
+    pub log_send_hostname: Option<Option<String>>,
+    /// The global `log` lines.
+    pub logs: Vec<model::LogTarget>,
+    /// No messages at start.
+    pub quiet: bool,
+}
+
+/// Turns `config` into a plan. Every problem is reported at once; a plan comes with warnings at most.
+pub fn compile(
+    config: &Config,
+    lookup: &dyn Lookup,
+    overrides: &Overrides,
+) -> (Option<Plan>, Vec<Diagnostic>) {
+    let mut problems = Problems::default();
+    let process = process::plan(&config.global, lookup, overrides, &mut problems);
+    let workers = process::workers(&config.global, lookup);
+    let (backends, backend_index) = backends::plan(config, lookup, &mut problems);
+    let (frontends, frontend_index) = frontends::plan(config, &backend_index, &mut problems);
+    let listeners = listeners::plan(
+        config,
+        &frontend_index,
+        listeners::Surroundings {
+            workers,
+            process_maxconn: process.maxconn,
+            owner: process.uid,
+            cpus: lookup.cpus(),
+        },
+        lookup,
+        &mut problems,
+    );
+    duplicates::find(&listeners, config.global.no_reuse_port, &mut problems);
+    if listeners.is_empty() {
+        problems.warning(
+            "no-listener",
+            None,
+            "no enabled frontend has a bind line: there is nothing to run",
+        );
+    }
+    let tuning = process::tuning(&config.global, process.maxconn);
+    let plan = Plan {
+        listeners,
+        frontends,
+        backends,
+        workers,
+        process,
+        tuning,
+    };
+    problems.finish(plan)
+}
+
+/// A time as the workers count it: whole milliseconds, at least 1; `None` is 0.
+fn milliseconds(time: Option<Duration>) -> u32 {
+    match time {
+        None => 0,
+        Some(t) if t.is_zero() => 0,
+        Some(t) => u32::try_from(t.as_millis()).unwrap_or(u32::MAX).max(1),
+    }
+}
+
+/// Keepalive as the workers apply it.
+fn keepalive(from: Option<model::Keepalive>) -> Option<Keepalive> {
+    let seconds = |t: Option<Duration>| {
+        t.map_or(0, |t| u32::try_from(t.as_secs()).unwrap_or(u32::MAX).max(1))
+    };
+    from.map(|k| Keepalive {
+        count: k.count.unwrap_or(0),
+        idle_s: seconds(k.idle),
+        interval_s: seconds(k.interval),
+    })
+}

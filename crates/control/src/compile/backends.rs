@@ -1,0 +1,260 @@
+//! Backends and servers of the plan.
+//!
+//! Decides:  the address of each server (`init-addr`), and the target of its check.
+//! Source:   HAProxy's manual, `server`, `init-addr`, `port`, `addr`; `srv_init_addr()`.
+//! Not here: choosing among them (the balance crate).
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use portcullis_balance::{Algorithm, Member, Tier};
+use portcullis_config::model::{
+    self, Balance, Check, Config, Family, Host, InitAddr, Server, ServerPort, Splice,
+};
+use portcullis_proxy::snapshot::ServerAddress;
+
+use super::lookup::{Lookup, host, in_family};
+use super::problems::Problems;
+use super::{BackendPlan, CheckPlan, ServerPlan, keepalive, milliseconds};
+
+/// The bytes of `sun_path`: the kernel's, not ours to choose.
+const SUN_PATH: usize = 108;
+
+/// The enabled backends; and for each backend of the file, its index in the plan.
+pub(super) fn plan(
+    config: &Config,
+    lookup: &dyn Lookup,
+    problems: &mut Problems,
+) -> (Vec<BackendPlan>, Vec<Option<usize>>) {
+    let mut plans = Vec::new();
+    let mut index = Vec::with_capacity(config.backends.len());
+    for backend in &config.backends {
+        if backend.disabled {
+            index.push(None);
+            continue;
+        }
+        index.push(Some(plans.len()));
+        let servers = backend
+            .servers
+            .iter()
+            .filter_map(|server| server_plan(backend, server, lookup, problems))
+            .collect();
+        plans.push(BackendPlan {
+            name: backend.name.clone(),
+            algorithm: algorithm(backend.balance),
+            all_backups: backend.all_backups,
+            servers,
+            connect_timeout_ms: milliseconds(backend.timeout_connect),
+            server_timeout_ms: milliseconds(backend.timeout_server),
+            server_fin_timeout_ms: milliseconds(backend.timeout_server_fin),
+            tunnel_timeout_ms: milliseconds(backend.timeout_tunnel),
+            check_timeout: backend.timeout_check,
+            retries: backend.retries,
+            redispatch: backend.redispatch.unwrap_or(0),
+            keepalive: keepalive(backend.keepalive),
+            no_linger: backend.flow.no_linger,
+            splice: !config.global.no_splice && backend.flow.splice == Splice::Auto,
+            abort_on_close: backend.abort_on_close,
+            smart_connect: backend.smart_connect,
+            log: backend.log.clone(),
+            log_health_checks: backend.log_health_checks,
+        });
+    }
+    (plans, index)
+}
+
+fn algorithm(balance: Balance) -> Algorithm {
+    match balance {
+        Balance::Random { draws } => Algorithm::Random {
+            draws: draws.max(1),
+        },
+        Balance::RoundRobin => Algorithm::RoundRobin,
+        Balance::StaticRoundRobin => Algorithm::StaticRoundRobin,
+        Balance::LeastConn => Algorithm::LeastConn,
+    }
+}
+
+fn server_plan(
+    backend: &model::Backend,
+    server: &Server,
+    lookup: &dyn Lookup,
+    problems: &mut Problems,
+) -> Option<ServerPlan> {
+    let address = match address(server, lookup) {
+        Ok(found) => found,
+        Err(why) => {
+            problems.error(
+                "unusable-address",
+                Some(server.address.place),
+                format!("server `{}/{}`: {why}", backend.name, server.name),
+            );
+            return None;
+        }
+    };
+    let check = match (&server.check, &address) {
+        (Some(settings), Some(address)) => match check_target(address, settings, lookup) {
+            Ok(target) => Some(CheckPlan {
+                target,
+                settings: settings.clone(),
+            }),
+            Err(why) => {
+                problems.error(
+                    "unusable-check",
+                    Some(server.place),
+                    format!("the check of `{}/{}`: {why}", backend.name, server.name),
+                );
+                None
+            }
+        },
+        _ => None,
+    };
+    Some(ServerPlan {
+        member: Member {
+            name: server.name.clone(),
+            weight: server.weight,
+            tier: if server.backup {
+                Tier::Backup
+            } else {
+                Tier::Active
+            },
+            usable: !server.disabled && address.is_some(),
+        },
+        address,
+        user_timeout_ms: milliseconds(server.user_timeout),
+        congestion_control: server
+            .congestion_control
+            .as_ref()
+            .map(|cc| cc.value.clone()),
+        // A server in maintenance is not checked: a check would bring it back.
+        check: check.filter(|_| !server.disabled),
+    })
+}
+
+/// Where the server is; `None` where it may start without an address.
+fn address(server: &Server, lookup: &dyn Lookup) -> Result<Option<ServerAddress>, String> {
+    match &server.address.value {
+        model::ServerAddress::Tcp {
+            host: to,
+            port,
+            mptcp,
+        } => {
+            let ip = first_address(to, &server.init_addr, lookup)?;
+            Ok(ip.map(|ip| tcp(ip, *port, *mptcp)))
+        }
+        model::ServerAddress::OriginalDestination { port } => {
+            let (port, offset) = match *port {
+                ServerPort::Fixed(port) => (Some(port), 0),
+                ServerPort::Offset(offset) => (None, offset),
+            };
+            Ok(Some(ServerAddress::OriginalDestination { port, offset }))
+        }
+        model::ServerAddress::UnixPath(path) => unix_path(path).map(Some),
+        model::ServerAddress::Abstract(name) => abstract_name(name, Padding::Full).map(Some),
+        model::ServerAddress::AbstractExact(name) => abstract_name(name, Padding::None).map(Some),
+    }
+}
+
+fn tcp(ip: IpAddr, port: ServerPort, mptcp: bool) -> ServerAddress {
+    match port {
+        ServerPort::Fixed(port) => ServerAddress::Tcp {
+            address: SocketAddr::new(ip, port),
+            mptcp,
+        },
+        ServerPort::Offset(offset) => ServerAddress::TcpMappedPort { ip, offset, mptcp },
+    }
+}
+
+/// The steps of `init-addr` in order; the first that gives an answer is the server's address.
+fn first_address(
+    to: &Host,
+    steps: &[InitAddr],
+    lookup: &dyn Lookup,
+) -> Result<Option<IpAddr>, String> {
+    let Host::Name(_, family) = to else {
+        return host(to, lookup).map(Some);
+    };
+    let default = [InitAddr::Last, InitAddr::Libc];
+    let steps = if steps.is_empty() { &default } else { steps };
+    let mut why = "no step of init-addr gave an address".to_owned();
+    for step in steps {
+        match step {
+            InitAddr::Last => {}
+            InitAddr::Libc => match host(to, lookup) {
+                Ok(ip) => return Ok(Some(ip)),
+                Err(reason) => why = reason,
+            },
+            InitAddr::None => return Ok(None),
+            InitAddr::Address(ip) if in_family(*ip, *family) || *family == Family::Any => {
+                return Ok(Some(*ip));
+            }
+            InitAddr::Address(ip) => why = format!("{ip} is not of the family asked for"),
+        }
+    }
+    Err(why)
+}
+
+/// How long the address of an abstract name is.
+enum Padding {
+    /// All of `sun_path`.
+    Full,
+    /// The name alone.
+    None,
+}
+
+fn unix_path(path: &Path) -> Result<ServerAddress, String> {
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.len() >= SUN_PATH {
+        return Err(format!(
+            "the path is {} bytes long; a Unix socket's is at most {}",
+            bytes.len(),
+            SUN_PATH - 1
+        ));
+    }
+    Ok(ServerAddress::Unix(bytes.to_vec()))
+}
+
+fn abstract_name(name: &[u8], padding: Padding) -> Result<ServerAddress, String> {
+    if name.len() >= SUN_PATH {
+        return Err(format!(
+            "the name is {} bytes long; an abstract socket's is at most {}",
+            name.len(),
+            SUN_PATH - 1
+        ));
+    }
+    let mut bytes = vec![0];
+    bytes.extend_from_slice(name);
+    if let Padding::Full = padding {
+        bytes.resize(SUN_PATH, 0);
+    }
+    Ok(ServerAddress::Unix(bytes))
+}
+
+/// Where a check connects: `addr` and `port` where given, else the server's own.
+fn check_target(
+    address: &ServerAddress,
+    check: &Check,
+    lookup: &dyn Lookup,
+) -> Result<ServerAddress, String> {
+    let elsewhere = check.addr.as_ref().map(|to| host(to, lookup)).transpose()?;
+    let (own_ip, own_port, mptcp) = match address {
+        ServerAddress::Unix(_) if elsewhere.is_none() && check.port.is_none() => {
+            return Ok(address.clone());
+        }
+        ServerAddress::Unix(_) => (None, None, false),
+        ServerAddress::Tcp { address, mptcp } => (Some(address.ip()), Some(address.port()), *mptcp),
+        ServerAddress::TcpMappedPort { ip, mptcp, .. } => (Some(*ip), None, *mptcp),
+        ServerAddress::OriginalDestination { port, .. } => (None, *port, false),
+    };
+    let ip = elsewhere
+        .or(own_ip)
+        .ok_or("the server has no fixed address: give `addr`")?;
+    let port = check
+        .port
+        .or(own_port)
+        .ok_or("the server has no fixed port: give `port`")?;
+    Ok(ServerAddress::Tcp {
+        address: SocketAddr::new(ip, port),
+        mptcp,
+    })
+}

@@ -1,0 +1,141 @@
+//! The process: workers, limits, users, tuning.
+//!
+//! Decides:  what the command line overrides, and the defaults of tuning.
+//! Source:   HAProxy's manual, chapter 3 (maxconn, nbthread, maxpipes, tune.*).
+//! Not here: applying any of it (limits.rs, privileges.rs, daemon.rs).
+
+use portcullis_config::model::{Global, Id};
+use portcullis_config::source::At;
+use portcullis_proxy::snapshot::Tuning;
+
+use super::problems::Problems;
+use super::{Lookup, Overrides, ProcessPlan};
+
+/// Bytes of a splice pipe where nothing is said and the kernel allows it.
+const PIPE_SIZE: u32 = 1 << 20;
+/// Bytes of a worker's scratch buffer where nothing is said: as measured, not HAProxy's 16 KiB.
+const BUFFER_SIZE: u32 = 64 << 10;
+/// Connections accepted at a stretch where nothing is said.
+const MAX_ACCEPT: u32 = 64;
+/// The share of `maxconn` that may hold a pipe where nothing is said, as HAProxy has it.
+const PIPES_SHARE: u32 = 4;
+/// The most workers, whatever the host has.
+const MAX_WORKERS: usize = 1024;
+
+/// The process as the file and the command line want it.
+pub(super) fn plan(
+    global: &Global,
+    lookup: &dyn Lookup,
+    overrides: &Overrides,
+    problems: &mut Problems,
+) -> ProcessPlan {
+    let user = global
+        .user
+        .as_ref()
+        .and_then(|id| user(id, lookup, problems));
+    let gid = global
+        .group
+        .as_ref()
+        .and_then(|id| group(id, lookup, problems));
+    let pidfile = overrides
+        .pidfile
+        .clone()
+        .or_else(|| global.pidfile.as_ref().map(|at| at.value.clone()));
+    ProcessPlan {
+        maxconn: overrides
+            .maxconn
+            .or(global.maxconn)
+            .filter(|&connections| connections > 0),
+        ulimit_n: global.ulimit_n,
+        fd_hard_limit: global.fd_hard_limit,
+        strict_limits: global.strict_limits,
+        daemon: (global.daemon || overrides.daemon) && !overrides.foreground,
+        pidfile,
+        uid: user.map(|u| u.0),
+        user_gid: user.and_then(|u| u.1),
+        gid,
+        chroot: global.chroot.as_ref().map(|at| at.value.clone()),
+        capabilities: global.setcap.iter().map(|at| at.value).collect(),
+        hard_stop_after: global.hard_stop_after,
+        grace: global.grace,
+        spread_checks: global.spread_checks,
+        log_tag: global.log_tag.clone(),
+        log_send_hostname: global.log_send_hostname.clone(),
+        logs: global.logs.clone(),
+        quiet: global.quiet || overrides.quiet,
+    }
+}
+
+/// `nbthread`, else one worker for each processor that the process may use.
+pub(super) fn workers(global: &Global, lookup: &dyn Lookup) -> u16 {
+    let wanted = global.nbthread.map(usize::from);
+    let workers = wanted.unwrap_or_else(|| lookup.cpus().len());
+    workers.clamp(1, MAX_WORKERS) as u16
+}
+
+/// The workers' tuning.
+pub(super) fn tuning(global: &Global, maxconn: Option<u32>) -> Tuning {
+    Tuning {
+        max_accept: global.max_accept.unwrap_or(MAX_ACCEPT).max(1),
+        pipe_size: if global.no_splice {
+            0
+        } else {
+            global.pipe_size.unwrap_or(PIPE_SIZE)
+        },
+        buffer_size: global.buffer_size.unwrap_or(BUFFER_SIZE),
+        max_pipes: global
+            .max_pipes
+            .or(maxconn.map(|n| (n / PIPES_SHARE).max(1)))
+            .unwrap_or(u32::MAX),
+        client_receive_buffer: global.socket_buffers.client_receive,
+        client_send_buffer: global.socket_buffers.client_send,
+        server_receive_buffer: global.socket_buffers.server_receive,
+        server_send_buffer: global.socket_buffers.server_send,
+    }
+}
+
+/// A user's id, and the user's own group where it was looked up by name.
+pub(super) fn user(
+    wanted: &At<Id>,
+    lookup: &dyn Lookup,
+    problems: &mut Problems,
+) -> Option<(u32, Option<u32>)> {
+    let name = match &wanted.value {
+        Id::Number(uid) => return Some((*uid, None)),
+        Id::Name(name) => name,
+    };
+    match lookup.user(name) {
+        Ok(Some((uid, gid))) => Some((uid, Some(gid))),
+        Ok(None) => {
+            let message = format!("there is no user `{name}` on this host");
+            problems.error("unknown-user", Some(wanted.place), message);
+            None
+        }
+        Err(why) => {
+            let message = format!("cannot look up user `{name}`: {why}");
+            problems.error("unknown-user", Some(wanted.place), message);
+            None
+        }
+    }
+}
+
+/// A group's id.
+pub(super) fn group(wanted: &At<Id>, lookup: &dyn Lookup, problems: &mut Problems) -> Option<u32> {
+    let name = match &wanted.value {
+        Id::Number(gid) => return Some(*gid),
+        Id::Name(name) => name,
+    };
+    match lookup.group(name) {
+        Ok(Some(gid)) => Some(gid),
+        Ok(None) => {
+            let message = format!("there is no group `{name}` on this host");
+            problems.error("unknown-group", Some(wanted.place), message);
+            None
+        }
+        Err(why) => {
+            let message = format!("cannot look up group `{name}`: {why}");
+            problems.error("unknown-group", Some(wanted.place), message);
+            None
+        }
+    }
+}
