@@ -39,6 +39,8 @@ pub(crate) struct RoundRobin {
     later: BTreeSet<ByWeight>,
     /// By slot; `None` is not eligible.
     entries: Vec<Option<Entry>>,
+    /// By slot: the remainder with which a server left, and comes back.
+    left_with: Vec<u64>,
     /// Keeps equals in the order in which they came.
     arrivals: u64,
 }
@@ -97,6 +99,7 @@ impl RoundRobin {
     pub(crate) fn add(&mut self, candidate: Candidate) {
         self.remove(candidate.slot);
         let mut entry = Entry::new(candidate.weight);
+        entry.remainder = *entry_of(&mut self.left_with, candidate.slot) % entry.weight;
         self.total += entry.weight;
         let rest = (self.total + self.window).saturating_sub(self.now);
         entry.at = self.now + rest / entry.weight;
@@ -108,6 +111,7 @@ impl RoundRobin {
         self.take_out(slot);
         if let Some(entry) = entry_of(&mut self.entries, slot).take() {
             self.total -= entry.weight;
+            *entry_of(&mut self.left_with, slot) = entry.remainder;
         }
     }
 
