@@ -1,9 +1,12 @@
 //! haproxy.cfg to a typed configuration, with diagnostics. Opens nothing.
 
+mod condition;
 pub mod diagnostic;
 pub mod environment;
 pub mod features;
 pub mod files;
+pub mod lexer;
+pub mod load;
 pub mod model;
 pub mod source;
 pub mod suggest;
@@ -14,6 +17,7 @@ pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use environment::Environment;
 pub use features::Features;
 pub use files::{Files, HostFiles, MemoryFiles};
+pub use load::load_document;
 pub use model::Config;
 pub use source::{At, Place, Sources};
 pub use syntax::{Document, Line, Section, SectionKind, Word};

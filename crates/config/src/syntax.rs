@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use crate::diagnostic::Diagnostic;
+use crate::environment::Environment;
 use crate::source::{Place, Sources};
 
 /// One word, quotes and escapes taken away and variables filled in.
@@ -53,15 +54,18 @@ impl Word {
                 ..self.place
             };
         };
-        let first = origins.get(part.start).or(origins.last());
-        let last = origins.get(part.end.saturating_sub(1).max(part.start));
-        match (first, last.or(first)) {
-            (Some(first), Some(last)) => Place {
-                start: first.0,
-                end: last.1.max(first.0),
-                ..self.place
-            },
-            _ => self.place,
+        let begin = match origins.get(part.start) {
+            Some(first) => first.0,
+            None => origins.last().map_or(self.place.end, |last| last.1),
+        };
+        let end = match part.is_empty() {
+            true => begin,
+            false => origins.get(part.end - 1).map_or(begin, |last| last.1),
+        };
+        Place {
+            start: begin,
+            end: end.max(begin),
+            ..self.place
         }
     }
 
@@ -211,4 +215,6 @@ pub struct Document {
     pub sections: Vec<Section>,
     /// What was wrong up to here.
     pub diagnostics: Vec<Diagnostic>,
+    /// The variables at the end of the last file.
+    pub environment: Environment,
 }
