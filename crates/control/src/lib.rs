@@ -4,7 +4,11 @@
 //! Not here: the path of a byte (the proxy crate), the opening of a socket (the listener crate).
 
 pub mod compile;
+pub mod daemon;
 pub mod life;
+pub mod limits;
+pub mod pidfile;
+pub mod privileges;
 pub mod registry;
 
 pub use compile::{Overrides, Plan, compile};

@@ -8,7 +8,7 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
@@ -151,6 +151,40 @@ pub fn groups() -> io::Result<Ids> {
         effective,
         saved,
     })
+}
+
+/// `open("/dev/null")`, for [`replace_stdio`] after a chroot has hidden it.
+pub fn open_null() -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(
+        "/dev/null",
+        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NOCTTY,
+        rustix::fs::Mode::empty(),
+    )?)
+}
+
+/// `dup2` of this descriptor to standard input, output and error, which closes what they were.
+///
+/// They stay open for programs that are executed, as those three always do.
+pub fn replace_stdio(with: impl AsFd) -> io::Result<()> {
+    let with = with.as_fd();
+    for standard in [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO] {
+        // SAFETY: numbers 0 to 2 belong to the process as a whole and are no OwnedFd of
+        // anybody; the standard library expects them to be open, and they are, before and after.
+        check(unsafe { libc::dup2(with.as_raw_fd(), standard) })?;
+    }
+    Ok(())
+}
+
+/// `SIG_DFL`: the signal does again what the kernel does by default.
+///
+/// A process inherits ignored signals from the one that started it. With SIGCHLD ignored the
+/// kernel throws away how a child ended, and `waitpid` answers `ECHILD`.
+pub fn default_action(signal: Signal) -> io::Result<()> {
+    // SAFETY: SIG_DFL installs no handler; a handler that was there is only not called any more.
+    if unsafe { libc::signal(signal.as_raw(), libc::SIG_DFL) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// What the user database says of a user.
