@@ -1,5 +1,6 @@
 //! haproxy.cfg to a typed configuration, with diagnostics. Opens nothing.
 
+pub mod address;
 mod condition;
 pub mod diagnostic;
 pub mod environment;
