@@ -1,0 +1,438 @@
+//! Is a server up, by the results of its checks?
+//!
+//! Decides:  how many results change a server's state, and when the next check is due.
+//! Source:   HAProxy's manual, `rise`, `fall`, `inter`, `fastinter`, `downinter`, `spread-checks`;
+//!           src/check.c, set_server_check_status(), start_check_task(), start_checks(), and
+//!           src/server.c, srv_getinter(), 2.6 to 3.5.
+//! Not here: making a check (the control plane), how a change is worded (log/health.rs).
+
+use std::fmt;
+
+/// Checks that are due more often than this do not set the pace at which all checks start.
+const SHORTEST_PACE_MS: u32 = 1_000;
+
+/// How a check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CheckStatus {
+    /// No check has ended yet.
+    Initializing,
+    /// No socket, or an error of this host's before anything was sent.
+    SocketError,
+    /// The connection was made.
+    L4Ok,
+    /// The connection took too long.
+    L4Timeout,
+    /// The connection was refused, reset, or has no way there.
+    L4Connection,
+}
+
+impl CheckStatus {
+    /// Its name in statistics: `L4OK`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Initializing => "INI",
+            Self::SocketError => "SOCKERR",
+            Self::L4Ok => "L4OK",
+            Self::L4Timeout => "L4TOUT",
+            Self::L4Connection => "L4CON",
+        }
+    }
+
+    /// Its name in logs: `Layer4 check passed`.
+    #[must_use]
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::Initializing => "Initializing",
+            Self::SocketError => "Socket error",
+            Self::L4Ok => "Layer4 check passed",
+            Self::L4Timeout => "Layer4 timeout",
+            Self::L4Connection => "Layer4 connection problem",
+        }
+    }
+
+    fn verdict(self) -> Verdict {
+        match self {
+            Self::Initializing => Verdict::None,
+            Self::L4Ok => Verdict::Passed,
+            Self::SocketError | Self::L4Timeout | Self::L4Connection => Verdict::Failed,
+        }
+    }
+}
+
+impl fmt::Display for CheckStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    None,
+    Passed,
+    Failed,
+}
+
+/// Thresholds and intervals of one server's checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HealthSettings {
+    /// Time between checks of a server that is fully up, ms.
+    pub inter_ms: u32,
+    /// The same between two states; `None`: as `inter_ms`.
+    pub fast_inter_ms: Option<u32>,
+    /// The same of a server that is fully down; `None`: as `inter_ms`.
+    pub down_inter_ms: Option<u32>,
+    /// Successes in a row that bring a server up; 0 is taken as 1.
+    pub rise: u32,
+    /// Failures in a row that take a server down; 0 is taken as 1.
+    pub fall: u32,
+}
+
+/// What a result changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// The server went down.
+    Down,
+    /// The server came up.
+    Up,
+}
+
+/// What a result meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// Set when the server's state changed.
+    pub change: Option<Change>,
+    /// Something is new: another status than before, or a step towards a change. This is what
+    /// `option log-health-checks` logs.
+    pub news: bool,
+}
+
+/// How far a server is in its state: `2/3 UP`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Failures that it can still take (up), or successes that it has (down).
+    pub count: u32,
+    /// Of how many.
+    pub of: u32,
+    /// Up or down.
+    pub up: bool,
+}
+
+/// The health of one server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    settings: HealthSettings,
+    /// 0 is fully down; below `rise` down; `rise` and more up; `rise + fall - 1` fully up.
+    score: u32,
+    status: CheckStatus,
+}
+
+impl Health {
+    /// A server that has not been checked: up, but the first failure takes it down.
+    #[must_use]
+    pub fn new(settings: HealthSettings) -> Self {
+        let settings = HealthSettings {
+            rise: settings.rise.max(1),
+            fall: settings.fall.max(1),
+            ..settings
+        };
+        Self {
+            settings,
+            score: settings.rise,
+            status: CheckStatus::Initializing,
+        }
+    }
+
+    /// Takes new thresholds and intervals: a server keeps its state, up or down.
+    pub fn reconfigure(&mut self, settings: HealthSettings) {
+        let up = self.is_up();
+        let fresh = Self::new(settings);
+        if fresh.settings == self.settings {
+            return;
+        }
+        self.settings = fresh.settings;
+        self.score = if up { self.fully_up() } else { 0 };
+    }
+
+    /// Is the server up?
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.score >= self.settings.rise
+    }
+
+    /// How the last check ended.
+    #[must_use]
+    pub fn status(&self) -> CheckStatus {
+        self.status
+    }
+
+    /// How far it is in its state.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        let HealthSettings { rise, fall, .. } = self.settings;
+        match self.is_up() {
+            true => Standing {
+                count: self.score - rise + 1,
+                of: fall,
+                up: true,
+            },
+            false => Standing {
+                count: self.score,
+                of: rise,
+                up: false,
+            },
+        }
+    }
+
+    /// Takes the result of a check.
+    pub fn observe(&mut self, status: CheckStatus) -> Outcome {
+        let (was_up, old_score) = (self.is_up(), self.score);
+        let another = status != self.status;
+        self.status = status;
+        match status.verdict() {
+            Verdict::None => {}
+            // A result against the state is a step; one with the state takes all steps back.
+            Verdict::Failed => {
+                self.score = self.score.saturating_sub(1);
+                if self.score < self.settings.rise {
+                    self.score = 0;
+                }
+            }
+            Verdict::Passed => {
+                self.score = (self.score + 1).min(self.fully_up());
+                if self.is_up() {
+                    self.score = self.fully_up();
+                }
+            }
+        }
+        Outcome {
+            change: match (was_up, self.is_up()) {
+                (true, false) => Some(Change::Down),
+                (false, true) => Some(Change::Up),
+                _ => None,
+            },
+            news: another || self.score != old_score,
+        }
+    }
+
+    /// Time until the next check without spreading, ms.
+    #[must_use]
+    pub fn interval_ms(&self) -> u32 {
+        let settings = &self.settings;
+        let chosen = if self.score == self.fully_up() {
+            None
+        } else if self.score == 0 {
+            settings.down_inter_ms
+        } else {
+            settings.fast_inter_ms
+        };
+        chosen.unwrap_or(settings.inter_ms).max(1)
+    }
+
+    /// Time until the next check, ms: the interval, and up to `spread` percent of it more or
+    /// less, by `random`.
+    #[must_use]
+    pub fn next_delay_ms(&self, spread: u8, random: u32) -> u32 {
+        spread_by(self.interval_ms(), spread, random)
+    }
+
+    fn fully_up(&self) -> u32 {
+        self.settings.rise.saturating_add(self.settings.fall - 1)
+    }
+}
+
+/// `interval` and up to `percent` of it more (random 0) or less (the largest random).
+fn spread_by(interval: u32, percent: u8, random: u32) -> u32 {
+    let most = i64::from(interval) * i64::from(percent) / 100;
+    let shift = most - 2 * most * i64::from(random) / i64::from(u32::MAX);
+    u32::try_from(i64::from(interval) + shift).unwrap_or(u32::MAX)
+}
+
+/// The pace at which the first checks are started, ms: the shortest interval of at least a second.
+#[must_use]
+pub fn start_pace_ms(intervals: impl IntoIterator<Item = u32>) -> u32 {
+    intervals
+        .into_iter()
+        .filter(|&interval| interval >= SHORTEST_PACE_MS)
+        .min()
+        .unwrap_or(0)
+}
+
+/// When the first check of the server at `position` of `count` is due, ms from the start: all
+/// first checks are spread over one interval.
+#[must_use]
+pub fn start_delay_ms(
+    health: &Health,
+    pace_ms: u32,
+    position: usize,
+    count: usize,
+    spread: u8,
+    random: u32,
+) -> u32 {
+    let interval = health.interval_ms();
+    let shift = i64::from(spread_by(interval, spread, random)) - i64::from(interval);
+    let over = u64::try_from(i64::from(pace_ms.max(interval)) + shift).unwrap_or(0);
+    let delay = over * position as u64 / count.max(1) as u64;
+    u32::try_from(delay).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(rise: u32, fall: u32) -> HealthSettings {
+        HealthSettings {
+            inter_ms: 2_000,
+            fast_inter_ms: Some(500),
+            down_inter_ms: Some(5_000),
+            rise,
+            fall,
+        }
+    }
+
+    fn after(rise: u32, fall: u32, results: &str) -> Health {
+        let mut health = Health::new(settings(rise, fall));
+        for result in results.chars() {
+            health.observe(match result {
+                '+' => CheckStatus::L4Ok,
+                '-' => CheckStatus::L4Connection,
+                't' => CheckStatus::L4Timeout,
+                _ => CheckStatus::SocketError,
+            });
+        }
+        health
+    }
+
+    #[test]
+    fn standing_after_results() {
+        // rise, fall, results: standing, as HAProxy 2.6.12 writes it under log-health-checks
+        for (rise, fall, results, expected, interval) in [
+            (2, 3, "", "1/3 UP", 500),
+            (2, 3, "+", "3/3 UP", 2_000),
+            (2, 3, "-", "0/2 DOWN", 5_000),
+            (2, 3, "-+", "1/2 DOWN", 500),
+            (2, 3, "-++", "3/3 UP", 2_000),
+            (2, 3, "-+-+", "1/2 DOWN", 500),
+            (2, 3, "+-", "2/3 UP", 500),
+            (2, 3, "+-t", "1/3 UP", 500),
+            (2, 3, "+-t?", "0/2 DOWN", 5_000),
+            (2, 3, "+--+", "3/3 UP", 2_000),
+            (2, 3, "+--+--", "1/3 UP", 500),
+            (1, 1, "", "1/1 UP", 2_000),
+            (1, 1, "-", "0/1 DOWN", 5_000),
+            (1, 1, "-+", "1/1 UP", 2_000),
+            (0, 0, "-+", "1/1 UP", 2_000),
+        ] {
+            let health = after(rise, fall, results);
+            let Standing { count, of, up } = health.standing();
+            let state = if up { "UP" } else { "DOWN" };
+            assert_eq!(
+                format!("{count}/{of} {state}"),
+                expected,
+                "{rise} {fall} {results}"
+            );
+            assert_eq!(health.interval_ms(), interval, "{rise} {fall} {results}");
+        }
+    }
+
+    /// The rule in other words: once `fall` failures in a row are seen, down; once `rise`
+    /// successes, up; the first result of all counts in full.
+    fn naive_is_up(rise: usize, fall: usize, results: &[bool]) -> bool {
+        let (mut up, mut row) = (true, fall - 1);
+        for &passed in results {
+            if passed == up {
+                row = 0;
+                continue;
+            }
+            row += 1;
+            if row == if up { fall } else { rise } {
+                (up, row) = (!up, 0);
+            }
+        }
+        up
+    }
+
+    #[test]
+    fn every_short_history_agrees_with_the_rule_in_words() {
+        for rise in 1..=4 {
+            for fall in 1..=4 {
+                for bits in 0..1 << 10_u32 {
+                    let results: Vec<bool> = (0..10).map(|n| bits >> n & 1 == 1).collect();
+                    let mut health = Health::new(settings(rise, fall));
+                    for (n, &passed) in results.iter().enumerate() {
+                        let before = health.is_up();
+                        let outcome = health.observe(match passed {
+                            true => CheckStatus::L4Ok,
+                            false => CheckStatus::L4Timeout,
+                        });
+                        let up = naive_is_up(rise as usize, fall as usize, &results[..=n]);
+                        assert_eq!(health.is_up(), up, "{rise} {fall} {:?}", &results[..=n]);
+                        let change = match (before, up) {
+                            (true, false) => Some(Change::Down),
+                            (false, true) => Some(Change::Up),
+                            _ => None,
+                        };
+                        assert_eq!(outcome.change, change);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn news_is_a_step_or_another_status() {
+        let mut health = Health::new(settings(2, 3));
+        let news: Vec<bool> = [
+            CheckStatus::L4Ok,
+            CheckStatus::L4Ok,
+            CheckStatus::L4Timeout,
+            CheckStatus::L4Timeout,
+            CheckStatus::L4Timeout,
+            CheckStatus::L4Timeout,
+            CheckStatus::L4Connection,
+            CheckStatus::L4Connection,
+        ]
+        .into_iter()
+        .map(|status| health.observe(status).news)
+        .collect();
+        assert_eq!(news, [true, false, true, true, true, false, true, false]);
+    }
+
+    #[test]
+    fn spreading_stays_within_its_percentage_on_both_sides() {
+        let health = after(2, 3, "+");
+        assert_eq!(health.next_delay_ms(0, 12_345), 2_000);
+        assert_eq!(health.next_delay_ms(50, 0), 3_000);
+        assert_eq!(health.next_delay_ms(50, u32::MAX), 1_000);
+        assert_eq!(health.next_delay_ms(50, u32::MAX / 2 + 1), 2_000);
+        for random in (0..u32::MAX - 100_000_000).step_by(99_999_989) {
+            let delay = health.next_delay_ms(10, random);
+            assert!((1_800..=2_200).contains(&delay), "{delay}");
+        }
+    }
+
+    #[test]
+    fn first_checks_are_spread_over_one_interval() {
+        let health = after(2, 3, "");
+        let pace = start_pace_ms([500, 2_000, 1_000, 7_000]);
+        assert_eq!(pace, 1_000);
+        let delays: Vec<u32> = (0..4)
+            .map(|position| start_delay_ms(&health, pace, position, 4, 0, 0))
+            .collect();
+        assert_eq!(delays, [0, 250, 500, 750]);
+        assert_eq!(start_pace_ms([500, 20]), 0);
+        assert_eq!(start_delay_ms(&health, 0, 1, 2, 0, 0), 250);
+    }
+
+    #[test]
+    fn new_settings_keep_the_state() {
+        for (results, up) in [("+", true), ("-", false), ("-+", false), ("+--", true)] {
+            let mut health = after(2, 3, results);
+            health.reconfigure(settings(5, 1));
+            assert_eq!(health.is_up(), up, "{results}");
+        }
+        let mut same = after(2, 3, "+--");
+        same.reconfigure(settings(2, 3));
+        assert_eq!(same.standing().count, 1, "the same settings change nothing");
+    }
+}
