@@ -1,4 +1,10 @@
 //! The system calls Portcullis makes that rustix lacks, one safe function each.
 
+pub mod env;
+pub mod errno;
+pub mod fd;
 pub mod pass;
 pub mod process;
+pub mod sockopt;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

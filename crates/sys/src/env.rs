@@ -1,0 +1,40 @@
+//! Taking variables out of the environment.
+//!
+//! Decides:  that it happens only while no other thread could be reading them.
+//! Source:   `std::env::remove_var` is unsafe since other threads may be in getenv(3).
+//! Not here: what the variables mean (listener, activation.rs).
+
+use rustix::io::{Errno, Result};
+
+/// How many threads this process has.
+pub fn thread_count() -> Result<usize> {
+    let entries = std::fs::read_dir("/proc/self/task")
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    Ok(entries.count())
+}
+
+/// Removes variables from the environment.
+///
+/// `EBUSY` where the process has more than one thread; nothing is removed then.
+pub fn remove_variables(names: &[&str]) -> Result<()> {
+    if thread_count()? != 1 {
+        return Err(Errno::BUSY);
+    }
+    for name in names {
+        // SAFETY: this is the only thread, so no other one reads or writes the environment.
+        unsafe { std::env::remove_var(name) };
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_threads_keeps_its_variables() {
+        // The test harness runs this beside its main thread.
+        assert_eq!(remove_variables(&["PATH"]), Err(Errno::BUSY));
+        assert!(std::env::var_os("PATH").is_some());
+    }
+}
