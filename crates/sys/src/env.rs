@@ -6,18 +6,11 @@
 
 use rustix::io::{Errno, Result};
 
-/// How many threads this process has.
-pub fn thread_count() -> Result<usize> {
-    let entries = std::fs::read_dir("/proc/self/task")
-        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-    Ok(entries.count())
-}
-
 /// Removes variables from the environment.
 ///
 /// `EBUSY` where the process has more than one thread; nothing is removed then.
 pub fn remove_variables(names: &[&str]) -> Result<()> {
-    if thread_count()? != 1 {
+    if !crate::process::is_single_threaded()? {
         return Err(Errno::BUSY);
     }
     for name in names {
