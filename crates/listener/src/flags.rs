@@ -5,6 +5,7 @@
 //! Not here: which step raises which flag (step.rs).
 
 use bitflags::bitflags;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 bitflags! {
     /// What a step that failed says about the listener and about the others of its set.
@@ -22,5 +23,17 @@ bitflags! {
         const WARN = 8;
         /// There is a message, to be reported as an error.
         const ALERT = 16;
+    }
+}
+
+impl Serialize for Flags {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.bits().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Flags {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        u8::deserialize(deserializer).map(Flags::from_bits_truncate)
     }
 }

@@ -156,6 +156,39 @@ pub struct UnixPermissions {
 }
 
 impl ListenerSpec {
+    /// A TCP listener; port 0 lets the kernel choose.
+    pub fn tcp(address: SocketAddr) -> Self {
+        ListenerSpec::new(Address::Tcp(address))
+    }
+
+    /// A Multipath TCP listener, which plain TCP clients can use too.
+    pub fn mptcp(address: SocketAddr) -> Self {
+        ListenerSpec::new(Address::Mptcp(address))
+    }
+
+    /// A Unix socket with a name in the file system.
+    pub fn unix(path: impl Into<PathBuf>) -> Self {
+        ListenerSpec::new(Address::UnixPath(path.into()))
+    }
+
+    /// A Unix socket with an abstract name, as most programs write it ([`AbstractForm::Exact`]).
+    pub fn unix_abstract(name: impl Into<Vec<u8>>) -> Self {
+        ListenerSpec::new(Address::UnixAbstract {
+            name: name.into(),
+            form: AbstractForm::Exact,
+        })
+    }
+
+    /// The descriptor `number` that this process was started with.
+    pub fn inherited(number: i32) -> Self {
+        ListenerSpec::new(Address::Inherited(number))
+    }
+
+    /// The sockets that systemd passed under this name.
+    pub fn activated(name: impl Into<String>) -> Self {
+        ListenerSpec::new(Address::Activated(name.into()))
+    }
+
     /// A listener at `address` with one socket and the defaults of every option.
     pub fn new(address: Address) -> Self {
         ListenerSpec {

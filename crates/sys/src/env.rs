@@ -4,14 +4,14 @@
 //! Source:   `std::env::remove_var` is unsafe since other threads may be in getenv(3).
 //! Not here: what the variables mean (listener, activation.rs).
 
-use rustix::io::{Errno, Result};
+use std::io::{Error, ErrorKind, Result};
 
 /// Removes variables from the environment.
 ///
-/// `EBUSY` where the process has more than one thread; nothing is removed then.
+/// `ResourceBusy` where the process has more than one thread; nothing is removed then.
 pub fn remove_variables(names: &[&str]) -> Result<()> {
     if !crate::process::is_single_threaded()? {
-        return Err(Errno::BUSY);
+        return Err(Error::from(ErrorKind::ResourceBusy));
     }
     for name in names {
         // SAFETY: this is the only thread, so no other one reads or writes the environment.
@@ -27,7 +27,8 @@ mod tests {
     #[test]
     fn a_process_with_threads_keeps_its_variables() {
         // The test harness runs this beside its main thread.
-        assert_eq!(remove_variables(&["PATH"]), Err(Errno::BUSY));
+        let error = remove_variables(&["PATH"]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ResourceBusy);
         assert!(std::env::var_os("PATH").is_some());
     }
 }
