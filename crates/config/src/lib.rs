@@ -9,6 +9,7 @@ pub mod files;
 pub mod lexer;
 pub mod load;
 pub mod model;
+pub mod render;
 pub mod source;
 pub mod suggest;
 pub mod syntax;
