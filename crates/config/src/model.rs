@@ -26,6 +26,8 @@ pub struct Config {
 pub struct Global {
     /// `nbthread`: workers. `None`: one a core that the process may use.
     pub nbthread: Option<u16>,
+    /// `thread-hard-limit`: the most workers, however many there would be.
+    pub thread_hard_limit: Option<u16>,
     /// `maxconn`: connections of the process. `None`: from the descriptor limit.
     pub maxconn: Option<u32>,
     /// `ulimit-n`: the descriptor limit to set.
@@ -165,7 +167,7 @@ pub enum LogDestination {
 /// The frame around a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// As `rfc3164` without a host name unless `log-send-hostname`; the default on a datagram.
+    /// As `rfc3164` without a host name unless `log-send-hostname`; the default everywhere.
     Local,
     /// RFC 3164.
     Rfc3164,
@@ -173,7 +175,7 @@ pub enum LogFormat {
     Rfc5424,
     /// `<PRI>` and the message.
     Priority,
-    /// `<N>` with the level only, and the message, as systemd reads it; the default on a descriptor... see `log`.
+    /// `<N>` with the level only, and the message, as systemd reads it.
     Short,
     /// Time, then as `short`.
     Timed,

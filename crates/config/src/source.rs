@@ -31,7 +31,7 @@ impl Place {
 }
 
 /// A value, and where the file says it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct At<T> {
     /// The value.
     pub value: T,

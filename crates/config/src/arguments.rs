@@ -1,0 +1,658 @@
+//! The words of a line, as a keyword's code takes them one after the other.
+//!
+//! Decides:  how a missing, a wrong and a superfluous word is reported.
+//! Source:   HAProxy's src/cfgparse.c, alertif_too_many_args() and warnifnotcap(), 3.5-dev5.
+//! Not here: the notation of numbers (units.rs) and addresses (address.rs).
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::address::Addresses;
+use crate::build::draft::UnixDefaults;
+use crate::diagnostic::Diagnostic;
+use crate::environment::Environment;
+use crate::keyword::{self, Class, Entry, HttpOnly, Prefixes, Sections, Table};
+use crate::model::{BindAddress, Host, LogDestination, ServerAddress};
+use crate::report::{HTTP_ONLY, NO_EFFECT, NOT_SUPPORTED, Report};
+use crate::source::{At, Place};
+use crate::suggest::suggest;
+use crate::syntax::{Line, SectionKind, Word};
+use crate::units::{self, TimeUnit};
+
+/// The word before a keyword.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prefix {
+    /// None.
+    None,
+    /// `no`
+    No,
+    /// `default`
+    Default,
+}
+
+/// Where a keyword of a set was first seen; the first one holds.
+pub type Seen = BTreeMap<&'static str, Place>;
+
+/// The words of one line after its prefix, and what they are read for.
+pub struct Args<'a> {
+    words: &'a [Word],
+    at: usize,
+    line: Place,
+    prefix: Prefix,
+    kind: SectionKind,
+    name: &'static str,
+    usage: &'static str,
+    context: Context<'a>,
+    report: &'a mut Report,
+}
+
+/// What the words of every line are read with.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// The variables, which HAProxy fills in in addresses.
+    pub environment: &'a Environment,
+    /// `unix-bind`
+    pub unix: &'a UnixDefaults,
+}
+
+impl<'a> Args<'a> {
+    /// The words of a line of a section of this kind.
+    pub fn new(
+        line: &'a Line,
+        kind: SectionKind,
+        context: Context<'a>,
+        report: &'a mut Report,
+    ) -> Args<'a> {
+        let (prefix, words) = match line.words.as_slice() {
+            [first, rest @ ..] if first.is("no") && !rest.is_empty() => (Prefix::No, rest),
+            [first, rest @ ..] if first.is("default") && !rest.is_empty() => {
+                (Prefix::Default, rest)
+            }
+            words => (Prefix::None, words),
+        };
+        Args {
+            words,
+            at: 0,
+            line: line.place,
+            prefix,
+            kind,
+            name: "",
+            usage: "",
+            context,
+            report,
+        }
+    }
+
+    /// Understands the whole line by a table.
+    pub fn line<T>(&mut self, draft: &mut T, table: Table<T>, here: Sections) -> Option<()> {
+        let texts: Vec<&str> = self.words.iter().map(|word| word.text.as_str()).collect();
+        let Some(entry) = keyword::find(table, &texts) else {
+            self.unknown_keyword(table, here);
+            return None;
+        };
+        let words = &self.words[..entry.words().min(self.words.len())];
+        self.at = words.len();
+        let place = match words {
+            [first, .., last] => first.place.to(last.place),
+            [only] => only.place,
+            [] => self.line,
+        };
+        if !entry.sections.meets(here) {
+            return self.misplaced(entry, place);
+        }
+        if !self.prefix_allowed(entry.prefixes) {
+            return self.bad_prefix(entry.name);
+        }
+        self.apply(entry, draft, place)?;
+        match entry.class {
+            Class::Supported(_) => self.end(),
+            _ => {
+                self.rest();
+                Some(())
+            }
+        }
+    }
+
+    /// Understands the rest of the line as parameters of a table. All of them are looked at; `None`
+    /// if one was wrong.
+    pub fn parameters<T>(
+        &mut self,
+        draft: &mut T,
+        table: Table<T>,
+        here: Sections,
+        on: &str,
+    ) -> Option<()> {
+        let outer = (self.name, self.usage);
+        let mut good = Some(());
+        while let Some(word) = self.optional() {
+            let done = match keyword::find(table, &[word.text.as_str()]) {
+                Some(entry) if entry.sections.meets(here) => {
+                    let done = self.apply(entry, draft, word.place);
+                    if !matches!(entry.class, Class::Supported(_)) {
+                        self.skip(entry.argument_words());
+                    }
+                    done
+                }
+                Some(entry) => {
+                    self.skip(entry.argument_words());
+                    let message = format!("`{}` cannot stand {on}", entry.name);
+                    self.bad_at(word.place, &message, &belongs(entry.sections))
+                }
+                None => self.unknown_parameter(word, table, here, on),
+            };
+            good = good.and(done);
+        }
+        (self.name, self.usage) = outer;
+        good
+    }
+
+    /// Does what the entry's class says.
+    fn apply<T>(&mut self, entry: &'static Entry<T>, draft: &mut T, place: Place) -> Option<()> {
+        self.name = entry.name;
+        self.usage = entry.arguments;
+        let what = format!("`{}`", entry.name);
+        match entry.class {
+            Class::Supported(parse) => return parse(draft, self),
+            // Turned off, a keyword that is not there does what it should.
+            Class::Refused(_) | Class::Warned(_) if self.prefix != Prefix::None => {}
+            Class::Refused(why) => return self.not_supported(place, &what, why),
+            Class::Warned(why) => self.push(
+                Diagnostic::warning(NO_EFFECT, place, format!("{what} has no effect")).label(why),
+            ),
+            Class::Inert(_) => {}
+            Class::Http(HttpOnly::Refused) => {
+                let message = format!("{what} needs `mode http`");
+                let finding = Diagnostic::error(HTTP_ONLY, place, message);
+                self.push(finding.label("not possible in a TCP proxy"));
+                return None;
+            }
+            Class::Http(_) => {
+                let message = format!("{what} needs `mode http`");
+                let finding = Diagnostic::warning(HTTP_ONLY, place, message);
+                self.push_http(finding.label("ignored in a TCP proxy"));
+            }
+            Class::Removed(hint) => {
+                let message = format!("{what} is no longer in the language");
+                self.push(Diagnostic::error("removed-keyword", place, message).label(hint));
+                return None;
+            }
+        }
+        Some(())
+    }
+
+    fn prefix_allowed(&self, prefixes: Prefixes) -> bool {
+        match self.prefix {
+            Prefix::None => true,
+            Prefix::No => prefixes != Prefixes::None,
+            Prefix::Default => prefixes == Prefixes::NoAndDefault,
+        }
+    }
+
+    fn bad_prefix(&mut self, name: &str) -> Option<()> {
+        let word = match self.prefix {
+            Prefix::No => "no",
+            _ => "default",
+        };
+        let place = Place {
+            end: self.line.start + word.len() as u32,
+            ..self.line
+        };
+        self.push(
+            Diagnostic::error(
+                "bad-prefix",
+                place,
+                format!("`{word}` cannot stand before `{name}`"),
+            )
+            .label("it goes with options that are on or off"),
+        );
+        None
+    }
+
+    /// As HAProxy has it: what a proxy has no use for is a warning, but `server`; what cannot be
+    /// a default is an error. `bind` in a backend is an error too: a port would not be opened.
+    fn misplaced<T>(&mut self, entry: &Entry<T>, place: Place) -> Option<()> {
+        self.rest();
+        let section = self.kind.word();
+        let fatal = self.kind == SectionKind::Defaults
+            || matches!(
+                entry.name,
+                "server" | "server-template" | "default-server" | "bind"
+            );
+        let finding = if fatal {
+            let message = format!("`{}` cannot stand in a `{section}` section", entry.name);
+            Diagnostic::error("misplaced", place, message)
+        } else {
+            let message = format!("`{}` has no effect in a `{section}` section", entry.name);
+            Diagnostic::warning("misplaced", place, message)
+        };
+        self.push(finding.label(belongs(entry.sections)));
+        (!fatal).then_some(())
+    }
+
+    fn unknown_keyword<T>(&mut self, table: Table<T>, here: Sections) {
+        let Some(first) = self.words.first() else {
+            return;
+        };
+        let seconds = keyword::second_words(table, &first.text);
+        let section = self.kind.word();
+        let finding = match self.words.get(1) {
+            Some(second) if !seconds.is_empty() => {
+                let message = format!("unknown keyword `{} {}`", first.text, second.text);
+                Diagnostic::error("unknown-keyword", second.place, message)
+                    .suggest(suggest(&second.text, seconds.iter().copied()))
+            }
+            None if !seconds.is_empty() => {
+                let expected = format!("expected {}", list(&seconds, 8));
+                let message = format!("`{}` needs another word", first.text);
+                Diagnostic::error("missing-argument", first.place, message).label(expected)
+            }
+            _ => {
+                let names = keyword::iter(table)
+                    .filter(|entry| entry.sections.meets(here))
+                    .map(|entry| entry.name.split(' ').next().unwrap_or_default());
+                let message = format!("unknown keyword `{}` in a `{section}` section", first.text);
+                let finding = Diagnostic::error("unknown-keyword", first.place, message)
+                    .suggest(suggest(&first.text, names));
+                match crate::keywords::elsewhere(&first.text) {
+                    Some(place) if finding.label.is_none() => finding.label(place),
+                    _ => finding,
+                }
+            }
+        };
+        self.push(finding);
+    }
+
+    fn unknown_parameter<T>(
+        &mut self,
+        word: &'a Word,
+        table: Table<T>,
+        here: Sections,
+        on: &str,
+    ) -> Option<()> {
+        let known = || keyword::iter(table).filter(|entry| entry.sections.meets(here));
+        let meant = suggest(&word.text, known().map(|entry| entry.name));
+        let message = format!("unknown keyword `{}` {on}", word.text);
+        self.push(Diagnostic::error("unknown-keyword", word.place, message).suggest(meant));
+        // Its arguments are not worth a finding each: go on with the next word that is known.
+        match known().find(|entry| Some(entry.name) == meant) {
+            Some(entry) => self.skip(entry.argument_words()),
+            None => {
+                while let Some(next) = self.words.get(self.at) {
+                    if keyword::find(table, &[next.text.as_str()]).is_some() {
+                        break;
+                    }
+                    self.at += 1;
+                }
+            }
+        }
+        None
+    }
+
+    /// The keyword that is being understood.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The whole line.
+    pub fn place(&self) -> Place {
+        self.line
+    }
+
+    /// Is `no` before the keyword?
+    pub fn negated(&self) -> bool {
+        self.prefix == Prefix::No
+    }
+
+    /// Is `default` before the keyword?
+    pub fn defaulted(&self) -> bool {
+        self.prefix == Prefix::Default
+    }
+
+    /// What `unix-bind` said.
+    pub fn unix_defaults(&self) -> &'a UnixDefaults {
+        self.context.unix
+    }
+
+    fn addresses(&self) -> Addresses<'a> {
+        Addresses {
+            environment: self.context.environment,
+            unix_prefix: self.context.unix.prefix.as_deref().unwrap_or_default(),
+        }
+    }
+
+    fn keep<T>(&mut self, read: Result<T, Diagnostic>) -> Option<T> {
+        match read {
+            Ok(value) => Some(value),
+            Err(finding) => {
+                self.push(finding);
+                None
+            }
+        }
+    }
+
+    /// The addresses of a `bind` line.
+    pub fn bind_addresses(&mut self) -> Option<Vec<At<BindAddress>>> {
+        let word = self.word("an address")?;
+        match self.addresses().bind(word) {
+            Ok(addresses) => Some(addresses),
+            Err(findings) => {
+                self.report.extend(findings);
+                None
+            }
+        }
+    }
+
+    /// A server's address.
+    pub fn server_address(&mut self) -> Option<At<ServerAddress>> {
+        let word = self.word("an address")?;
+        let read = self.addresses().server(word);
+        self.keep(read)
+    }
+
+    /// Where a log goes.
+    pub fn log_destination(&mut self) -> Option<LogDestination> {
+        let word = self.word("a target, like `/dev/log`, and a facility")?;
+        let read = self.addresses().log(word);
+        self.keep(read)
+    }
+
+    /// The address of a check, which may bring its port along.
+    pub fn check_address(&mut self) -> Option<(Host, Option<u16>)> {
+        let word = self.word("an address")?;
+        let read = self.addresses().host(word);
+        self.keep(read)
+    }
+
+    /// Adds a finding.
+    pub fn push(&mut self, finding: Diagnostic) {
+        self.report.push(finding);
+    }
+
+    /// Adds a finding about an HTTP keyword: `defaults` may serve other proxies as well, so there
+    /// it is no finding.
+    pub fn push_http(&mut self, finding: Diagnostic) {
+        if self.kind != SectionKind::Defaults {
+            self.report.push(finding);
+        }
+    }
+
+    /// Is there another word?
+    pub fn more(&self) -> bool {
+        self.at < self.words.len()
+    }
+
+    /// Is this the next word?
+    pub fn peek_is(&self, text: &str) -> bool {
+        self.words.get(self.at).is_some_and(|word| word.is(text))
+    }
+
+    /// Where the next word stands; the last one's place if there is none.
+    pub fn peek_place(&self) -> Place {
+        self.words
+            .get(self.at)
+            .or(self.words.last())
+            .map_or(self.line, |word| word.place)
+    }
+
+    /// Takes the next word if it is this one.
+    pub fn take(&mut self, text: &str) -> bool {
+        let there = self.peek_is(text);
+        self.at += usize::from(there);
+        there
+    }
+
+    /// Takes the next word, if there is one.
+    pub fn optional(&mut self) -> Option<&'a Word> {
+        let word = self.words.get(self.at)?;
+        self.at += 1;
+        Some(word)
+    }
+
+    /// Takes the next word; without one, `what` was expected.
+    pub fn word(&mut self, what: &str) -> Option<&'a Word> {
+        match self.optional() {
+            Some(word) => Some(word),
+            None => self.missing(what),
+        }
+    }
+
+    /// The text of the word that was taken last.
+    pub fn last_text(&self) -> &'a str {
+        match self.at.checked_sub(1).and_then(|at| self.words.get(at)) {
+            Some(word) => &word.text,
+            None => "",
+        }
+    }
+
+    /// Takes all other words as one text, a space between them.
+    pub fn text(&mut self, what: &str) -> Option<String> {
+        let mut text = self.word(what)?.text.clone();
+        for word in self.rest() {
+            text.push(' ');
+            text.push_str(&word.text);
+        }
+        Some(text)
+    }
+
+    /// Takes all other words.
+    pub fn rest(&mut self) -> &'a [Word] {
+        let rest = &self.words[self.at.min(self.words.len())..];
+        self.at = self.words.len();
+        rest
+    }
+
+    fn skip(&mut self, words: usize) {
+        self.at = (self.at + words).min(self.words.len());
+    }
+
+    /// There must be no other word.
+    pub fn end(&mut self) -> Option<()> {
+        let rest = self.rest();
+        let [first, ..] = rest else {
+            return Some(());
+        };
+        let place = rest
+            .last()
+            .map_or(first.place, |last| first.place.to(last.place));
+        let message = match self.usage {
+            "" => format!("`{}` takes no argument", self.name),
+            _ => format!("too many arguments for `{}`", self.name),
+        };
+        let finding = Diagnostic::error("extra-argument", place, message);
+        let label = match self.usage {
+            "" => "nothing may follow".to_owned(),
+            usage => format!("expected `{} {usage}`", self.name),
+        };
+        self.push(finding.label(label));
+        None
+    }
+
+    /// Reports that a word is missing.
+    pub fn missing<T>(&mut self, what: &str) -> Option<T> {
+        let last = self.words.last().map_or(self.line, |word| word.place);
+        let message = format!("`{}` needs {what}", self.name);
+        let usage = format!("expected `{} {}`", self.name, self.usage);
+        self.push(Diagnostic::error("missing-argument", last, message).label(usage.trim_end()));
+        None
+    }
+
+    /// Reports a wrong value.
+    pub fn bad_at<T>(&mut self, place: Place, message: &str, label: &str) -> Option<T> {
+        self.push(Diagnostic::error("bad-value", place, message).label(label));
+        None
+    }
+
+    /// Reports that something of the language is not there yet.
+    pub fn not_supported<T>(&mut self, place: Place, what: &str, why: &str) -> Option<T> {
+        let message = format!("{what} is not supported yet");
+        self.push(Diagnostic::error(NOT_SUPPORTED, place, message).label(why));
+        None
+    }
+
+    /// The first of a set of keywords holds; a later one is a warning, and `None`.
+    pub fn first_only(&mut self, seen: &mut Seen, set: &'static str) -> Option<()> {
+        let Some(before) = seen.get(set) else {
+            seen.insert(set, self.line);
+            return Some(());
+        };
+        let message = format!("`{}` was said before", self.name);
+        self.report.push(
+            Diagnostic::warning("said-before", self.line, message)
+                .label("ignored")
+                .note_at(*before, "this one holds"),
+        );
+        None
+    }
+
+    /// A whole number in a range.
+    pub fn integer(&mut self, range: RangeInclusive<i64>) -> Option<At<i64>> {
+        let word = self.word("a number")?;
+        let read = units::integer_word(word, range, self.name);
+        Some(At::new(self.keep(read)?, word.place))
+    }
+
+    /// A time; a bare number is milliseconds.
+    pub fn time(&mut self) -> Option<At<Duration>> {
+        let word = self.word("a time")?;
+        let time = units::time_word(word, TimeUnit::Milliseconds, self.name, self.report)?;
+        Some(At::new(time, word.place))
+    }
+
+    /// A time that is not zero.
+    pub fn positive_time(&mut self) -> Option<Duration> {
+        let time = self.time()?;
+        if time.value.is_zero() {
+            let message = format!("`{}` cannot be 0", self.name);
+            return self.bad_at(time.place, &message, "expected a time above 0");
+        }
+        Some(time.value)
+    }
+
+    /// A keepalive time: a bare number is seconds, as the kernel's option has it.
+    pub fn keepalive_time(&mut self) -> Option<Duration> {
+        // Linux: MAX_TCP_KEEPIDLE and MAX_TCP_KEEPINTVL.
+        const MOST: Duration = Duration::from_secs(32_767);
+        let word = self.word("a time")?;
+        let time = units::time_word(word, TimeUnit::Seconds, self.name, self.report)?;
+        if time.is_zero() || time > MOST {
+            let message = format!("`{}` is no valid {}", word.text, self.name);
+            return self.bad_at(word.place, &message, "must be from 1s to 32767s");
+        }
+        Some(time)
+    }
+
+    /// A size in bytes, in a range.
+    pub fn size(&mut self, range: RangeInclusive<i64>) -> Option<At<u32>> {
+        let word = self.word("a size")?;
+        let read = units::size_word(word, self.name);
+        let size = self.keep(read)?;
+        if !range.contains(&i64::from(size)) {
+            let message = format!("`{}` is no valid {}", word.text, self.name);
+            let label = format!("must be from {} to {} bytes", range.start(), range.end());
+            return self.bad_at(word.place, &message, &label);
+        }
+        Some(At::new(size, word.place))
+    }
+
+    /// One of some words.
+    pub fn choice<T: Copy>(&mut self, what: &str, choices: &[(&str, T)]) -> Option<At<T>> {
+        let word = self.word(what)?;
+        let value = self.one_of(&word.text, word.place, what, choices)?;
+        Some(At::new(value, word.place))
+    }
+
+    /// One of some words, at this place.
+    pub fn one_of<T: Copy>(
+        &mut self,
+        text: &str,
+        place: Place,
+        what: &str,
+        choices: &[(&str, T)],
+    ) -> Option<T> {
+        if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
+            return Some(*value);
+        }
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        self.not_among(text, place, what, &names)
+    }
+
+    /// Reports a word that is none of those expected.
+    pub fn unknown_choice<T>(&mut self, word: &Word, what: &str, names: &[&str]) -> Option<T> {
+        self.not_among(&word.text, word.place, what, names)
+    }
+
+    fn not_among<T>(&mut self, text: &str, place: Place, what: &str, names: &[&str]) -> Option<T> {
+        let finding = Diagnostic::error("bad-value", place, format!("`{text}` is not {what}"))
+            .suggest(suggest(text, names.iter().copied()));
+        let finding = match finding.label {
+            None => finding.label(format!("expected {}", list(names, 24))),
+            Some(_) => finding,
+        };
+        self.push(finding);
+        None
+    }
+
+    /// The parts of a word between its commas, each with its place.
+    pub fn comma_parts(&self, word: &'a Word) -> Vec<(&'a str, Place)> {
+        let mut at = 0;
+        word.text
+            .split(',')
+            .map(|part| {
+                let place = word.place_of(at..at + part.len());
+                at += part.len() + 1;
+                (part, place)
+            })
+            .collect()
+    }
+
+    /// A name of letters, digits and these characters.
+    pub fn valid_name(&mut self, word: &Word, what: &str, others: &str) -> Option<()> {
+        match invalid_character(&word.text, others) {
+            None if !word.text.is_empty() => Some(()),
+            None => self.bad_at(
+                word.place,
+                &format!("{what} cannot be empty"),
+                "expected a name",
+            ),
+            Some((at, c)) => {
+                let place = word.place_of(at..at + c.len_utf8());
+                let message = format!("{what} cannot hold `{c}`");
+                self.bad_at(
+                    place,
+                    &message,
+                    "letters, digits, `.`, `:`, `_` and `-` are allowed",
+                )
+            }
+        }
+    }
+}
+
+/// The first character that a name cannot hold; src/tools.c, invalid_char().
+pub fn invalid_character(name: &str, others: &str) -> Option<(usize, char)> {
+    name.char_indices()
+        .find(|(_, c)| !(c.is_ascii_alphanumeric() || others.contains(*c)))
+}
+
+/// "it belongs in …"
+fn belongs(sections: Sections) -> String {
+    let names: Vec<String> = sections
+        .names()
+        .iter()
+        .map(|name| format!("`{name}`"))
+        .collect();
+    match names.split_last() {
+        Some((last, [])) => format!("it belongs in {last}"),
+        Some((last, rest)) => format!("it belongs in {} or {last}", rest.join(", ")),
+        None => String::new(),
+    }
+}
+
+/// The first of some names, for a message.
+fn list(names: &[&str], most: usize) -> String {
+    let quoted: Vec<String> = names.iter().take(most).map(|n| format!("`{n}`")).collect();
+    match names.len() > most {
+        true => format!("{}, …", quoted.join(", ")),
+        false => quoted.join(", "),
+    }
+}

@@ -1,0 +1,113 @@
+//! The servers of a backend.
+//!
+//! Decides:  the defaults of a server, that names and numbers are its own, and that a check needs
+//!           a port.
+//! Source:   HAProxy's src/server.c, _srv_parse_init() and srv_init(), and src/check.c,
+//!           init_srv_check(), 3.5-dev5.
+//! Not here: resolving its name (the control plane).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::build::draft::{ProxyDraft, ServerDraft, ServerLine};
+use crate::diagnostic::Diagnostic;
+use crate::model::{Check, Host, Server, ServerAddress, ServerPort};
+use crate::report::{NOT_SUPPORTED, Report};
+use crate::source::Place;
+
+const DEFAULT_WEIGHT: u16 = 1;
+const DEFAULT_INTER: Duration = Duration::from_secs(2);
+const DEFAULT_RISE: u32 = 2;
+const DEFAULT_FALL: u32 = 3;
+
+/// The servers, in the order of the lines.
+pub fn servers(draft: &ProxyDraft, report: &mut Report) -> Vec<Server> {
+    let mut names: BTreeMap<&str, Place> = BTreeMap::new();
+    let mut ids: BTreeMap<u32, Place> = BTreeMap::new();
+    let mut servers = Vec::new();
+    for line in &draft.servers {
+        if let Some(first) = names.insert(&line.name, line.name_place) {
+            let message = format!("`{}` has another server named `{}`", draft.name, line.name);
+            report.push(
+                Diagnostic::error("duplicate-name", line.name_place, message)
+                    .note_at(first, "the first one"),
+            );
+        }
+        if let Some(id) = line.settings.id
+            && let Some(first) = ids.insert(id.value, id.place)
+        {
+            let message = format!("the number {} is another server's", id.value);
+            report.push(
+                Diagnostic::error("duplicate-id", id.place, message)
+                    .note_at(first, "the first one"),
+            );
+        }
+        needs_resolvers(line, report);
+        check_has_a_port(line, report);
+        servers.push(server(line));
+    }
+    servers
+}
+
+/// A name that begins with `_` is an SRV record's: HAProxy asks its `resolvers`.
+fn needs_resolvers(line: &ServerLine, report: &mut Report) {
+    if let ServerAddress::Tcp {
+        host: Host::Name(name, _),
+        ..
+    } = &line.address.value
+        && name.starts_with('_')
+    {
+        report.push(
+            Diagnostic::error(
+                NOT_SUPPORTED,
+                line.address.place,
+                "servers by SRV record are not supported yet",
+            )
+            .label("they need `resolvers`"),
+        );
+    }
+}
+
+fn check_has_a_port(line: &ServerLine, report: &mut Report) {
+    let port = match &line.address.value {
+        ServerAddress::Tcp { port, .. } | ServerAddress::OriginalDestination { port } => *port,
+        _ => return,
+    };
+    let settings = &line.settings;
+    if settings.check && settings.check_port.is_none() && !matches!(port, ServerPort::Fixed(_)) {
+        let message = format!("a check of `{}` has no port to connect to", line.name);
+        report.push(
+            Diagnostic::error("check-without-port", line.address.place, message)
+                .label("give the address a port, or the server a `port`"),
+        );
+    }
+}
+
+fn server(line: &ServerLine) -> Server {
+    let settings = &line.settings;
+    Server {
+        name: line.name.clone(),
+        place: line.place,
+        address: line.address.clone(),
+        weight: settings.weight.unwrap_or(DEFAULT_WEIGHT),
+        backup: settings.backup,
+        disabled: settings.disabled,
+        id: settings.id.map(|at| at.value),
+        check: settings.check.then(|| check(settings)),
+        init_addr: settings.init_addr.clone(),
+        user_timeout: settings.user_timeout,
+        congestion_control: settings.congestion_control.clone(),
+    }
+}
+
+fn check(settings: &ServerDraft) -> Check {
+    Check {
+        inter: settings.inter.unwrap_or(DEFAULT_INTER),
+        fast_inter: settings.fast_inter,
+        down_inter: settings.down_inter,
+        rise: settings.rise.unwrap_or(DEFAULT_RISE),
+        fall: settings.fall.unwrap_or(DEFAULT_FALL),
+        port: settings.check_port,
+        addr: settings.check_addr.clone(),
+    }
+}

@@ -1,0 +1,91 @@
+//! Names, limits, shards, and what comes before the first byte.
+//!
+//! Decides:  the arguments of these parameters.
+//! Source:   HAProxy's manual, chapter 5.1; src/listener.c, bind_parse_*(), 3.5-dev5.
+//! Not here: socket options (tcp.rs).
+
+use crate::arguments::Args;
+use crate::build::draft::BindDraft;
+use crate::keyword::{Entry, entries};
+use crate::model::Shards;
+
+const STATS: &str = "`stats socket`";
+
+/// The family's entries.
+pub const ENTRIES: &[Entry<BindDraft>] = entries! {
+    "name" "<name>" BIND supported(name) "the line's name" default("none");
+    "id" "<number>" BIND supported(id) "the line's number" default("the next that is free");
+    "label" "<label>" BIND inert(STATS) "a label of the line";
+    "guid-prefix" "<text>" BIND inert("`stats-file`") "names that outlive a reload";
+    "maxconn" "<number>" BIND supported(maxconn) "connections at once, of each address of the line" default("no limit of its own");
+    "backlog" "<number>" BIND supported(backlog) "the length of the accept queue, of each shard" default("`backlog` of the proxy, then `maxconn`, then 1024");
+    "shards" "<number>|by-thread|by-group" BIND supported(shards) "sockets for each address" default("`tune.listener.default-shards`");
+    "thread" "<threads>" BIND warned("every worker serves every line") "which threads serve the line" default("all");
+    "process" "<processes>" BIND removed("left HAProxy in 2.7: use `thread`") "which processes serve the line";
+    "nice" "<number>" BIND warned("sessions have no priorities") "the priority of its sessions" default("0");
+    "accept-proxy" "" BIND refused("PROXY headers would pass for data; the address of clients would be lost") "every connection begins with a PROXY header";
+    "accept-netscaler-cip" "<magic>" BIND refused("the header would pass for data") "every connection begins with a NetScaler header";
+    "proto" "none" BIND supported(proto) "the protocol that is forced; only `none` in a TCP proxy";
+    "level" "user|operator|admin" BIND inert(STATS) "what the runtime socket allows";
+    "severity-output" "none|number|string" BIND inert(STATS) "severities in its answers";
+    "expose-fd" "listeners" BIND inert(STATS) "hand sockets over through it";
+    "idle-ping" "<time>" BIND inert("HTTP") "probe idle clients";
+    "nbconn" "<number>" BIND refused("reverse HTTP is not served") "connections of reverse HTTP";
+    "quic-cc-algo" "<algorithm>" BIND inert("QUIC") "QUIC's congestion control";
+    "quic-force-retry" "" BIND inert("QUIC") "QUIC clients must prove their address";
+    "quic-socket" "connection|listener" BIND inert("QUIC") "QUIC's sockets";
+    "strict" "" BIND supported(strict) "an option that the kernel refuses refuses the listener" default("a warning") note("ours; `interface` is always strict");
+    "incoming-cpu" "" BIND supported(incoming_cpu) "SO_INCOMING_CPU: shard n for worker n's processor" default("off") note("ours");
+};
+
+fn name(bind: &mut BindDraft, args: &mut Args<'_>) -> Option<()> {
+    bind.options.name = Some(args.word("a name")?.text.clone());
+    Some(())
+}
+
+fn id(bind: &mut BindDraft, args: &mut Args<'_>) -> Option<()> {
+    bind.options.id = Some(args.integer(1..=i64::from(i32::MAX))?.value as u32);
+    Some(())
+}
+
+fn maxconn(bind: &mut BindDraft, args: &mut Args<'_>) -> Option<()> {
+    let number = args.integer(0..=i64::from(i32::MAX))?.value as u32;
+    // HAProxy: 0 is no limit of the line's own.
+    bind.options.maxconn = (number > 0).then_some(number);
+    Some(())
+}
+
+fn backlog(bind: &mut BindDraft, args: &mut Args<'_>) -> Option<()> {
+    let number = args.integer(0..=i64::from(i32::MAX))?.value as u32;
+    bind.options.backlog = (number > 0).then_some(number);
+    Some(())
+}
+
+/// More shards than workers are of no use; HAProxy cuts them down to its threads.
+const MOST_SHARDS: i64 = 1000;
+
+fn shards(bind: &mut BindDraft, args: &mut Args<'_>) -> Option<()> {
+    bind.options.shards = Some(if args.take("by-thread") {
+        Shards::ByThread
+    } else if args.take("by-group") {
+        Shards::ByGroup
+    } else {
+        Shards::Number(args.integer(1..=MOST_SHARDS)?.value as u16)
+    });
+    Some(())
+}
+
+fn proto(_: &mut BindDraft, args: &mut Args<'_>) -> Option<()> {
+    args.choice("a protocol of a TCP proxy", &[("none", ())])?;
+    Some(())
+}
+
+fn strict(bind: &mut BindDraft, _: &mut Args<'_>) -> Option<()> {
+    bind.options.strict = true;
+    Some(())
+}
+
+fn incoming_cpu(bind: &mut BindDraft, _: &mut Args<'_>) -> Option<()> {
+    bind.options.incoming_cpu = true;
+    Some(())
+}

@@ -1,0 +1,32 @@
+//! Rules: conditions, what they do with connections, and tables that remember.
+//!
+//! Decides:  that none is there yet, and that a file which has one is refused: it says where
+//!           traffic goes.
+//! Source:   HAProxy's manual, chapters 4.2, 7.1 and 11.1, newest version.
+//! Not here: rules for HTTP (http.rs).
+
+use crate::build::draft::ProxyDraft;
+use crate::keyword::{Entry, entries};
+
+const RULES: &str = "rules change where traffic goes; there are none yet";
+const TABLES: &str = "stick tables change where traffic goes; there are none yet";
+
+/// The family's entries.
+pub const ENTRIES: &[Entry<ProxyDraft>] = entries! {
+    "acl" "<name> <expression> [<value>…]" DFLB refused(RULES) "a condition by name" note("in HAProxy not in a `defaults` without a name");
+    "use_backend" "<backend> [<condition>]" FL refused(RULES) "a backend by rule";
+    "tcp-request connection" "<action> [<condition>]" DFL refused(RULES) "what to do with a new connection";
+    "tcp-request session" "<action> [<condition>]" DFL refused(RULES) "what to do after the handshakes";
+    "tcp-request content" "<action> [<condition>]" DFLB refused(RULES) "what to do once data came";
+    "tcp-request inspect-delay" "<time>" DFLB inert("`tcp-request content`") "how long to wait for data";
+    "tcp-response content" "<action> [<condition>]" DLB refused(RULES) "what to do once the server answered";
+    "tcp-response inspect-delay" "<time>" DLB inert("`tcp-response content`") "how long to wait for the answer";
+    "stick-table" "type <type> size <size> [<parameter>…]" FLB refused(TABLES) "a table that remembers clients";
+    "stick on" "<expression> [table <table>] [<condition>]" LB refused(TABLES) "stay with a server";
+    "stick match" "<expression> [table <table>] [<condition>]" LB refused(TABLES) "a server from the table";
+    "stick store-request" "<expression> [table <table>] [<condition>]" LB refused(TABLES) "remember the server";
+    "stick store-response" "<expression> [table <table>] [<condition>]" LB refused(TABLES) "remember the server by its answer";
+    "declare capture" "request|response len <length>" FL inert("`tcp-request content capture`") "a place for a captured value";
+    "filter" "<name> [<parameter>…]" FLB refused("filters change the traffic; there are none yet") "a filter";
+    "filter-sequence" "request|response <filter>,…" FLB inert("`filter`") "the order of filters";
+};

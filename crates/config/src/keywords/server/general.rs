@@ -1,0 +1,56 @@
+//! A server's part in its backend.
+//!
+//! Decides:  the arguments of these parameters, and that limits which are not kept yet are refused.
+//! Source:   HAProxy's manual, chapter 5.2; src/server.c, srv_parse_*(), 3.5-dev5.
+//! Not here: health (check.rs), its connections (connection.rs).
+
+use crate::arguments::Args;
+use crate::build::draft::ServerDraft;
+use crate::keyword::{Entry, entries};
+use crate::source::At;
+
+const MAXCONN: &str = "`maxconn`";
+const DEATH: &str = "sessions stay where they are; a server's state does not end them yet";
+
+/// The family's entries.
+pub const ENTRIES: &[Entry<ServerDraft>] = entries! {
+    "weight" "<number>" SD supported(weight) "its share, 0 to 256; 0 gets no new connections" default("1");
+    "backup" "" SD supported(|s: &mut ServerDraft, _| set(&mut s.backup, true)) "used when all others are down";
+    "no-backup" "" SD supported(|s: &mut ServerDraft, _| set(&mut s.backup, false)) "takes `backup` back";
+    "disabled" "" SD supported(|s: &mut ServerDraft, _| set(&mut s.disabled, true)) "starts in maintenance";
+    "enabled" "" SD supported(|s: &mut ServerDraft, _| set(&mut s.disabled, false)) "takes `disabled` back" default("enabled");
+    "id" "<number>" S supported(id) "its number" default("the next that is free");
+    "guid" "<text>" S inert("`stats-file`") "a name that outlives a reload";
+    "from" "none|be:<name>|srv:<name>" S refused("settings of a named `default-server` would be missing") "where its settings come from";
+    "maxconn" "<number>" SD refused("a limit that is not kept would not protect the server") "connections at once";
+    "minconn" "<number>" SD inert(MAXCONN) "`maxconn` at low load";
+    "maxqueue" "<number>" SD inert(MAXCONN) "how many may wait for it";
+    "strict-maxconn" "" SD inert(MAXCONN) "count idle connections too";
+    "slowstart" "<time>" SD refused("a server that comes back would get its full share at once") "grow to full weight over this time";
+    "track" "[<backend>/]<server>" SD refused("the server would not follow the other's state") "take over another server's state";
+    "on-marked-down" "shutdown-sessions" SD refused(DEATH) "end its sessions when it goes down";
+    "on-marked-up" "shutdown-backup-sessions" SD refused(DEATH) "end the backups' sessions when it comes up";
+    "init-state" "fully-up|up|down|fully-down|none" SD refused("the server would start in another state") "the state to start in" default("up");
+    "hash-key" "id|id32|guid|addr|addr-port" SD inert("`balance hash`") "what its place in a hash ring comes from";
+    "stick" "" SD inert("stick tables") "may be remembered in stick tables";
+    "non-stick" "" SD inert("stick tables") "is not remembered in stick tables";
+    "shard" "<number>" SD inert("`peers`") "which part of a table it gets";
+    "log-bufsize" "<bytes>" SD inert("`mode log`") "a ring's buffer";
+    "log-proto" "legacy|octet-count" SD inert("`mode log`") "how log lines are framed";
+};
+
+fn set(what: &mut bool, value: bool) -> Option<()> {
+    *what = value;
+    Some(())
+}
+
+fn weight(server: &mut ServerDraft, args: &mut Args<'_>) -> Option<()> {
+    server.weight = Some(args.integer(0..=256)?.value as u16);
+    Some(())
+}
+
+fn id(server: &mut ServerDraft, args: &mut Args<'_>) -> Option<()> {
+    let number = args.integer(1..=i64::from(i32::MAX))?;
+    server.id = Some(At::new(number.value as u32, number.place));
+    Some(())
+}

@@ -1,0 +1,57 @@
+//! Findings while keywords are understood, with the section that each is about.
+//!
+//! Decides:  the codes of these findings, and which of them a `mode http` proxy keeps quiet.
+//! Not here: how findings are shown (render.rs).
+
+use crate::diagnostic::{Diagnostic, Severity};
+
+/// A keyword is known and refused.
+pub const NOT_SUPPORTED: &str = "not-supported";
+/// A keyword is known and has no effect.
+pub const NO_EFFECT: &str = "no-effect";
+/// A keyword is for HTTP.
+pub const HTTP_ONLY: &str = "http-only";
+
+/// Findings by section.
+#[derive(Debug, Default)]
+pub struct Report {
+    section: usize,
+    found: Vec<(usize, Diagnostic)>,
+}
+
+impl Report {
+    /// What is found from now on is about this section.
+    pub fn enter(&mut self, section: usize) {
+        self.section = section;
+    }
+
+    /// Adds a finding.
+    pub fn push(&mut self, diagnostic: Diagnostic) {
+        self.found.push((self.section, diagnostic));
+    }
+
+    /// Is there an error about this section?
+    pub fn has_errors_in(&self, section: usize) -> bool {
+        self.found
+            .iter()
+            .any(|(of, d)| *of == section && d.severity == Severity::Error)
+    }
+
+    /// Everything, less what these sections' keywords say of a TCP proxy.
+    pub fn finish(self, quiet: &[usize]) -> Vec<Diagnostic> {
+        let droppable = [NOT_SUPPORTED, NO_EFFECT, HTTP_ONLY];
+        self.found
+            .into_iter()
+            .filter(|(section, d)| !(quiet.contains(section) && droppable.contains(&d.code)))
+            .map(|(_, diagnostic)| diagnostic)
+            .collect()
+    }
+}
+
+impl Extend<Diagnostic> for Report {
+    fn extend<I: IntoIterator<Item = Diagnostic>>(&mut self, diagnostics: I) {
+        for diagnostic in diagnostics {
+            self.push(diagnostic);
+        }
+    }
+}
