@@ -1,0 +1,25 @@
+//! Whole-binary tests: real processes, each test in a network namespace of its own.
+//!
+//! Decides:  what a balancer must do as seen from outside. `PORTCULLIS_PEER=haproxy` runs those of
+//!           them that hold for HAProxy too against it, which shows that the tests ask for the truth.
+//! Not here: what one crate can show alone.
+
+// clippy knows test functions and #[cfg(test)], but not the helpers of an integration test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod bytes;
+mod clients;
+mod harness;
+mod servers;
+
+mod balance;
+mod check;
+mod demo;
+mod examples;
+mod limits;
+mod logs;
+mod privileges;
+mod relay;
+mod signals;
+mod start;
+mod timeouts;
