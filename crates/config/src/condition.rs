@@ -242,10 +242,8 @@ impl<'a> Parser<'a> {
         if need == Need::Grammar {
             return Ok(false);
         }
-        (predicate.holds)(self.world, &arguments).map_err(|message| {
-            Fault::new(whole.start..self.at, message)
-                .label("write this inside `.if feature(OPENSSL)`")
-        })
+        (predicate.holds)(self.world, &arguments)
+            .map_err(|(message, label)| Fault::new(whole.start..self.at, message).label(label))
     }
 
     /// `(a,b)` with as many arguments as the predicate takes.
@@ -333,7 +331,7 @@ fn unknown(name: &str, at: Range<usize>) -> Fault {
 struct Predicate {
     name: &'static str,
     arguments: usize,
-    holds: fn(World<'_>, &[String]) -> Result<bool, String>,
+    holds: fn(World<'_>, &[String]) -> Result<bool, (String, &'static str)>,
 }
 
 const PREDICATES: [Predicate; 14] = [
@@ -365,12 +363,12 @@ const PREDICATES: [Predicate; 14] = [
     Predicate {
         name: "version_atleast",
         arguments: 1,
-        holds: |world, a| Ok(is_at_least(world, &a[0])),
+        holds: |world, a| is_at_least(world, &a[0]),
     },
     Predicate {
         name: "version_before",
         arguments: 1,
-        holds: |world, a| Ok(is_before(world, &a[0])),
+        holds: |world, a| is_at_least(world, &a[0]).map(|is| !is),
     },
     Predicate {
         name: "openssl_version_atleast",
@@ -409,17 +407,20 @@ const PREDICATES: [Predicate; 14] = [
     },
 ];
 
-fn without(library: &str, predicate: &str) -> String {
-    format!("`{predicate}` has no answer without {library}")
+fn without(library: &str, predicate: &str) -> (String, &'static str) {
+    let message = format!("`{predicate}` has no answer without {library}");
+    (message, "write it after `feature(OPENSSL) &&`")
 }
 
-/// A text that is no version is neither: HAProxy's comparison returns 1, "older than any".
-fn is_at_least(world: World<'_>, text: &str) -> bool {
-    Version::parse(text).is_some_and(|version| world.features.version >= version)
-}
-
-fn is_before(world: World<'_>, text: &str) -> bool {
-    !is_at_least(world, text)
+/// HAProxy takes a text that is no version for an old one, and goes on.
+fn is_at_least(world: World<'_>, text: &str) -> Result<bool, (String, &'static str)> {
+    match Version::parse(text) {
+        Some(version) => Ok(world.features.version >= version),
+        None => Err((
+            format!("`{text}` is no version"),
+            "expected like 3.4 or 3.4.1",
+        )),
+    }
 }
 
 #[cfg(test)]
@@ -524,6 +525,7 @@ mod tests {
             ("openssl_version_atleast(3.0)", 4..32),
             ("1 && ! x", 11..12),
             ("!", 5..5),
+            ("version_atleast(new)", 4..24),
         ];
         for (text, range) in table {
             let error = eval(text).unwrap_err();

@@ -8,15 +8,13 @@
 
 use std::fmt;
 
-/// A version of HAProxy. A development version comes before its release.
+/// A version of HAProxy, in the order of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
-    /// Major and minor, like 3.4.
-    pub branch: (u32, u32),
-    /// `-devN`; `None`: released.
+    /// Up to four numbers, like 3.4.1.0.
+    pub numbers: [u32; 4],
+    /// Released, or on the way there.
     pub stage: Stage,
-    /// The third number of a release.
-    pub patch: u32,
 }
 
 /// How far a version of HAProxy is, in the order of time.
@@ -24,51 +22,54 @@ pub struct Version {
 pub enum Stage {
     /// `-devN`
     Development(u32),
+    /// `-rcN`, `-preN`
+    Candidate(u32),
     /// Released.
     Release,
 }
 
 impl Version {
-    /// Reads `3`, `3.4`, `3.4.1` or `3.4-dev5`; whatever stands after that is ignored, as HAProxy does.
+    /// Reads `3`, `3.4`, `3.4.1`, `3.4-dev5`; what else stands after a dash (a commit, a
+    /// distribution's number) says nothing about the language and is ignored.
     pub fn parse(text: &str) -> Option<Version> {
-        let (major, rest) = number(text)?;
-        let (minor, rest) = match rest.strip_prefix('.').and_then(number) {
-            Some((minor, rest)) => (minor, rest),
-            None => (0, rest),
-        };
-        if let Some((n, _)) = rest.strip_prefix("-dev").and_then(number) {
-            return Some(Version {
-                branch: (major, minor),
-                stage: Stage::Development(n),
-                patch: 0,
-            });
-        }
-        let patch = rest.strip_prefix('.').and_then(number);
-        Some(Version {
-            branch: (major, minor),
+        let (numbers, tag) = text.split_once('-').unwrap_or((text, ""));
+        let mut version = Version {
+            numbers: [0; 4],
             stage: Stage::Release,
-            patch: patch.map_or(0, |(n, _)| n),
-        })
+        };
+        for (at, part) in numbers.split('.').enumerate() {
+            let digits = !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+            *version.numbers.get_mut(at)? = part.parse().ok().filter(|_| digits)?;
+        }
+        let count = |name: &str| -> Option<u32> {
+            let rest = tag.strip_prefix(name)?;
+            let digits = rest.split('-').next().unwrap_or_default();
+            if digits.is_empty() {
+                Some(0)
+            } else {
+                digits.parse().ok()
+            }
+        };
+        if let Some(n) = count("dev") {
+            version.stage = Stage::Development(n);
+        } else if let Some(n) = count("rc").or_else(|| count("pre")) {
+            version.stage = Stage::Candidate(n);
+        }
+        Some(version)
     }
 
     /// `3.4`
     pub fn branch(&self) -> String {
-        format!("{}.{}", self.branch.0, self.branch.1)
+        format!("{}.{}", self.numbers[0], self.numbers[1])
     }
-}
-
-fn number(text: &str) -> Option<(u32, &str)> {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    Some((text[..end].parse().ok()?, &text[end..]))
 }
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.stage {
             Stage::Development(n) => write!(f, "{}-dev{n}", self.branch()),
-            Stage::Release => write!(f, "{}.{}", self.branch(), self.patch),
+            Stage::Candidate(n) => write!(f, "{}-rc{n}", self.branch()),
+            Stage::Release => write!(f, "{}.{}", self.branch(), self.numbers[2]),
         }
     }
 }
@@ -86,9 +87,8 @@ pub struct Features {
 
 /// HAProxy 3.4 is the newest release; what 3.5-dev adds to TCP mode is known but not promised.
 pub const LANGUAGE: Version = Version {
-    branch: (3, 4),
+    numbers: [3, 4, 0, 0],
     stage: Stage::Release,
-    patch: 0,
 };
 
 /// Build features of HAProxy that we have too, and `PORTCULLIS`, so that one file can serve both.
@@ -129,6 +129,7 @@ mod tests {
             "2.6.12",
             "3.4-dev1",
             "3.4-dev10",
+            "3.4-rc1",
             "3.4",
             "3.4.1",
             "3.5-dev5",
@@ -137,7 +138,10 @@ mod tests {
         let versions: Vec<_> = in_order.iter().map(|v| Version::parse(v)).collect();
         assert!(versions.iter().all(Option::is_some));
         assert!(versions.is_sorted_by(|a, b| a < b), "{versions:?}");
-        assert_eq!(Version::parse("new"), None);
+        for text in ["", "new", "3.", ".4", "3.4.1.0.0", "3.x", "+3"] {
+            assert_eq!(Version::parse(text), None, "{text}");
+        }
+        assert_eq!(Version::parse("3.4.0-1+deb13u4"), Some(LANGUAGE));
         assert_eq!(Version::parse("3.4"), Some(LANGUAGE));
         assert_eq!(LANGUAGE.to_string(), "3.4.0");
     }

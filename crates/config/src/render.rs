@@ -495,7 +495,7 @@ note: said here
     fn colours_are_only_written_when_wanted() {
         let finding = Diagnostic::error("x", place(1, 0, 1), "m").label("l");
         let sources = sources("a\n");
-        let plain = render_human(&[finding.clone()], &sources, Colour::Never);
+        let plain = render_human(std::slice::from_ref(&finding), &sources, Colour::Never);
         let coloured = render_human(&[finding], &sources, Colour::Always);
         assert!(!plain.contains('\x1b'));
         let mut stripped = coloured.clone();
