@@ -154,6 +154,12 @@ impl Group {
         self.lock().slot(member).map_or(0, |slot| slot.count)
     }
 
+    /// How the next server is chosen.
+    #[must_use]
+    pub fn algorithm(&self) -> Algorithm {
+        self.lock().algorithm
+    }
+
     /// Connections counted on all servers now, those of retired slots included.
     #[must_use]
     pub fn total(&self) -> u32 {

@@ -51,7 +51,7 @@ pub struct Frontend {
     pub name: Arc<str>,
     /// Where connections go; without one they end with code `SC`.
     pub backend: Option<Arc<Backend>>,
-    /// Connections at once; excess waits in the accept queue.
+    /// Connections at once; excess waits in the accept queue; 0: no limit of its own.
     pub maxconn: u32,
     /// Idle time of the client's side, ms; 0: none.
     pub client_timeout_ms: u32,

@@ -5,13 +5,23 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
+use crate::limits::Waiters;
+
 /// Of the process.
 #[derive(Debug, Default)]
 pub struct ProcessState {
     /// Connections now, counted before accept and given back at the end of the session.
     pub connections: AtomicU32,
-    /// The limit.
+    /// The limit; 0: none.
     pub maxconn: AtomicU32,
+    /// Workers that wait for a place.
+    pub waiters: Waiters,
+    /// Splice pipes that exist now, in use or pooled.
+    pub pipes: AtomicU32,
+    /// Connections accepted since the start.
+    pub total: AtomicU64,
+    /// Times that descriptors or memory ran out at accept or connect.
+    pub starved: AtomicU64,
 }
 
 /// Of a frontend.
@@ -19,6 +29,8 @@ pub struct ProcessState {
 pub struct FrontendState {
     /// Connections now.
     pub connections: AtomicU32,
+    /// Workers that wait for a place under the frontend's limit.
+    pub waiters: Waiters,
     /// Connections since the start.
     pub total: AtomicU64,
     /// Bytes from clients.
@@ -32,8 +44,10 @@ pub struct FrontendState {
 pub struct ListenerState {
     /// Connections now.
     pub connections: AtomicU32,
-    /// The limit.
+    /// The limit; 0: none.
     pub maxconn: AtomicU32,
+    /// Workers that wait for a place.
+    pub waiters: Waiters,
     /// Connections since the start.
     pub total: AtomicU64,
 }
@@ -45,6 +59,16 @@ pub struct BackendState {
     pub connections: AtomicU32,
     /// Since the start.
     pub total: AtomicU64,
+    /// Bytes from clients.
+    pub bytes_in: AtomicU64,
+    /// Bytes to clients.
+    pub bytes_out: AtomicU64,
+    /// Sessions for which no server could be chosen or connected.
+    pub failed: AtomicU64,
+    /// Connection attempts after a session's first.
+    pub retries: AtomicU64,
+    /// Sessions that a retry took to another server.
+    pub redispatches: AtomicU64,
 }
 
 /// Of a server.
@@ -54,4 +78,10 @@ pub struct ServerState {
     pub total: AtomicU64,
     /// Connects that failed.
     pub connect_errors: AtomicU64,
+    /// Socket options that the kernel refused on connections to it.
+    pub option_errors: AtomicU64,
+    /// Bytes from clients.
+    pub bytes_in: AtomicU64,
+    /// Bytes to clients.
+    pub bytes_out: AtomicU64,
 }

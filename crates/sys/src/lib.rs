@@ -3,6 +3,7 @@
 pub mod env;
 pub mod errno;
 pub mod fd;
+pub mod io;
 pub mod pass;
 pub mod process;
 pub mod sockopt;

@@ -1,0 +1,392 @@
+//! The engine of one worker: listeners, sessions, timers, on any network.
+//!
+//! Decides:  what happens on an event, an alarm, a command; a batch of events is handled, then
+//!           sessions with work left, then alarms, then slots are freed.
+//! Not here: the loop and its thread (worker/thread.rs), the steps themselves (accept.rs,
+//!           connect.rs, relay.rs, ending.rs), the network (net.rs).
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::limits::Bell;
+use crate::net::{Net, Readiness};
+use crate::record::{EndCause, LogSink, ObserverSink};
+use crate::session::{Alarm, Phase, Route, Session, Times};
+use crate::slab::{Key, Slab};
+use crate::snapshot::{Sharing, Snapshot};
+use crate::state::ListenerState;
+use crate::wheel::Wheel;
+
+use accept::Gate;
+use pools::{BufferPool, PipePool};
+use relay::{Kit, Turn};
+use token::Token;
+
+mod accept;
+mod connect;
+mod ending;
+pub mod pools;
+pub mod relay;
+pub mod thread;
+mod token;
+
+/// The smallest scratch buffer.
+const SMALLEST_SCRATCH: usize = 4096;
+/// How long a worker that ran out of descriptors or memory leaves its listeners alone, ms.
+const STARVED_MS: u64 = 100;
+
+/// A session on a network.
+type SessionOf<N> = Session<<N as Net>::Socket, <N as Net>::Pipe>;
+
+/// Where an engine reports to.
+#[derive(Debug, Default)]
+pub struct Reports {
+    /// Records of sessions.
+    pub log: Option<LogSink>,
+    /// Sessions live.
+    pub observer: Option<ObserverSink>,
+}
+
+/// A listener as an engine takes it.
+#[derive(Debug)]
+pub struct Opening<L> {
+    /// The listening socket.
+    pub listener: L,
+    /// Is it this worker's alone?
+    pub sharing: Sharing,
+    /// Index into [`Snapshot::frontends`].
+    pub frontend: usize,
+    /// What the limit of its address counts.
+    pub state: Arc<ListenerState>,
+}
+
+/// Does a worker take connections?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Open,
+    /// Listeners are kept and their queues fill, but nobody takes from them.
+    Paused,
+    /// Listeners are gone.
+    Closed,
+}
+
+/// One worker's state.
+pub struct Engine<N: Net> {
+    net: N,
+    worker: u32,
+    sessions: Slab<SessionOf<N>>,
+    wheel: Wheel,
+    ready: VecDeque<Key>,
+    freed: Vec<u32>,
+    due: Vec<u32>,
+    scratch: Vec<u8>,
+    buffers: BufferPool,
+    pipes: PipePool<N::Pipe>,
+    gates: Vec<Gate<N::Listener>>,
+    gate_generation: u32,
+    door: Door,
+    /// Until when listeners are left alone since something ran out; 0: nothing did.
+    starved_until_ms: u64,
+    snapshot: Option<Arc<Snapshot>>,
+    now_ms: u64,
+    /// Wall-clock time less the engine's, ms.
+    wall_offset_ms: u64,
+    bell: Arc<Bell>,
+    reports: Reports,
+}
+
+impl<N: Net> std::fmt::Debug for Engine<N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("worker", &self.worker)
+            .field("sessions", &self.sessions.len())
+            .field("door", &self.door)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<N: Net> Engine<N> {
+    /// An engine without listeners.
+    pub fn new(net: N, worker: u32, bell: Arc<Bell>, reports: Reports, now_ms: u64) -> Self {
+        Engine {
+            net,
+            worker,
+            sessions: Slab::default(),
+            wheel: Wheel::new(now_ms),
+            ready: VecDeque::new(),
+            freed: Vec::new(),
+            due: Vec::new(),
+            scratch: vec![0; SMALLEST_SCRATCH],
+            buffers: BufferPool::default(),
+            pipes: PipePool::none(),
+            gates: Vec::new(),
+            gate_generation: 0,
+            door: Door::Open,
+            starved_until_ms: 0,
+            snapshot: None,
+            now_ms,
+            wall_offset_ms: 0,
+            bell,
+            reports,
+        }
+    }
+
+    /// The network, for the loop that waits on it.
+    pub fn net(&mut self) -> &mut N {
+        &mut self.net
+    }
+
+    /// Sessions now.
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Buffers that sessions hold after short writes, and pipes with something in them.
+    pub fn held(&self) -> (usize, usize) {
+        (self.buffers.in_use(), self.pipes.in_use())
+    }
+
+    /// Are there sessions with work that needs no event?
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Will it take no connections any more, and are all gone?
+    pub fn is_drained(&self) -> bool {
+        self.door == Door::Closed && self.sessions.is_empty()
+    }
+
+    /// Sets the clocks; once a wake-up, before anything else.
+    pub fn tick(&mut self, now_ms: u64, wall_ms: u64) {
+        self.now_ms = now_ms;
+        self.wall_offset_ms = wall_ms.wrapping_sub(now_ms);
+    }
+
+    /// How long to wait for events, ms; `None` is for ever.
+    pub fn patience_ms(&self) -> Option<u64> {
+        if self.has_ready() {
+            return Some(0);
+        }
+        let starved = (self.starved_until_ms > 0).then_some(self.starved_until_ms);
+        let stop = match (self.wheel.next_stop(), starved) {
+            (Some(first), Some(second)) => Some(first.min(second)),
+            (first, second) => first.or(second),
+        };
+        stop.map(|at| at.saturating_sub(self.now_ms))
+    }
+
+    /// Runs by `snapshot` from now on, and takes from these listeners instead of the old ones.
+    /// Sessions go on with what they began with.
+    pub fn install(&mut self, snapshot: Arc<Snapshot>, listeners: Vec<Opening<N::Listener>>) {
+        self.close_gates();
+        let tuning = snapshot.tuning;
+        let scratch = (tuning.buffer_size as usize).max(SMALLEST_SCRATCH);
+        self.scratch.resize(scratch, 0);
+        self.pipes
+            .configure(tuning.pipe_size, tuning.max_pipes, &snapshot.process);
+        self.gate_generation = self.gate_generation.wrapping_add(1);
+        if self.door == Door::Closed {
+            self.door = Door::Open;
+        }
+        for opening in listeners {
+            let Some(frontend) = snapshot.frontends.get(opening.frontend) else {
+                debug_assert!(false, "a listener of frontend {}", opening.frontend);
+                continue;
+            };
+            let backend = frontend.backend.clone();
+            let route = Route {
+                times: Times::of(frontend, backend.as_deref()),
+                frontend: Arc::clone(frontend),
+                backend,
+                listener: opening.state,
+                process: Arc::clone(&snapshot.process),
+                inherits_no_delay: self.net.inherits_no_delay(&opening.listener),
+            };
+            let gate = Gate::new(opening.listener, opening.sharing, Rc::new(route));
+            self.gates.push(gate);
+        }
+        self.snapshot = Some(snapshot);
+        self.poll_gates();
+    }
+
+    /// Takes what waits in the listeners' queues, then closes them. Sessions go on.
+    pub fn stop_accepting(&mut self) {
+        if self.door != Door::Closed {
+            self.drain_gates();
+        }
+        self.door = Door::Closed;
+        self.close_gates();
+    }
+
+    /// Leaves the listeners alone; their queues fill.
+    pub fn pause(&mut self) {
+        if self.door == Door::Open {
+            self.door = Door::Paused;
+            self.poll_gates();
+            self.pass_rings_on();
+        }
+    }
+
+    /// Takes from the listeners again.
+    pub fn resume(&mut self) {
+        if self.door == Door::Paused {
+            self.door = Door::Open;
+            self.poll_gates();
+        }
+    }
+
+    /// Ends every session now.
+    pub fn end_sessions(&mut self) {
+        for key in self.sessions.keys() {
+            self.end_with(key, EndCause::Killed);
+        }
+        self.finish_batch();
+    }
+
+    /// Handles one event; false if it is the bell's, which is the loop's affair.
+    pub fn handle(&mut self, token: u64, readiness: Readiness) -> bool {
+        match Token::unpack(token) {
+            Token::Bell => return false,
+            Token::Listener(key) => {
+                if key.generation == self.gate_generation {
+                    self.accept_burst(key.index as usize);
+                }
+            }
+            Token::Client(key) => {
+                let Some(session) = self.sessions.get_mut(key) else {
+                    return true;
+                };
+                session.client_side.learn(readiness);
+                if session.phase == Phase::Relaying {
+                    self.pump(key);
+                } else {
+                    self.client_while_connecting(key, readiness);
+                }
+            }
+            Token::Server(key) => {
+                let Some(session) = self.sessions.get_mut(key) else {
+                    return true;
+                };
+                session.server_side.learn(readiness);
+                match session.phase {
+                    Phase::Relaying => self.pump(key),
+                    Phase::Connecting => self.connect_event(key, readiness),
+                    Phase::Waiting => {}
+                }
+            }
+        }
+        true
+    }
+
+    /// Gives each session of the ready list one turn.
+    pub fn run_ready(&mut self) {
+        for _ in 0..self.ready.len() {
+            let Some(key) = self.ready.pop_front() else {
+                return;
+            };
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.queued = false;
+                self.pump(key);
+            }
+        }
+    }
+
+    /// Acts on what time brought.
+    pub fn run_alarms(&mut self) {
+        if self.starved_until_ms > 0 && self.starved_until_ms <= self.now_ms {
+            self.after_starvation();
+        }
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.advance(self.now_ms, &mut due);
+        for index in due.drain(..) {
+            if let Some(key) = self.sessions.key_at(index) {
+                self.ring(key);
+            }
+        }
+        self.due = due;
+    }
+
+    /// Gives the slots of ended sessions to new ones: after all events of a batch.
+    pub fn finish_batch(&mut self) {
+        for index in self.freed.drain(..) {
+            self.sessions.free(index);
+        }
+    }
+
+    /// A session's timer rang: is what it was set for still due?
+    fn ring(&mut self, key: Key) {
+        self.publish(key);
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let alarm = match session.alarm() {
+            Some((at, alarm)) if at <= self.now_ms => alarm,
+            _ => return self.arm(key),
+        };
+        match (alarm, session.phase) {
+            (Alarm::Connect, _) => self.attempt_failed(key, connect::Failure::TimedOut),
+            (Alarm::WatchClient, _) => self.watch_client_early(key),
+            (Alarm::Retry, _) => self.retry(key),
+            (Alarm::Client, Phase::Relaying) => {
+                session.client_idle();
+                self.pump(key);
+            }
+            (Alarm::Client, _) => self.end_with(key, EndCause::ClientTimeout),
+            (Alarm::Server, _) => {
+                session.server_idle();
+                self.pump(key);
+            }
+        }
+    }
+
+    /// One turn of a session that relays.
+    fn pump(&mut self, key: Key) {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let backend_splices = session.route.backend.as_ref().is_none_or(|b| b.splice);
+        let mut kit = Kit {
+            splice: session.route.frontend.splice && backend_splices,
+            net: &mut self.net,
+            scratch: &mut self.scratch,
+            buffers: &mut self.buffers,
+            pipes: &mut self.pipes,
+            now_ms: self.now_ms,
+        };
+        let turn = relay::turn(session, &mut kit);
+        if let Some(verdict) = session.verdict() {
+            return self.end(key, verdict);
+        }
+        if turn == Turn::More && !session.queued {
+            session.queued = true;
+            self.ready.push_back(key);
+        }
+        self.arm(key);
+    }
+
+    /// Sets a session's timer, if it must ring before it would.
+    fn arm(&mut self, key: Key) {
+        let Some((at, _)) = self.sessions.get(key).and_then(Session::alarm) else {
+            return;
+        };
+        if self.wheel.deadline(key.index).is_none_or(|set| set > at) {
+            self.wheel.set(key.index, at);
+        }
+    }
+}
+
+impl<N: Net> Drop for Engine<N> {
+    /// Whatever ends a worker, its sessions are no longer counted.
+    fn drop(&mut self) {
+        for key in self.sessions.keys() {
+            self.end_with(key, EndCause::Killed);
+        }
+        self.close_gates();
+    }
+}
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;

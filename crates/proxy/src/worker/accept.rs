@@ -1,0 +1,309 @@
+//! Taking connections from listeners, within limits.
+//!
+//! Decides:  a connection has its places (process, frontend, address) before it is taken; without
+//!           one the listener is left alone until a place is given back, by whichever worker;
+//!           when descriptors or memory run out, all listeners of the worker rest for a moment.
+//! Source:   accept(2), "Error handling": which errors belong to one connection only.
+//!           HAProxy 3.5-dev5, src/listener.c listener_accept(): the order of the limits.
+//! Not here: the limits' arithmetic (limits.rs).
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+
+use rustix::io::Errno;
+
+use super::{Door, Engine, STARVED_MS};
+use crate::limits;
+use crate::net::{ClientOptions, Net};
+use crate::record::{PeerAddress, RecordKind};
+use crate::session::{Route, Session};
+use crate::slab::Key;
+use crate::snapshot::Sharing;
+
+use super::token::Token;
+
+/// Connections taken from one listener's queue before it is closed.
+const MOST_DRAINED: u32 = 65_536;
+
+/// A listener in an engine.
+#[derive(Debug)]
+pub(super) struct Gate<L> {
+    listener: L,
+    sharing: Sharing,
+    route: Rc<Route>,
+    options: ClientOptions,
+    watched: bool,
+    /// It waits for a place.
+    limited: bool,
+    /// How many to take at the next event: as many as came last time, and a look for more.
+    burst: u32,
+}
+
+impl<L> Gate<L> {
+    pub(super) fn new(listener: L, sharing: Sharing, route: Rc<Route>) -> Self {
+        Gate {
+            listener,
+            sharing,
+            route,
+            options: ClientOptions::default(),
+            watched: false,
+            limited: false,
+            burst: 1,
+        }
+    }
+}
+
+/// Why no more was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// The queue is empty.
+    Empty,
+    /// A limit was reached.
+    Limited,
+    /// Descriptors or memory ran out.
+    Starved,
+    /// Enough for one turn.
+    Quota,
+}
+
+/// The three limits of a route: count, limit, waiters.
+fn limits_of(route: &Route) -> [(&std::sync::atomic::AtomicU32, u32, &limits::Waiters); 3] {
+    let (process, frontend, listener) = (&route.process, &route.frontend, &route.listener);
+    let process_limit = process.maxconn.load(Ordering::Relaxed);
+    let listener_limit = listener.maxconn.load(Ordering::Relaxed);
+    [
+        (&process.connections, process_limit, &process.waiters),
+        (
+            &frontend.state.connections,
+            frontend.maxconn,
+            &frontend.state.waiters,
+        ),
+        (&listener.connections, listener_limit, &listener.waiters),
+    ]
+}
+
+/// Takes a place under each limit, or none; then says which limit refused.
+fn take_places(route: &Route) -> Result<(), usize> {
+    let all = limits_of(route);
+    for (refused, (count, limit, _)) in all.iter().enumerate() {
+        if !limits::take(count, *limit) {
+            for (count, _, waiters) in &all[..refused] {
+                limits::give_back(count, waiters);
+            }
+            return Err(refused);
+        }
+    }
+    Ok(())
+}
+
+/// Gives all places back.
+pub(super) fn give_places_back(route: &Route) {
+    for (count, _, waiters) in limits_of(route) {
+        limits::give_back(count, waiters);
+    }
+}
+
+/// Does this error say something of one connection only?
+fn is_about_one_connection(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::INTR
+            | Errno::CONNABORTED
+            | Errno::PERM
+            | Errno::NETDOWN
+            | Errno::PROTO
+            | Errno::NOPROTOOPT
+            | Errno::HOSTDOWN
+            | Errno::NONET
+            | Errno::HOSTUNREACH
+            | Errno::OPNOTSUPP
+            | Errno::NETUNREACH
+            | Errno::TIMEDOUT
+    )
+}
+
+impl<N: Net> Engine<N> {
+    /// Takes what a listener has, up to the quota of a turn.
+    pub(super) fn accept_burst(&mut self, index: usize) {
+        if self.door != Door::Open || self.starved_until_ms > 0 {
+            return;
+        }
+        let Some(gate) = self.gates.get(index) else {
+            return;
+        };
+        let most = self
+            .snapshot
+            .as_ref()
+            .map_or(1, |snapshot| snapshot.tuning.max_accept.max(1));
+        let burst = gate.burst.min(most);
+        let (stop, taken) = self.accept_some(index, burst);
+        let Some(gate) = self.gates.get_mut(index) else {
+            return;
+        };
+        // A listener is level-triggered: what is left rings again. So a quiet listener is asked
+        // once, without a second call that finds its queue empty.
+        gate.burst = match stop {
+            Stop::Quota => (burst * 2).min(most),
+            _ => taken.max(1),
+        };
+        gate.limited = stop == Stop::Limited;
+        if stop == Stop::Starved {
+            self.starve();
+        } else {
+            self.poll_gate(index);
+        }
+    }
+
+    fn accept_some(&mut self, index: usize, most: u32) -> (Stop, u32) {
+        let mut taken = 0;
+        while taken < most {
+            let Some(gate) = self.gates.get(index) else {
+                return (Stop::Empty, taken);
+            };
+            let route = Rc::clone(&gate.route);
+            if let Err(refused) = take_places(&route) {
+                limits_of(&route)[refused].2.wait(&self.bell);
+                // A place given back before we stood in the queue rang for nobody.
+                if take_places(&route).is_err() {
+                    return (Stop::Limited, taken);
+                }
+            }
+            match self.net.accept(&gate.listener, &gate.options) {
+                Ok((socket, peer)) => {
+                    taken += 1;
+                    self.open(route, socket, peer);
+                    if self.starved_until_ms > 0 {
+                        return (Stop::Starved, taken);
+                    }
+                }
+                Err(error) => {
+                    give_places_back(&route);
+                    match error {
+                        Errno::AGAIN => return (Stop::Empty, taken),
+                        error if is_about_one_connection(error) => taken += 1,
+                        _ => return (Stop::Starved, taken),
+                    }
+                }
+            }
+        }
+        (Stop::Quota, taken)
+    }
+
+    /// A connection was taken; its places are too.
+    fn open(&mut self, route: Rc<Route>, socket: N::Socket, peer: PeerAddress) {
+        route.process.total.fetch_add(1, Ordering::Relaxed);
+        route.frontend.state.total.fetch_add(1, Ordering::Relaxed);
+        route.listener.total.fetch_add(1, Ordering::Relaxed);
+        if let Some(backend) = &route.backend {
+            backend.state.connections.fetch_add(1, Ordering::Relaxed);
+            backend.state.total.fetch_add(1, Ordering::Relaxed);
+        }
+        let at_accept = route.frontend.log.is_some_and(|log| log.at_accept);
+        let session = Session::new(socket, peer, route, self.now_ms);
+        if let (true, Some(log)) = (at_accept, &self.reports.log) {
+            let mut record = self.record(&session, session.ending(crate::record::EndCause::Normal));
+            record.kind = RecordKind::Accepted;
+            record.local = self.net.local_address(&session.client).ok();
+            log.send(record);
+        }
+        let key = self.sessions.insert(session);
+        self.begin(key);
+    }
+
+    /// A place may be free: tries every listener that waits for one, and hands on what it cannot use.
+    pub fn woken(&mut self) {
+        for index in 0..self.gates.len() {
+            if self.gates.get(index).is_some_and(|gate| gate.limited) {
+                self.accept_burst(index);
+            }
+        }
+        self.pass_rings_on();
+    }
+
+    /// Rings the next worker wherever there is a place.
+    pub(super) fn pass_rings_on(&self) {
+        for gate in &self.gates {
+            for (count, limit, waiters) in limits_of(&gate.route) {
+                limits::pass_on(count, limit, waiters);
+            }
+        }
+    }
+
+    /// Something ran out: leaves all listeners alone for a moment, rather than spin.
+    pub(super) fn starve(&mut self) {
+        if let Some(snapshot) = &self.snapshot {
+            snapshot.process.starved.fetch_add(1, Ordering::Relaxed);
+        }
+        self.starved_until_ms = self.now_ms + STARVED_MS;
+        self.pipes.shrink();
+        self.poll_gates();
+    }
+
+    /// The moment is over; is the reserved descriptor there again?
+    pub(super) fn after_starvation(&mut self) {
+        if self.net.restore_reserve() {
+            self.starved_until_ms = 0;
+            self.poll_gates();
+        } else {
+            self.starved_until_ms = self.now_ms + STARVED_MS;
+        }
+    }
+
+    /// Polls each listener or not, as things stand.
+    pub(super) fn poll_gates(&mut self) {
+        for index in 0..self.gates.len() {
+            self.poll_gate(index);
+        }
+    }
+
+    fn poll_gate(&mut self, index: usize) {
+        let rested = self.door == Door::Open && self.starved_until_ms == 0;
+        let Some(gate) = self.gates.get_mut(index) else {
+            return;
+        };
+        let wanted = rested && !gate.limited;
+        if wanted == gate.watched {
+            return;
+        }
+        if !wanted {
+            self.net.unwatch_listener(&gate.listener);
+            gate.watched = false;
+            return;
+        }
+        let key = Key {
+            index: index as u32,
+            generation: self.gate_generation,
+        };
+        let token = Token::Listener(key).pack();
+        match self.net.watch_listener(&gate.listener, gate.sharing, token) {
+            Ok(()) => gate.watched = true,
+            // Memory ran out: tried again after a moment.
+            Err(_) => self.starved_until_ms = self.now_ms + STARVED_MS,
+        }
+    }
+
+    /// Takes what waits in the queues, since closing a listener resets it.
+    pub(super) fn drain_gates(&mut self) {
+        if self.starved_until_ms > 0 {
+            return;
+        }
+        for index in 0..self.gates.len() {
+            self.accept_some(index, MOST_DRAINED);
+        }
+    }
+
+    /// Lets go of all listeners.
+    pub(super) fn close_gates(&mut self) {
+        for gate in &mut self.gates {
+            if gate.watched {
+                self.net.unwatch_listener(&gate.listener);
+                gate.watched = false;
+            }
+            for (_, _, waiters) in limits_of(&gate.route) {
+                waiters.leave(&self.bell);
+            }
+        }
+        self.pass_rings_on();
+        self.gates.clear();
+    }
+}

@@ -1,0 +1,377 @@
+//! From an accepted client to a connected server: choice, attempts, retries.
+//!
+//! Decides:  a refused attempt is repeated after min(1 s, timeout connect), at the same server or at
+//!           another one by `option redispatch`; a client that goes away meanwhile is noticed, once
+//!           the attempt takes long enough to be worth watching him.
+//! Source:   HAProxy 3.5-dev5, src/backend.c back_handle_st_con(), back_handle_st_cer()
+//! Not here: which server (the balance crate), how to connect (net.rs).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use portcullis_balance::{Algorithm, MemberId};
+use rustix::io::Errno;
+
+use super::Engine;
+use super::token::Token;
+use crate::net::{Close, ConnectOptions, Net, Readiness};
+use crate::record::{EndCause, SessionEvent};
+use crate::session::{Phase, Step, redispatches};
+use crate::slab::Key;
+use crate::snapshot::{Backend, Server};
+
+/// The longest wait before a refused attempt is repeated, ms.
+const TURN_AROUND_MS: u32 = 1000;
+/// An attempt that takes longer has its client watched meanwhile, ms: most never do, and are spared
+/// the events.
+const WATCH_CLIENT_AFTER_MS: u64 = 50;
+
+/// How an attempt failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The server, or something before it, said no.
+    Refused,
+    /// Nobody said anything in time.
+    TimedOut,
+    /// Here: no port, no route. Another attempt need not wait.
+    Local,
+    /// Here: descriptors or memory ran out.
+    Exhausted,
+}
+
+impl Failure {
+    fn of(error: Errno) -> Failure {
+        match error {
+            Errno::TIMEDOUT => Failure::TimedOut,
+            Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => Failure::Exhausted,
+            Errno::ADDRNOTAVAIL | Errno::ADDRINUSE => Failure::Local,
+            _ => Failure::Refused,
+        }
+    }
+
+    fn cause(self) -> EndCause {
+        match self {
+            Failure::Refused => EndCause::ServerAbort,
+            Failure::TimedOut => EndCause::ServerTimeout,
+            Failure::Local | Failure::Exhausted => EndCause::Resource,
+        }
+    }
+}
+
+/// What to do after an attempt.
+enum Next {
+    /// Wait for an event or an alarm, or it is over.
+    Rest,
+    /// Try again at once.
+    Again,
+}
+
+impl<N: Net> Engine<N> {
+    /// The first attempt of a session.
+    pub(super) fn begin(&mut self, key: Key) {
+        if self.choose(key, None) {
+            self.attempt(key);
+        }
+    }
+
+    /// Chooses and counts a server. False: there was none, and the session is over.
+    fn choose(&mut self, key: Key, avoid: Option<MemberId>) -> bool {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return false;
+        };
+        if let Some(backend) = session.route.backend.clone() {
+            let random = self.net.random();
+            session.member = backend.group.choose(random, avoid);
+            if let Some(member) = session.member
+                && server_of(&backend, member).is_some()
+            {
+                session.tried = Some(member);
+                return true;
+            }
+        }
+        session.tried = None;
+        self.end_with(key, EndCause::ServerAbort);
+        false
+    }
+
+    /// Attempts until one is under way or has to wait.
+    fn attempt(&mut self, key: Key) {
+        while let Next::Again = self.attempt_once(key) {}
+    }
+
+    fn attempt_once(&mut self, key: Key) -> Next {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return Next::Rest;
+        };
+        let found = session
+            .route
+            .backend
+            .as_ref()
+            .zip(session.member)
+            .and_then(|(backend, member)| Some((backend, server_of(backend, member)?)));
+        let Some((backend, server)) = found else {
+            self.end_with(key, EndCause::ServerAbort);
+            return Next::Rest;
+        };
+        server.state.total.fetch_add(1, Ordering::Relaxed);
+        let tuning = self.snapshot.as_ref().map(|snapshot| snapshot.tuning);
+        let options = ConnectOptions {
+            server,
+            keepalive: backend.keepalive,
+            no_linger: backend.no_linger,
+            smart_connect: backend.smart_connect,
+            receive_buffer: tuning.and_then(|tuning| tuning.server_receive_buffer),
+            send_buffer: tuning.and_then(|tuning| tuning.server_send_buffer),
+        };
+        let begun = match self.net.connect(&session.client, &options) {
+            Ok(begun) => begun,
+            Err(error) => return self.after_failure(key, Failure::of(error)),
+        };
+        if begun.refused_options > 0 {
+            let refused = u64::from(begun.refused_options);
+            server
+                .state
+                .option_errors
+                .fetch_add(refused, Ordering::Relaxed);
+        }
+        let token = Token::Server(key).pack();
+        if let Err(error) = self.net.watch(&begun.socket, token) {
+            self.net.close(begun.socket, Close::Orderly);
+            return self.after_failure(key, Failure::of(error));
+        }
+        let connect_timeout = u64::from(session.route.times.connect);
+        session.server = Some(begun.socket);
+        session.server_side = Default::default();
+        session.server_side.watched = true;
+        session.phase_end_ms = match connect_timeout {
+            0 => 0,
+            timeout => self.now_ms + timeout,
+        };
+        session.watch_at_ms = match session.client_side.watched {
+            true => 0,
+            false => self.now_ms + WATCH_CLIENT_AFTER_MS,
+        };
+        if begun.used_reserve {
+            self.starve();
+        }
+        if begun.connected {
+            self.connected(key);
+        } else {
+            self.arm(key);
+        }
+        Next::Rest
+    }
+
+    /// An attempt failed, by an event or an alarm.
+    pub(super) fn attempt_failed(&mut self, key: Key, failure: Failure) {
+        if let Next::Again = self.after_failure(key, failure) {
+            self.attempt(key);
+        }
+    }
+
+    fn after_failure(&mut self, key: Key, failure: Failure) -> Next {
+        if failure == Failure::Exhausted {
+            self.starve();
+        }
+        let Some(session) = self.sessions.get_mut(key) else {
+            return Next::Rest;
+        };
+        if let Some(socket) = session.server.take() {
+            self.net.close(socket, Close::Orderly);
+        }
+        let Some((backend, member)) = session.route.backend.clone().zip(session.member) else {
+            self.end_with(key, EndCause::ServerAbort);
+            return Next::Rest;
+        };
+        if let Some(server) = server_of(&backend, member) {
+            server.state.connect_errors.fetch_add(1, Ordering::Relaxed);
+        }
+        if session.retries >= backend.retries {
+            self.end_with(key, failure.cause());
+            return Next::Rest;
+        }
+        session.retries += 1;
+        backend.state.retries.fetch_add(1, Ordering::Relaxed);
+        let mut elsewhere = false;
+        if self.goes_elsewhere(key, &backend, member) {
+            backend.group.release(member);
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.member = None;
+            }
+            if !self.choose(key, Some(member)) {
+                return Next::Rest;
+            }
+            elsewhere = self.note_redispatch(key, &backend, member);
+        }
+        if failure == Failure::Refused && !elsewhere || failure == Failure::Exhausted {
+            self.wait_before_retry(key, &backend);
+            return Next::Rest;
+        }
+        Next::Again
+    }
+
+    /// By `option redispatch`: on the retries that it names, when the server went down, and on every
+    /// retry where servers take turns and there is another one.
+    fn goes_elsewhere(&self, key: Key, backend: &Backend, member: MemberId) -> bool {
+        let Some(session) = self.sessions.get(key) else {
+            return false;
+        };
+        if backend.redispatch == 0 {
+            return false;
+        }
+        let group = &backend.group;
+        let in_turn = matches!(
+            group.algorithm(),
+            Algorithm::RoundRobin | Algorithm::StaticRoundRobin | Algorithm::Random { .. }
+        );
+        redispatches(session.retries, backend.retries, backend.redispatch)
+            || in_turn && group.usable().active > 1
+            || !group.is_usable(member)
+    }
+
+    /// True if the choice fell on another server.
+    fn note_redispatch(&mut self, key: Key, backend: &Backend, before: MemberId) -> bool {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return false;
+        };
+        if session.member == Some(before) {
+            return false;
+        }
+        session.redispatched = true;
+        backend.state.redispatches.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    fn wait_before_retry(&mut self, key: Key, backend: &Backend) {
+        let wait = match backend.connect_timeout_ms {
+            0 => TURN_AROUND_MS,
+            timeout => timeout.min(TURN_AROUND_MS),
+        };
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        session.step(Step::Refused);
+        session.phase_end_ms = self.now_ms + u64::from(wait);
+        session.watch_at_ms = 0;
+        self.watch_client_early(key);
+    }
+
+    /// The wait is over.
+    pub(super) fn retry(&mut self, key: Key) {
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.step(Step::Retried);
+            self.attempt(key);
+        }
+    }
+
+    /// An event of a connection under way.
+    pub(super) fn connect_event(&mut self, key: Key, readiness: Readiness) {
+        let Some(session) = self.sessions.get(key) else {
+            return;
+        };
+        let Some(socket) = &session.server else {
+            return;
+        };
+        if (readiness.failed || readiness.hung_up)
+            && let Err(error) = self.net.connect_outcome(socket)
+        {
+            return self.attempt_failed(key, Failure::of(error));
+        }
+        if readiness.writable {
+            self.connected(key);
+        }
+    }
+
+    /// A server accepted: bytes flow from now on.
+    fn connected(&mut self, key: Key) {
+        if !self.watch_client(key) {
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        session.step(Step::Connected);
+        let took = self.now_ms.saturating_sub(session.start_ms);
+        session.connect_ms = Some(u32::try_from(took).unwrap_or(u32::MAX));
+        session.phase_end_ms = 0;
+        session.watch_at_ms = 0;
+        session.server_side.writable = true;
+        session.client_active_ms = self.now_ms;
+        session.server_active_ms = self.now_ms;
+        // Most clients speak first: looking at once saves a wait for the event.
+        session.client_side.readable = !session.client_side.end_seen;
+        self.tell_opened(key);
+        self.pump(key);
+    }
+
+    fn tell_opened(&self, key: Key) {
+        let (Some(observer), Some(session)) = (&self.reports.observer, self.sessions.get(key))
+        else {
+            return;
+        };
+        let Some((backend, member)) = session.route.backend.as_ref().zip(session.member) else {
+            return;
+        };
+        if let Some(server) = server_of(backend, member) {
+            observer.send(SessionEvent::Opened {
+                id: Token::Client(key).pack(),
+                worker: self.worker,
+                client: session.peer,
+                frontend: Arc::clone(&session.route.frontend),
+                backend: Arc::clone(backend),
+                server: Arc::clone(server),
+            });
+        }
+    }
+
+    /// Watches the client, if he is not watched yet. False: that failed, and the session is over.
+    fn watch_client(&mut self, key: Key) -> bool {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return false;
+        };
+        if session.client_side.watched {
+            return true;
+        }
+        let token = Token::Client(key).pack();
+        if self.net.watch(&session.client, token).is_err() {
+            self.end_with(key, EndCause::Resource);
+            return false;
+        }
+        session.client_side.watched = true;
+        true
+    }
+
+    /// The attempt takes its time: from now on a client that goes away is noticed.
+    pub(super) fn watch_client_early(&mut self, key: Key) {
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.watch_at_ms = 0;
+        }
+        if self.watch_client(key) {
+            self.arm(key);
+        }
+    }
+
+    /// An event of a client who waits for his server. One who hung up with nothing to say, or whose
+    /// backend has `option abortonclose`, does not wait any more; what one said is still delivered.
+    pub(super) fn client_while_connecting(&mut self, key: Key, readiness: Readiness) {
+        let Some(session) = self.sessions.get(key) else {
+            return;
+        };
+        debug_assert_ne!(session.phase, Phase::Relaying);
+        let aborts = session
+            .route
+            .backend
+            .as_ref()
+            .is_some_and(|b| b.abort_on_close);
+        let gone = readiness.failed
+            || readiness.hung_up && (aborts || self.net.unread(&session.client) == 0);
+        if gone {
+            self.end_with(key, EndCause::ClientAbort);
+        }
+    }
+}
+
+/// The server that lives in a slot of the group, as this backend knows it.
+pub(super) fn server_of(backend: &Backend, member: MemberId) -> Option<&Arc<Server>> {
+    backend.servers.get(member.0 as usize)?.as_ref()
+}

@@ -1,0 +1,185 @@
+//! The end of a session: sockets closed, places given back, a record written.
+//!
+//! Decides:  the order of it, and which counts a record shows; a reset is not sent to a client who
+//!           was not sent yet all that was written to him, since it would take that away.
+//! Source:   HAProxy 2.6 run on loopback: its log counts the session itself in the process and the
+//!           frontend, no longer in the backend and the server.
+//! Not here: when a session is over (session.rs).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::accept::give_places_back;
+use super::connect::server_of;
+use super::relay::{Kit, drop_carry};
+use super::token::Token;
+use super::{Engine, SessionOf};
+use crate::net::{Close, Net};
+use crate::record::{EndCause, RecordKind, SessionEvent, SessionRecord, Termination};
+use crate::session::{Phase, Verdict};
+use crate::slab::Key;
+
+impl<N: Net> Engine<N> {
+    /// Ends a session for `cause`, in the phase that it is in.
+    pub(super) fn end_with(&mut self, key: Key, cause: EndCause) {
+        let Some(session) = self.sessions.get(key) else {
+            return;
+        };
+        let verdict = Verdict {
+            termination: session.decided.unwrap_or(session.ending(cause)),
+            reset_client: false,
+            reset_server: false,
+        };
+        self.end(key, verdict);
+    }
+
+    /// Ends a session.
+    pub(super) fn end(&mut self, key: Key, verdict: Verdict) {
+        self.publish(key);
+        let Some(mut session) = self.sessions.evict(key) else {
+            return;
+        };
+        self.wheel.cancel(key.index);
+        self.freed.push(key.index);
+        self.drop_carries(&mut session);
+        if let Some((backend, member)) = session.route.backend.as_ref().zip(session.member) {
+            backend.group.release(member);
+        }
+        if let Some(backend) = &session.route.backend {
+            backend.state.connections.fetch_sub(1, Ordering::Relaxed);
+            if session.connect_ms.is_none() {
+                backend.state.failed.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        self.report(key, &session, verdict.termination);
+        let route = self.close_sockets(session, verdict);
+        give_places_back(&route);
+    }
+
+    fn drop_carries(&mut self, session: &mut SessionOf<N>) {
+        if session.up.carry.is_empty() && session.down.carry.is_empty() {
+            return;
+        }
+        let mut kit = Kit {
+            net: &mut self.net,
+            scratch: &mut self.scratch,
+            buffers: &mut self.buffers,
+            pipes: &mut self.pipes,
+            splice: false,
+            now_ms: self.now_ms,
+        };
+        drop_carry(&mut session.up, &mut kit);
+        drop_carry(&mut session.down, &mut kit);
+    }
+
+    fn close_sockets(
+        &mut self,
+        session: SessionOf<N>,
+        verdict: Verdict,
+    ) -> std::rc::Rc<crate::session::Route> {
+        if session.phase != Phase::Relaying {
+            // What the client said and nobody read would turn his end of stream into a reset.
+            let _ = self.net.read(&session.client, &mut self.scratch);
+        }
+        if let Some(server) = session.server {
+            let reset = verdict.reset_server;
+            let how = if reset { Close::Reset } else { Close::Orderly };
+            self.net.close(server, how);
+        }
+        let reset = verdict.reset_client && self.net.unsent(&session.client) == 0;
+        let how = if reset { Close::Reset } else { Close::Orderly };
+        self.net.close(session.client, how);
+        session.route
+    }
+
+    /// Adds what a session moved since the last time to the counters.
+    pub(super) fn publish(&mut self, key: Key) {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let (up, down) = (session.up.bytes, session.down.bytes);
+        let (more_in, more_out) = (up - session.published.0, down - session.published.1);
+        if more_in == 0 && more_out == 0 {
+            return;
+        }
+        session.published = (up, down);
+        let frontend = &session.route.frontend.state;
+        frontend.bytes_in.fetch_add(more_in, Ordering::Relaxed);
+        frontend.bytes_out.fetch_add(more_out, Ordering::Relaxed);
+        if let Some(backend) = &session.route.backend {
+            backend.state.bytes_in.fetch_add(more_in, Ordering::Relaxed);
+            backend
+                .state
+                .bytes_out
+                .fetch_add(more_out, Ordering::Relaxed);
+            let server = session.tried.and_then(|member| server_of(backend, member));
+            if let Some(server) = server {
+                server.state.bytes_in.fetch_add(more_in, Ordering::Relaxed);
+                server
+                    .state
+                    .bytes_out
+                    .fetch_add(more_out, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Writes a session's record, if anybody wants it.
+    fn report(&self, key: Key, session: &SessionOf<N>, termination: Termination) {
+        let logged = session.route.frontend.log.filter(|log| !log.at_accept);
+        let wanted = self.reports.log.is_some() && logged.is_some();
+        if !wanted && self.reports.observer.is_none() {
+            return;
+        }
+        let record = self.record(session, termination);
+        if let Some(observer) = &self.reports.observer {
+            observer.send(SessionEvent::Closed {
+                id: Token::Client(key).pack(),
+                worker: self.worker,
+                record: Box::new(record.clone()),
+            });
+        }
+        let (Some(sink), Some(log)) = (&self.reports.log, logged) else {
+            return;
+        };
+        let null = log.skip_null && record.bytes_in == 0;
+        let normal = log.skip_normal && !record.is_error();
+        if !null && !normal {
+            sink.send(record);
+        }
+    }
+
+    /// The facts of a session as they are now.
+    pub(super) fn record(&self, session: &SessionOf<N>, termination: Termination) -> SessionRecord {
+        let route = &session.route;
+        let backend = route.backend.as_ref();
+        let server = backend
+            .zip(session.tried)
+            .and_then(|(backend, member)| server_of(backend, member));
+        let server_connections = backend.zip(session.tried).map_or(0, |(backend, member)| {
+            backend.group.active_connections(member)
+        });
+        SessionRecord {
+            kind: RecordKind::Ended,
+            frontend: Arc::clone(&route.frontend),
+            backend: backend.cloned(),
+            server: server.cloned(),
+            client: session.peer,
+            local: None,
+            accepted_ms: session.start_ms.wrapping_add(self.wall_offset_ms),
+            queue_ms: session.tried.map(|_| 0),
+            connect_ms: session.connect_ms.map(u64::from),
+            total_ms: self.now_ms.saturating_sub(session.start_ms),
+            bytes_in: session.up.bytes,
+            bytes_out: session.down.bytes,
+            termination,
+            process_connections: route.process.connections.load(Ordering::Relaxed),
+            frontend_connections: route.frontend.state.connections.load(Ordering::Relaxed),
+            backend_connections: backend.map_or(0, |b| b.state.connections.load(Ordering::Relaxed)),
+            server_connections,
+            retries: session.retries,
+            redispatched: session.redispatched,
+            server_queue: 0,
+            backend_queue: 0,
+        }
+    }
+}

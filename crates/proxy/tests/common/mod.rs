@@ -1,0 +1,330 @@
+//! Workers, servers and clients for the tests with real sockets.
+//!
+//! Decides:  everything is on ephemeral loopback ports, and every wait has a limit.
+//! Not here: what is tested.
+#![allow(dead_code, reason = "each test program uses some of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use portcullis_balance::{Algorithm, Group, Member, MemberId, Tier};
+use portcullis_proxy::record::{self, LogSource, SessionRecord};
+use portcullis_proxy::snapshot::*;
+use portcullis_proxy::state::*;
+use portcullis_proxy::worker::thread::{WorkerConfig, WorkerEvent, WorkerHandle, spawn};
+
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a test wants; the fields have the defaults that most tests use.
+pub struct Plan {
+    pub workers: u32,
+    pub sharing: Sharing,
+    pub process_maxconn: u32,
+    pub frontend_maxconn: u32,
+    pub listener_maxconn: u32,
+    pub times: portcullis_proxy::session::Times,
+    pub retries: u32,
+    pub redispatch: i32,
+    pub abort_on_close: bool,
+    pub splice: bool,
+    pub algorithm: Algorithm,
+    pub servers: Vec<ServerAddress>,
+    pub client_send_buffer: Option<u32>,
+    pub buffer_size: u32,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Plan {
+            workers: 1,
+            sharing: Sharing::Own,
+            process_maxconn: 0,
+            frontend_maxconn: 0,
+            listener_maxconn: 0,
+            times: portcullis_proxy::session::Times {
+                connect: 2_000,
+                client: 20_000,
+                server: 20_000,
+                ..Default::default()
+            },
+            retries: 0,
+            redispatch: 0,
+            abort_on_close: false,
+            splice: true,
+            algorithm: Algorithm::RoundRobin,
+            servers: Vec::new(),
+            client_send_buffer: None,
+            buffer_size: 64 * 1024,
+        }
+    }
+}
+
+pub fn tcp(address: SocketAddr) -> ServerAddress {
+    ServerAddress::Tcp {
+        address,
+        mptcp: false,
+    }
+}
+
+/// Workers that run, and what they count and say.
+pub struct Proxy {
+    pub address: SocketAddr,
+    pub handles: Vec<WorkerHandle>,
+    pub snapshot: Arc<Snapshot>,
+    pub log: LogSource,
+    pub events: Mutex<mpsc::Receiver<WorkerEvent>>,
+}
+
+pub fn start(plan: Plan) -> Proxy {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    start_on(plan, listener)
+}
+
+pub fn start_on(plan: Plan, listener: TcpListener) -> Proxy {
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    let snapshot = snapshot_of(&plan);
+    let (sink, log) = record::bounded(100_000);
+    let (events, receiver) = mpsc::channel();
+    let socket = Arc::new(OwnedFd::from(listener));
+    let state = Arc::new(ListenerState::default());
+    state
+        .maxconn
+        .store(plan.listener_maxconn, Ordering::Relaxed);
+    let handles = (0..plan.workers)
+        .map(|worker| {
+            let events = events.clone();
+            let handle = spawn(WorkerConfig {
+                worker,
+                cpu: None,
+                log: Some(sink.clone()),
+                observer: None,
+                events: Arc::new(move |event| {
+                    let _ = events.send(event);
+                }),
+            })
+            .unwrap();
+            handle.install(
+                Arc::clone(&snapshot),
+                vec![WorkerListener {
+                    socket: Arc::clone(&socket),
+                    sharing: plan.sharing,
+                    frontend: 0,
+                    state: Arc::clone(&state),
+                }],
+            );
+            handle
+        })
+        .collect();
+    Proxy {
+        address,
+        handles,
+        snapshot,
+        log,
+        events: Mutex::new(receiver),
+    }
+}
+
+fn snapshot_of(plan: &Plan) -> Arc<Snapshot> {
+    let members: Vec<Member> = (0..plan.servers.len())
+        .map(|at| Member {
+            name: format!("s{at}"),
+            weight: 1,
+            tier: Tier::Active,
+            usable: true,
+        })
+        .collect();
+    let group = Group::new(plan.algorithm, portcullis_balance::AllBackups::No, &members);
+    let servers = plan.servers.iter().enumerate().map(|(at, address)| {
+        Some(Arc::new(Server {
+            name: format!("s{at}").into(),
+            slot: MemberId(at as u32),
+            address: address.clone(),
+            user_timeout_ms: 0,
+            congestion_control: None,
+            state: Arc::default(),
+        }))
+    });
+    let backend = Backend {
+        name: "be".into(),
+        group: Arc::new(group),
+        servers: servers.collect(),
+        connect_timeout_ms: plan.times.connect,
+        server_timeout_ms: plan.times.server,
+        server_fin_timeout_ms: plan.times.server_fin,
+        tunnel_timeout_ms: plan.times.tunnel,
+        retries: plan.retries,
+        redispatch: plan.redispatch,
+        keepalive: None,
+        no_linger: false,
+        splice: plan.splice,
+        abort_on_close: plan.abort_on_close,
+        smart_connect: false,
+        state: Arc::default(),
+    };
+    let frontend = Frontend {
+        name: "fe".into(),
+        backend: Some(Arc::new(backend)),
+        maxconn: plan.frontend_maxconn,
+        client_timeout_ms: plan.times.client,
+        client_fin_timeout_ms: plan.times.client_fin,
+        log: Some(FrontendLog {
+            sink: 0,
+            at_accept: false,
+            skip_null: false,
+            skip_normal: false,
+        }),
+        keepalive: None,
+        no_linger: false,
+        splice: plan.splice,
+        state: Arc::default(),
+    };
+    let process = Arc::new(ProcessState::default());
+    process
+        .maxconn
+        .store(plan.process_maxconn, Ordering::Relaxed);
+    Arc::new(Snapshot {
+        generation: 1,
+        frontends: vec![Arc::new(frontend)],
+        tuning: Tuning {
+            max_accept: 64,
+            pipe_size: 1 << 20,
+            buffer_size: plan.buffer_size,
+            max_pipes: 64,
+            client_receive_buffer: None,
+            client_send_buffer: plan.client_send_buffer,
+            server_receive_buffer: plan.client_send_buffer,
+            server_send_buffer: None,
+        },
+        process,
+    })
+}
+
+impl Proxy {
+    pub fn connect(&self) -> TcpStream {
+        let client = TcpStream::connect(self.address).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.set_write_timeout(Some(PATIENCE)).unwrap();
+        client
+    }
+
+    pub fn frontend(&self) -> &Frontend {
+        &self.snapshot.frontends[0]
+    }
+
+    pub fn backend(&self) -> &Backend {
+        self.frontend().backend.as_ref().unwrap()
+    }
+
+    /// The next record.
+    pub fn record(&self) -> SessionRecord {
+        self.log
+            .receiver()
+            .recv_timeout(PATIENCE)
+            .expect("no session ended")
+    }
+
+    /// The next record's letters.
+    pub fn ending(&self) -> String {
+        self.record().termination.to_string()
+    }
+
+    pub fn wait_for_event(&self) -> WorkerEvent {
+        self.events
+            .lock()
+            .unwrap()
+            .recv_timeout(PATIENCE)
+            .expect("no event")
+    }
+
+    /// Waits until nothing is counted any more.
+    pub fn assert_idle(&self) {
+        let process = &self.snapshot.process;
+        eventually("all places are given back", || {
+            process.connections.load(Ordering::SeqCst) == 0
+        });
+        let frontend = &self.frontend().state.connections;
+        assert_eq!(frontend.load(Ordering::SeqCst), 0, "frontend");
+        let backend = &self.backend().state.connections;
+        assert_eq!(backend.load(Ordering::SeqCst), 0, "backend");
+        assert_eq!(self.backend().group.total(), 0, "group");
+    }
+
+    /// Stops all workers; none may have failed.
+    pub fn stop(self) {
+        for handle in self.handles {
+            handle.stop();
+            handle.join().expect("a worker failed");
+        }
+        let process = &self.snapshot.process;
+        assert_eq!(process.connections.load(Ordering::SeqCst), 0);
+        assert_eq!(process.pipes.load(Ordering::SeqCst), 0, "pipes");
+    }
+}
+
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < end, "it did not come true: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A server whose connections are each given to `serve`, on a thread of its own.
+pub fn server(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let serve = Arc::new(serve);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.set_write_timeout(Some(PATIENCE)).unwrap();
+            let serve = Arc::clone(&serve);
+            std::thread::spawn(move || serve(stream));
+        }
+    });
+    address
+}
+
+/// Sends back what comes, then its end.
+pub fn echo() -> SocketAddr {
+    server(|mut stream| {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(read @ 1..) = stream.read(&mut buffer) {
+            if stream.write_all(&buffer[..read]).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// A port on which nobody listens.
+pub fn refusing() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// Makes closing `stream` a reset.
+pub fn reset(stream: TcpStream) {
+    rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+    drop(stream);
+}
+
+/// `length` bytes that differ from place to place, by a seed.
+pub fn pattern(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
