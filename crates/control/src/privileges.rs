@@ -479,7 +479,6 @@ fn raise(set: CapabilitySet, steps: &mut Vec<Step>) {
     }
 }
 
-#[path = "privileges/edge.rs"]
 mod edge;
 
 #[cfg(test)]
