@@ -2,6 +2,8 @@
 //!
 //! Decides:  which files, from which lists; each says at its top that it is generated.
 
+mod socket_options;
+
 use std::path::Path;
 
 use crate::workspace::{self, Failure};
@@ -9,7 +11,13 @@ use crate::workspace::{self, Failure};
 /// A generated document: where it is, and what makes it.
 type Document = (&'static str, fn() -> String);
 
-const DOCUMENTS: &[Document] = &[];
+const DOCUMENTS: &[Document] = &[
+    (
+        "docs/reference/keywords.md",
+        portcullis_config::reference::markdown,
+    ),
+    ("docs/reference/socket-options.md", socket_options::markdown),
+];
 
 /// Writes them all, or with `check` only compares.
 pub fn run(check: bool) -> Result<(), Failure> {

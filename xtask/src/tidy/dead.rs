@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::Finding;
-use super::links::{normal, targets};
-use super::source::{Source, module_files};
+use super::links::targets;
+use super::source::Source;
 use crate::workspace::Package;
 
 /// Documents that are read first: by people, or by their host.
@@ -42,9 +42,7 @@ fn modules(packages: &[Package], sources: &[Source], findings: &mut Vec<Finding>
             continue;
         };
         if reached.insert(path.clone()) {
-            for (module, _) in source.modules() {
-                open.extend(module_files(&path, &module).map(|file| normal(&file)));
-            }
+            open.extend(source.modules().into_iter().flat_map(|(files, _)| files));
         }
     }
     for source in sources
@@ -118,7 +116,11 @@ mod tests {
     fn a_module_that_nothing_declares_is_dead() {
         let parse = |path: &str, text: &str| Source::parse(Path::new(path), text.into()).unwrap();
         let sources = [
-            parse("crates/x/src/lib.rs", "mod a; mod b { mod c; }"),
+            parse(
+                "crates/x/src/lib.rs",
+                "mod a; mod b { mod c; } #[path = \"sub/n.rs\"] mod named;",
+            ),
+            parse("crates/x/src/sub/n.rs", ""),
             parse("crates/x/src/a.rs", "mod deep;"),
             parse("crates/x/src/a/deep.rs", ""),
             parse("crates/x/src/b/c.rs", ""),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use proc_macro2::{Span, TokenStream, TokenTree};
 use syn::spanned::Spanned as _;
 
+use super::links::normal;
 use crate::workspace::Failure;
 
 /// A parsed file.
@@ -36,9 +37,9 @@ impl Source {
         }
         let mut tests = BTreeSet::new();
         for source in &sources {
-            for (name, is_test) in source.modules() {
+            for (files, is_test) in source.modules() {
                 if is_test || source.is_test {
-                    tests.extend(module_files(&source.path, &name));
+                    tests.extend(files);
                 }
             }
         }
@@ -63,11 +64,16 @@ impl Source {
         })
     }
 
-    /// Out-of-line modules declared here, and whether only for tests. Inline modules give
-    /// `outer/inner`.
-    pub fn modules(&self) -> Vec<(PathBuf, bool)> {
+    /// For each out-of-line module declared here: where it may live, and whether it is for tests only.
+    pub fn modules(&self) -> Vec<(Vec<PathBuf>, bool)> {
         let mut found = Vec::new();
-        declared(&self.syntax.items, Path::new(""), false, &mut found);
+        declared(
+            &self.path,
+            &self.syntax.items,
+            Path::new(""),
+            false,
+            &mut found,
+        );
         found
     }
 
@@ -100,7 +106,7 @@ impl Source {
 }
 
 /// Where `mod name;` in `file` may live.
-pub fn module_files(file: &Path, name: &Path) -> [PathBuf; 2] {
+fn module_files(file: &Path, name: &Path) -> Vec<PathBuf> {
     let directory = file.parent().unwrap_or(Path::new(""));
     let stem = file
         .file_stem()
@@ -112,7 +118,7 @@ pub fn module_files(file: &Path, name: &Path) -> [PathBuf; 2] {
     } else {
         directory.join(stem)
     };
-    [
+    vec![
         base.join(name).with_extension("rs"),
         base.join(name).join("mod.rs"),
     ]
@@ -168,21 +174,31 @@ pub fn attributes(item: &syn::Item) -> &[syn::Attribute] {
     }
 }
 
-fn declared(items: &[syn::Item], inside: &Path, is_test: bool, found: &mut Vec<(PathBuf, bool)>) {
+fn declared(
+    file: &Path,
+    items: &[syn::Item],
+    inside: &Path,
+    is_test: bool,
+    found: &mut Vec<(Vec<PathBuf>, bool)>,
+) {
     for item in items {
         let syn::Item::Mod(module) = item else {
             continue;
         };
         let is_test = is_test || is_cfg_test(&module.attrs);
         let path = inside.join(module.ident.to_string());
-        match &module.content {
-            Some((_, items)) => declared(items, &path, is_test, found),
-            None => found.push((named_path(module).unwrap_or(path), is_test)),
+        match (&module.content, named_path(module)) {
+            (Some((_, items)), _) => declared(file, items, &path, is_test, found),
+            (None, Some(named)) => {
+                let directory = file.parent().unwrap_or(Path::new(""));
+                found.push((vec![normal(&directory.join(named))], is_test));
+            }
+            (None, None) => found.push((module_files(file, &path), is_test)),
         }
     }
 }
 
-/// `#[path = "x.rs"] mod y;`, as a module name.
+/// `#[path = "x.rs"] mod y;` is beside the file that says it.
 fn named_path(module: &syn::ItemMod) -> Option<PathBuf> {
     let attribute = module
         .attrs
@@ -196,7 +212,7 @@ fn named_path(module: &syn::ItemMod) -> Option<PathBuf> {
     else {
         return None;
     };
-    Some(PathBuf::from(text.value()).with_extension(""))
+    Some(PathBuf::from(text.value()))
 }
 
 fn flatten(stream: TokenStream, flat: &mut Vec<(String, usize)>) {
