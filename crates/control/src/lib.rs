@@ -7,6 +7,7 @@ pub mod compile;
 pub mod daemon;
 pub mod life;
 pub mod limits;
+pub mod logs;
 pub mod pidfile;
 pub mod privileges;
 pub mod registry;

@@ -97,7 +97,7 @@ pub(super) fn in_family(ip: IpAddr, family: Family) -> bool {
 }
 
 /// The address of a host that may be a name; the error is a sentence about the name.
-pub(super) fn host(host: &Host, lookup: &dyn Lookup) -> Result<IpAddr, String> {
+pub(crate) fn host(host: &Host, lookup: &dyn Lookup) -> Result<IpAddr, String> {
     match host {
         Host::Address(ip) => Ok(*ip),
         Host::Name(name, family) => lookup

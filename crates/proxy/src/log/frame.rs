@@ -81,23 +81,23 @@ impl Level {
 pub struct Facility(pub u8);
 
 /// All that does not change from line to line of one target.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Frame {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frame<'a> {
     /// The header.
     pub format: Format,
     /// The facility.
     pub facility: Facility,
     /// `log-tag`
-    pub tag: String,
+    pub tag: &'a str,
     /// The process's id.
     pub pid: u32,
     /// `log-send-hostname`; `None`: `localhost` in RFC 3164, `-` in RFC 5424, as HAProxy.
-    pub hostname: Option<String>,
+    pub hostname: Option<&'a str>,
     /// Longer lines are cut to this many bytes; the newline is not counted.
     pub max_length: usize,
 }
 
-impl Frame {
+impl Frame<'_> {
     /// Appends a whole line with its newline to `out`.
     pub fn write_line(
         &self,
@@ -144,7 +144,7 @@ impl Frame {
                 zone.write_legacy(now, out);
                 out.push(' ');
                 if self.format == Format::Rfc3164 {
-                    out.push_str(self.hostname.as_deref().unwrap_or("localhost"));
+                    out.push_str(self.hostname.unwrap_or("localhost"));
                     out.push(' ');
                 }
                 let _ = write!(out, "{}[{}]: ", self.tag, self.pid);
@@ -152,7 +152,7 @@ impl Frame {
             Format::Rfc5424 => {
                 let _ = write!(out, "<{priority}>1 ");
                 zone.write_iso(now, out);
-                let host = self.hostname.as_deref().unwrap_or("-");
+                let host = self.hostname.unwrap_or("-");
                 let _ = write!(out, " {host} {} {} - - ", self.tag, self.pid);
             }
         }
@@ -182,19 +182,19 @@ mod tests {
     /// 2026-11-22 04:31:02.993615 UTC
     const NOW: Moment = Moment(1_795_321_862_993_615);
 
-    fn line(frame: &Frame, level: Level, message: &str) -> String {
+    fn line(frame: &Frame<'_>, level: Level, message: &str) -> String {
         let mut out = Vec::new();
         frame.write_line(level, NOW, &Zone::utc(), message, &mut out);
         String::from_utf8(out).unwrap()
     }
 
-    fn frame(format: Format, hostname: Option<&str>) -> Frame {
+    fn frame(format: Format, hostname: Option<&str>) -> Frame<'_> {
         Frame {
             format,
             facility: Facility(17),
-            tag: "ta g".to_owned(),
+            tag: "ta g",
             pid: 7174,
-            hostname: hostname.map(str::to_owned),
+            hostname,
             max_length: 1024,
         }
     }

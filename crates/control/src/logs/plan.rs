@@ -1,0 +1,217 @@
+//! Which targets take which lines.
+//!
+//! Decides:  the tag, the host name and the address of each target, from the compiled
+//!           configuration.
+//! Source:   HAProxy's manual, `log`, `log-tag`, `log-send-hostname`.
+//! Not here: opening anything (output.rs).
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use portcullis_config::Place;
+use portcullis_config::model::{self, LogDestination, LogFormat, LogStyle, ProxyLog};
+use portcullis_proxy::log::session::Style;
+use portcullis_proxy::log::{Facility, Format, Level};
+
+use crate::compile::lookup::{Lookup, host};
+use crate::compile::{Plan, ProcessPlan};
+
+/// The tag of lines where the file gives none.
+const TAG: &str = "portcullis";
+
+/// Where every line goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPlan {
+    /// Of sessions, by the frontend's name. By name, so that a session that outlives its
+    /// configuration is still logged where its frontend is now.
+    pub sessions: BTreeMap<String, SessionLog>,
+    /// Of events of backends, by name.
+    pub backends: BTreeMap<String, Route>,
+    /// Of the process.
+    pub global: Route,
+    /// Whether messages go to standard error too.
+    pub notices: Notices,
+}
+
+/// Whether messages of the control plane go to standard error too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notices {
+    /// In the foreground.
+    Stderr,
+    /// `quiet`, `daemon`, or logs go there already.
+    Nowhere,
+}
+
+/// How sessions of a frontend are logged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionLog {
+    /// The shape of a line.
+    pub style: Style,
+    /// `option log-separate-errors`
+    pub separate_errors: bool,
+    /// Where it goes.
+    pub route: Route,
+}
+
+/// The targets of one proxy, or of the process.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Route {
+    /// In the order of the file.
+    pub targets: Vec<Target>,
+}
+
+/// One `log` line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Where.
+    pub to: Destination,
+    /// The header.
+    pub format: Format,
+    /// The facility.
+    pub facility: Facility,
+    /// Less urgent lines are not sent.
+    pub max_level: Level,
+    /// More urgent lines are sent at this level.
+    pub min_level: Level,
+    /// Longer lines are cut.
+    pub max_length: usize,
+    /// `log-tag`
+    pub tag: String,
+    /// `log-send-hostname`
+    pub hostname: Option<String>,
+}
+
+/// Where lines go, looked up.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Destination {
+    /// `stdout`, `stderr`, `fd@N`
+    Descriptor(i32),
+    /// Syslog over UDP.
+    Udp(SocketAddr),
+    /// A Unix datagram socket.
+    Unix(PathBuf),
+}
+
+impl LogPlan {
+    /// From a compiled configuration. Names of UDP targets are looked up here; all that are not
+    /// found are returned, with their places.
+    pub fn new(plan: &Plan, lookup: &dyn Lookup) -> Result<Self, Vec<(Place, String)>> {
+        let mut maker = Maker {
+            process: &plan.process,
+            hostname: hostname(&plan.process),
+            lookup,
+            problems: Vec::new(),
+        };
+        let global = maker.route(&plan.process.logs, None);
+        let sessions = plan
+            .frontends
+            .iter()
+            .map(|frontend| (frontend.name.clone(), maker.session_log(&frontend.log)))
+            .collect();
+        let backends = plan
+            .backends
+            .iter()
+            .map(|backend| {
+                let log = &backend.log;
+                let route = maker.route(&log.targets, log.tag.as_deref());
+                (backend.name.clone(), route)
+            })
+            .collect();
+        let made = Self {
+            sessions,
+            backends,
+            global,
+            notices: match plan.process.quiet || plan.process.daemon {
+                true => Notices::Nowhere,
+                false => Notices::Stderr,
+            },
+        };
+        match maker.problems.is_empty() {
+            true => Ok(made),
+            false => Err(maker.problems),
+        }
+    }
+
+    pub(super) fn routes(&self) -> impl Iterator<Item = &Route> {
+        let sessions = self.sessions.values().map(|log| &log.route);
+        sessions.chain(self.backends.values()).chain([&self.global])
+    }
+}
+
+struct Maker<'a> {
+    process: &'a ProcessPlan,
+    hostname: Option<String>,
+    lookup: &'a dyn Lookup,
+    problems: Vec<(Place, String)>,
+}
+
+impl Maker<'_> {
+    fn session_log(&mut self, log: &ProxyLog) -> SessionLog {
+        SessionLog {
+            style: match log.style {
+                LogStyle::Connect => Style::Connect,
+                LogStyle::Tcplog => Style::Tcplog,
+                LogStyle::TcplogClf => Style::TcplogClf,
+            },
+            separate_errors: log.separate_errors,
+            route: self.route(&log.targets, log.tag.as_deref()),
+        }
+    }
+
+    fn route(&mut self, targets: &[model::LogTarget], tag: Option<&str>) -> Route {
+        let tag = tag.or(self.process.log_tag.as_deref()).unwrap_or(TAG);
+        let targets = targets
+            .iter()
+            .filter_map(|target| self.target(target, tag))
+            .collect();
+        Route { targets }
+    }
+
+    fn target(&mut self, target: &model::LogTarget, tag: &str) -> Option<Target> {
+        let to = match &target.to {
+            LogDestination::Stdout => Destination::Descriptor(1),
+            LogDestination::Stderr => Destination::Descriptor(2),
+            LogDestination::Descriptor(number) => Destination::Descriptor(*number),
+            LogDestination::Unix(path) => Destination::Unix(path.clone()),
+            LogDestination::Udp(at) => match host(&at.host, self.lookup) {
+                Ok(ip) => Destination::Udp(SocketAddr::new(ip, at.port)),
+                Err(why) => {
+                    self.problems.push((target.place, why));
+                    return None;
+                }
+            },
+        };
+        Some(Target {
+            to,
+            format: match target.format {
+                LogFormat::Local => Format::Local,
+                LogFormat::Rfc3164 => Format::Rfc3164,
+                LogFormat::Rfc5424 => Format::Rfc5424,
+                LogFormat::Priority => Format::Priority,
+                LogFormat::Short => Format::Short,
+                LogFormat::Timed => Format::Timed,
+                LogFormat::Iso => Format::Iso,
+                LogFormat::Raw => Format::Raw,
+            },
+            facility: Facility(target.facility),
+            max_level: Level::from_number(target.max_level),
+            min_level: Level::from_number(target.min_level),
+            max_length: target.max_length as usize,
+            tag: tag.to_owned(),
+            hostname: self.hostname.clone(),
+        })
+    }
+}
+
+/// The host name in lines, if it is sent.
+fn hostname(process: &ProcessPlan) -> Option<String> {
+    match &process.log_send_hostname {
+        None => None,
+        Some(Some(name)) => Some(name.clone()),
+        Some(None) => {
+            let system = rustix::system::uname();
+            Some(system.nodename().to_string_lossy().into_owned())
+        }
+    }
+}
