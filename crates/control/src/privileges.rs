@@ -117,6 +117,8 @@ pub struct Plan {
     pub capabilities: Option<CapabilitySet>,
     /// What the operator should hear.
     pub warnings: Vec<Warning>,
+    /// Whether a step gives something up that opening a listener may need.
+    gives_up: bool,
 }
 
 impl Plan {
@@ -127,14 +129,9 @@ impl Plan {
     }
 
     /// Whether anything that the opener needs is given up, so that a later open must go through
-    /// a process that keeps it.
+    /// a process that keeps it. Who is already the wanted user gives nothing up.
     pub fn needs_opener(&self) -> bool {
-        self.steps.iter().any(|step| {
-            matches!(
-                step,
-                Step::Chroot(_) | Step::ChrootAuto | Step::SetGroup(_) | Step::SetUser(_)
-            )
-        })
+        self.gives_up
     }
 }
 
@@ -458,10 +455,16 @@ pub fn plan(identity: &Identity, present: &Present) -> Plan {
         warnings.push(Warning::RootWithoutUser);
     }
     steps.push(Step::NoNewPrivileges);
+    let uid = new_uid.unwrap_or(present.uid);
+    let gid = new_gid.unwrap_or(present.gid);
+    let locked_up = steps
+        .iter()
+        .any(|step| matches!(step, Step::Chroot(_) | Step::ChrootAuto));
     Plan {
+        gives_up: locked_up || uid != present.uid || gid != present.gid,
         steps,
-        uid: new_uid.unwrap_or(present.uid),
-        gid: new_gid.unwrap_or(present.gid),
+        uid,
+        gid,
         capabilities,
         warnings,
     }
@@ -719,6 +722,22 @@ mod tests {
             assert_eq!(plan.owner_uid(&present), on(0).then_some(99), "{bits:#b}");
             assert_eq!(plan.needs_opener(), on(0) || on(1) || on(2), "{bits:#b}");
         }
+    }
+
+    #[test]
+    fn who_is_already_the_wanted_user_needs_no_opener() {
+        let mut identity = Identity {
+            uid: Some(1000),
+            gid: Some(1000),
+            chroot: None,
+            keep: CapabilitySet::empty(),
+        };
+        assert!(!plan(&identity, &USER).needs_opener());
+        assert!(plan(&identity, &ROOT).needs_opener());
+        identity.chroot = directory("/");
+        assert!(!plan(&identity, &USER).needs_opener());
+        identity.chroot = directory("/var/empty");
+        assert!(plan(&identity, &USER).needs_opener());
     }
 
     #[test]

@@ -294,6 +294,7 @@ mod tests {
             gid: 98,
             capabilities: Some(CapabilitySet::NET_RAW),
             warnings: Vec::new(),
+            gives_up: true,
         }
     }
 

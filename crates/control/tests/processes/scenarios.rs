@@ -3,10 +3,11 @@
 //! Decides:  the tests of this target; their names are sentences.
 //! Not here: what the roles do (roles.rs).
 
+use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use portcullis_testkit::{Process, Signal, need_root, wait_for};
+use portcullis_testkit::{Process, Signal, need_program, need_root, wait_for};
 use rustix::process::{Pid, kill_process};
 
 use crate::ROLE;
@@ -104,6 +105,38 @@ scenarios! {
         assert_eq!(process.exit_code(SOON), 5);
         let got = process.stdout().lines().filter(|line| line.starts_with("got")).count();
         assert_eq!(got, 8, "{}", process.transcript());
+    }
+
+    fn ctrl_c_at_the_terminal_reaches_the_worker_once() {
+        let Some(script) = need_program("script") else {
+            return;
+        };
+        let program = std::env::current_exe().unwrap();
+        let root = rustix::process::geteuid().is_root();
+        // The terminal's foreground group is the opener and the worker: both get its signals.
+        let line = format!(
+            "exec unshare {} {} {ROLE} split-signals",
+            if root { "-n" } else { "-Urn" },
+            program.display()
+        );
+        let mut terminal = Process::spawn_with_stdin(
+            Command::new(script)
+                .args(["-qec", &line, "/dev/null"])
+                .stdin(Stdio::piped()),
+        );
+        let worker = worker_of(&mut terminal);
+        terminal.wait_line("ready", SOON);
+        let mut keys = terminal.child_mut().stdin.take().unwrap();
+        keys.write_all(b"\x03").unwrap();
+        terminal.wait_line("INT", SOON);
+        // What the opener would pass on has come before this, which it passes on later.
+        let opener = parent_of(worker);
+        kill_process(opener, Signal::USR1).unwrap();
+        terminal.wait_line("USR1", SOON);
+        kill_process(opener, Signal::TERM).unwrap();
+        assert_eq!(terminal.exit_code(SOON), 5, "{}", terminal.transcript());
+        let count = terminal.stdout().lines().filter(|line| line.contains("INT")).count();
+        assert_eq!(count, 1, "{}", terminal.transcript());
     }
 
     fn a_worker_whose_opener_is_killed_serves_on_and_a_later_open_says_why_not() {
@@ -279,6 +312,13 @@ scenarios! {
             assert!(output.contains("error: cannot raise the descriptor limit to 20037: Operation not permitted"), "{output}");
         }
     }
+}
+
+/// A process's parent.
+fn parent_of(child: Pid) -> Pid {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.as_raw_nonzero())).unwrap();
+    let (_, rest) = stat.rsplit_once(") ").unwrap();
+    pid(rest.split(' ').nth(1).unwrap())
 }
 
 /// Does a process run (a zombie does not)?
