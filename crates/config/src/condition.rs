@@ -327,11 +327,14 @@ fn unknown(name: &str, at: Range<usize>) -> Fault {
     }
 }
 
+/// Yes or no, or why neither: a message and a hint.
+type Answer = Result<bool, (String, &'static str)>;
+
 /// One predicate.
 struct Predicate {
     name: &'static str,
     arguments: usize,
-    holds: fn(World<'_>, &[String]) -> Result<bool, (String, &'static str)>,
+    holds: fn(World<'_>, &[String]) -> Answer,
 }
 
 const PREDICATES: [Predicate; 14] = [
@@ -413,7 +416,7 @@ fn without(library: &str, predicate: &str) -> (String, &'static str) {
 }
 
 /// HAProxy takes a text that is no version for an old one, and goes on.
-fn is_at_least(world: World<'_>, text: &str) -> Result<bool, (String, &'static str)> {
+fn is_at_least(world: World<'_>, text: &str) -> Answer {
     match Version::parse(text) {
         Some(version) => Ok(world.features.version >= version),
         None => Err((
