@@ -5,6 +5,8 @@
 //! Source:   /usr/sbin/haproxy, any version from 2.6.
 //! Not here: keywords (differential.rs); what HAProxy 2.6 does not know yet.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

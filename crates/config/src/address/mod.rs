@@ -30,6 +30,8 @@ use prefix::{Kind, Start, Transport, start};
 pub const MAX_UNIX_PATH: usize = 97;
 /// Bytes of an abstract name: `sun_path` less the NUL before it.
 pub const MAX_ABSTRACT: usize = 107;
+/// Addresses of one `bind` line, each port of a range counted.
+pub const MAX_BIND_ADDRESSES: usize = 65_536;
 /// The port of a log target that names none.
 pub const SYSLOG_PORT: u16 = 514;
 
@@ -56,6 +58,11 @@ impl Addresses<'_> {
             match bind(&piece.bytes, self.unix_prefix) {
                 Ok(found) => addresses.extend(found.into_iter().map(|a| At::new(a, place))),
                 Err(error) => faults.push(error.diagnostic(&piece)),
+            }
+            if addresses.len() > MAX_BIND_ADDRESSES {
+                let message = format!("more than {MAX_BIND_ADDRESSES} addresses on one line");
+                faults.push(Diagnostic::error("too-many-addresses", place, message));
+                break;
             }
         }
         if faults.is_empty() {

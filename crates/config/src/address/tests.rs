@@ -182,6 +182,7 @@ fn bad_bind_addresses_are_placed_at_the_part_at_fault() {
         ("x:$PORT0", "missing-port 0..1"),
         ("x:${PORT}z", "bad-port 2..10"),
         ("$LIST:1", "bad-address 0..5"),
+        (":1-65535,:1-65535", "too-many-addresses 9..17"),
     ];
     for (text, expected) in table {
         assert_eq!(bind_of(text), Err(expected.to_string()), "{text}");
