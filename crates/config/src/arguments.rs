@@ -273,7 +273,11 @@ impl<'a> Args<'a> {
         let known = || keyword::iter(table).filter(|entry| entry.sections.meets(here));
         let meant = suggest(&word.text, known().map(|entry| entry.name));
         let message = format!("unknown keyword `{}` {on}", word.text);
-        self.push(Diagnostic::error("unknown-keyword", word.place, message).suggest(meant));
+        let finding = Diagnostic::error("unknown-keyword", word.place, message).suggest(meant);
+        self.push(match crate::keywords::elsewhere(&word.text) {
+            Some(place) if meant.is_none() => finding.label(place),
+            _ => finding,
+        });
         // Its arguments are not worth a finding each: go on with the next word that is known.
         match known().find(|entry| Some(entry.name) == meant) {
             Some(entry) => self.skip(entry.argument_words()),
@@ -507,8 +511,13 @@ impl<'a> Args<'a> {
 
     /// A whole number in a range.
     pub fn integer(&mut self, range: RangeInclusive<i64>) -> Option<At<i64>> {
+        self.integer_of(self.name, range)
+    }
+
+    /// A whole number in a range, which is not what the keyword is named for.
+    pub fn integer_of(&mut self, what: &str, range: RangeInclusive<i64>) -> Option<At<i64>> {
         let word = self.word("a number")?;
-        let read = units::integer_word(word, range, self.name);
+        let read = units::integer_word(word, range, what);
         Some(At::new(self.keep(read)?, word.place))
     }
 

@@ -30,11 +30,24 @@ impl Report {
         self.found.push((self.section, diagnostic));
     }
 
-    /// Is there an error about this section?
-    pub fn has_errors_in(&self, section: usize) -> bool {
-        self.found
-            .iter()
-            .any(|(of, d)| *of == section && d.severity == Severity::Error)
+    /// Adds a finding, or only its notes to the same one at the same place.
+    pub fn push_merged(&mut self, diagnostic: Diagnostic) {
+        let same = self.found.iter_mut().find(|(_, old)| {
+            old.code == diagnostic.code
+                && old.place == diagnostic.place
+                && old.message == diagnostic.message
+        });
+        match same {
+            Some((_, old)) => old.notes.extend(diagnostic.notes),
+            None => self.push(diagnostic),
+        }
+    }
+
+    /// Is there an error about this section, other than that a keyword is not there yet?
+    pub fn has_mistakes_in(&self, section: usize) -> bool {
+        self.found.iter().any(|(of, d)| {
+            *of == section && d.severity == Severity::Error && d.code != NOT_SUPPORTED
+        })
     }
 
     /// Everything, less what these sections' keywords say of a TCP proxy.

@@ -150,8 +150,6 @@ pub struct ServerLine {
     pub address: At<ServerAddress>,
     /// Its parameters, `default-server` taken in.
     pub settings: ServerDraft,
-    /// Is it one of a `server-template`?
-    pub from_template: bool,
 }
 
 /// `mode`

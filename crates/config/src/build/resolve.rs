@@ -78,6 +78,9 @@ fn refuse_other_modes(read: &Proxies, report: &mut Report) -> Vec<usize> {
         };
         report.enter(draft.section);
         quiet.push(draft.section);
+        if draft.is_disabled() {
+            continue;
+        }
         let word = mode.value.word();
         let kind = draft.kind.word();
         let message = format!(
@@ -129,6 +132,14 @@ fn is_own(draft: &ProxyDraft, read: &Proxies, place: Place) -> bool {
         })
 }
 
+/// Is there an error in the proxy or its `defaults`? Then what is missing may be what was wrong.
+fn has_errors(draft: &ProxyDraft, report: &Report) -> bool {
+    report.has_mistakes_in(draft.section)
+        || draft
+            .defaults
+            .is_some_and(|section| report.has_mistakes_in(section))
+}
+
 fn duplicate_ids(proxies: &[ProxyDraft], report: &mut Report) {
     let mut seen: BTreeMap<u32, Place> = BTreeMap::new();
     for draft in proxies {
@@ -147,7 +158,7 @@ fn duplicate_ids(proxies: &[ProxyDraft], report: &mut Report) {
 }
 
 fn missing_timeouts(draft: &ProxyDraft, report: &mut Report) {
-    if draft.is_disabled() {
+    if draft.is_disabled() || has_errors(draft, report) {
         return;
     }
     let zero =
@@ -182,7 +193,7 @@ fn missing_timeouts(draft: &ProxyDraft, report: &mut Report) {
 
 fn without_servers(draft: &ProxyDraft, report: &mut Report) {
     let forwards = draft.kind == SectionKind::Listen && draft.default_backend.is_some();
-    if draft.servers.is_empty() && !forwards && !draft.is_disabled() {
+    if draft.servers.is_empty() && !forwards && !draft.is_disabled() && !has_errors(draft, report) {
         let message = format!("{} `{}` has no server", draft.kind.word(), draft.name);
         report.push(
             Diagnostic::warning("no-server", draft.place, message)
@@ -241,7 +252,7 @@ fn default_backend(
     if !is_own(draft, read, named.place) {
         finding = finding.note_at(draft.place, "this proxy takes it from `defaults`");
     }
-    report.push(finding);
+    report.push_merged(finding);
     None
 }
 
@@ -253,7 +264,8 @@ fn frontend(
 ) -> Frontend {
     if draft.binds.is_empty()
         && draft.kind == SectionKind::Frontend
-        && !report.has_errors_in(draft.section)
+        && !draft.is_disabled()
+        && !has_errors(draft, report)
     {
         let message = format!("frontend `{}` has no `bind` line", draft.name);
         report.push(

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use crate::build::draft::{ProxyDraft, ServerDraft, ServerLine};
 use crate::diagnostic::Diagnostic;
-use crate::model::{Check, Host, Server, ServerAddress, ServerPort};
-use crate::report::{NOT_SUPPORTED, Report};
+use crate::model::{Check, Server, ServerAddress, ServerPort};
+use crate::report::Report;
 use crate::source::Place;
 
 const DEFAULT_WEIGHT: u16 = 1;
@@ -42,30 +42,10 @@ pub fn servers(draft: &ProxyDraft, report: &mut Report) -> Vec<Server> {
                     .note_at(first, "the first one"),
             );
         }
-        needs_resolvers(line, report);
         check_has_a_port(line, report);
         servers.push(server(line));
     }
     servers
-}
-
-/// A name that begins with `_` is an SRV record's: HAProxy asks its `resolvers`.
-fn needs_resolvers(line: &ServerLine, report: &mut Report) {
-    if let ServerAddress::Tcp {
-        host: Host::Name(name, _),
-        ..
-    } = &line.address.value
-        && name.starts_with('_')
-    {
-        report.push(
-            Diagnostic::error(
-                NOT_SUPPORTED,
-                line.address.place,
-                "servers by SRV record are not supported yet",
-            )
-            .label("they need `resolvers`"),
-        );
-    }
 }
 
 fn check_has_a_port(line: &ServerLine, report: &mut Report) {

@@ -8,6 +8,7 @@ use crate::arguments::Args;
 use crate::build::draft::BindDraft;
 use crate::keyword::{Entry, entries};
 use crate::model::Shards;
+use crate::units;
 
 const STATS: &str = "`stats socket`";
 
@@ -70,7 +71,15 @@ fn shards(bind: &mut BindDraft, args: &mut Args<'_>) -> Option<()> {
     } else if args.take("by-group") {
         Shards::ByGroup
     } else {
-        Shards::Number(args.integer(1..=MOST_SHARDS)?.value as u16)
+        let word = args.word("a number, `by-thread` or `by-group`")?;
+        match units::integer(&word.text, 1..=MOST_SHARDS) {
+            Ok(number) => Shards::Number(number as u16),
+            Err(_) => {
+                let message = format!("`{}` is no number of shards", word.text);
+                let expected = "expected 1 to 1000, `by-thread` or `by-group`";
+                return args.bad_at(word.place, &message, expected);
+            }
+        }
     });
     Some(())
 }

@@ -33,9 +33,14 @@ const MODES: [(&str, Mode); 4] = [
 fn mode(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
     if args.peek_is("health") {
         let place = args.peek_place();
+        proxy.mode = Some(At::new(Mode::Tcp, place));
         return args.bad_at(place, "`mode health` left HAProxy in 2.2", "use `mode tcp`");
     }
-    proxy.mode = Some(args.choice("a mode", &MODES)?);
+    let place = args.peek_place();
+    let mode = args.choice("a mode", &MODES);
+    // A wrong word does not leave the mode of `defaults`: one finding is enough.
+    proxy.mode = Some(mode.unwrap_or(At::new(Mode::Tcp, place)));
+    mode?;
     args.end()
 }
 

@@ -34,13 +34,12 @@ fn bind(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
     // A wrong address does not hide what is wrong with the parameters.
     let read = args.parameters(&mut draft, keywords::BIND, BIND, "on a `bind` line");
     let options = draft.finish(args);
-    read?;
     proxy.binds.push(Bind {
         place,
         addresses: addresses?,
         options,
     });
-    Some(())
+    read
 }
 
 fn default_backend(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {

@@ -111,7 +111,7 @@ pub(crate) fn log_target(args: &mut Args<'_>) -> Option<LogTarget> {
     let mut format = LogFormat::Local;
     loop {
         if args.take("len") {
-            max_length = args.integer(LENGTH)?.value as u32;
+            max_length = args.integer_of("length of log lines", LENGTH)?.value as u32;
         } else if args.take("format") {
             format = args.choice("a log format", &FORMATS)?.value;
         } else if args.take("sample") {

@@ -33,7 +33,7 @@ fn server(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
     let valid = args.valid_name(name, "a server's name", ".:_-");
     let address = args.server_address();
     let mut settings = proxy.default_server.clone();
-    args.parameters(&mut settings, keywords::SERVER, S, ON_A_SERVER_LINE)?;
+    let read = args.parameters(&mut settings, keywords::SERVER, S, ON_A_SERVER_LINE);
     valid?;
     proxy.servers.push(ServerLine {
         name: name.text.clone(),
@@ -41,9 +41,9 @@ fn server(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
         name_place: name.place,
         address: address?,
         settings,
-        from_template: false,
     });
-    Some(())
+    // It is a server all the same: no further findings for want of it.
+    read
 }
 
 /// The most servers of one template; HAProxy has no limit, and no memory for more either.
@@ -56,12 +56,12 @@ fn server_template(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
     let range = template_range(count, args);
     let address = args.server_address();
     let mut settings = proxy.default_server.clone();
-    args.parameters(
+    let read = args.parameters(
         &mut settings,
         keywords::SERVER,
         S,
         "on a `server-template` line",
-    )?;
+    );
     valid?;
     let (low, high) = range?;
     let address = address?;
@@ -72,10 +72,9 @@ fn server_template(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
             name_place: prefix.place,
             address: address.clone(),
             settings: settings.clone(),
-            from_template: true,
         });
     }
-    Some(())
+    read
 }
 
 fn template_range(count: &Word, args: &mut Args<'_>) -> Option<(u32, u32)> {

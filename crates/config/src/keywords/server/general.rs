@@ -27,7 +27,7 @@ pub const ENTRIES: &[Entry<ServerDraft>] = entries! {
     "maxqueue" "<number>" SD inert(MAXCONN) "how many may wait for it";
     "strict-maxconn" "" SD inert(MAXCONN) "count idle connections too";
     "slowstart" "<time>" SD refused("a server that comes back would get its full share at once") "grow to full weight over this time";
-    "track" "[<backend>/]<server>" SD refused("the server would not follow the other's state") "take over another server's state";
+    "track" "<backend>/<server>|<server>" SD refused("the server would not follow the other's state") "take over another server's state";
     "on-marked-down" "shutdown-sessions" SD refused(DEATH) "end its sessions when it goes down";
     "on-marked-up" "shutdown-backup-sessions" SD refused(DEATH) "end the backups' sessions when it comes up";
     "init-state" "fully-up|up|down|fully-down|none" SD refused("the server would start in another state") "the state to start in" default("up");
