@@ -13,6 +13,8 @@ mod listeners;
 pub mod lookup;
 mod problems;
 mod process;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,6 +24,8 @@ use portcullis_config::model::{self, Config};
 use portcullis_config::{Diagnostic, Place};
 use portcullis_listener::ListenerSpec;
 use portcullis_proxy::snapshot::{Keepalive, ServerAddress, Tuning};
+
+use crate::privileges;
 
 pub use lookup::{HostLookup, Lookup};
 use problems::Problems;
@@ -52,9 +56,11 @@ pub struct Plan {
     pub backends: Vec<BackendPlan>,
     /// Worker threads.
     pub workers: u16,
+    /// The processors that workers are bound to, in their order; empty: none is bound.
+    pub pinned: Vec<u32>,
     /// The process: limits, privileges, files.
     pub process: ProcessPlan,
-    /// The workers' tuning.
+    /// The workers' tuning. How many pipes there may be follows from the limits at the start.
     pub tuning: Tuning,
 }
 
@@ -164,6 +170,8 @@ pub struct CheckPlan {
 pub struct ProcessPlan {
     /// Connections of the process; `None`: from the descriptor limit.
     pub maxconn: Option<u32>,
+    /// `maxpipes`; `None`: from `maxconn`.
+    pub max_pipes: Option<u32>,
     /// `ulimit-n`.
     pub ulimit_n: Option<u64>,
     /// `fd-hard-limit`.
@@ -174,16 +182,8 @@ pub struct ProcessPlan {
     pub daemon: bool,
     /// Where the process id is written.
     pub pidfile: Option<PathBuf>,
-    /// The user that will run.
-    pub uid: Option<u32>,
-    /// That user's own group: taken where no `group` is given and the user changes.
-    pub user_gid: Option<u32>,
-    /// The group that will run.
-    pub gid: Option<u32>,
-    /// `chroot`.
-    pub chroot: Option<model::Chroot>,
-    /// Capabilities kept after the user changes.
-    pub capabilities: Vec<model::Capability>,
+    /// User, group, chroot and capabilities, names looked up.
+    pub privileges: privileges::Wanted,
     /// `hard-stop-after`.
     pub hard_stop_after: Option<Duration>,
     /// `grace`.
@@ -211,14 +211,14 @@ pub fn compile(
     let workers = process::workers(&config.global, lookup);
     let (backends, backend_index) = backends::plan(config, lookup, &mut problems);
     let (frontends, frontend_index) = frontends::plan(config, &backend_index, &mut problems);
+    let cpus = lookup.cpus();
     let listeners = listeners::plan(
         config,
         &frontend_index,
         listeners::Surroundings {
             workers,
             process_maxconn: process.maxconn,
-            owner: process.uid,
-            cpus: lookup.cpus(),
+            cpus: &cpus,
         },
         lookup,
         &mut problems,
@@ -231,12 +231,19 @@ pub fn compile(
             "no enabled frontend has a bind line: there is nothing to run",
         );
     }
-    let tuning = process::tuning(&config.global, process.maxconn);
+    let tuning = process::tuning(&config.global);
+    // SO_INCOMING_CPU gives a shard the connections of a processor: its worker belongs there.
+    let by_cpu = listeners.iter().any(|l| !l.spec.incoming_cpus.is_empty());
+    let pinned = (0..usize::from(workers))
+        .filter_map(|worker| cpus.get(worker.checked_rem(cpus.len())?).copied())
+        .filter(|_| by_cpu)
+        .collect();
     let plan = Plan {
         listeners,
         frontends,
         backends,
         workers,
+        pinned,
         process,
         tuning,
     };

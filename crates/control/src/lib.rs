@@ -8,9 +8,11 @@ pub mod daemon;
 pub mod life;
 pub mod limits;
 pub mod logs;
+pub mod notify;
 pub mod pidfile;
 pub mod privileges;
 pub mod registry;
+pub mod run;
 
 pub use compile::{Overrides, Plan, compile};
 pub use registry::Registry;

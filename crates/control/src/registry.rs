@@ -94,9 +94,7 @@ impl Registry {
                     .listeners
                     .entry((frontend.clone(), address))
                     .or_default();
-                state
-                    .maxconn
-                    .store(limit(listener.maxconn), Ordering::Relaxed);
+                state.maxconn.store(listener.maxconn, Ordering::Relaxed);
                 Arc::clone(state)
             })
             .collect();
@@ -122,7 +120,7 @@ impl Registry {
         Frontend {
             name: plan.name.as_str().into(),
             backend,
-            maxconn: plan.maxconn.unwrap_or(u32::MAX),
+            maxconn: plan.maxconn.unwrap_or(0),
             client_timeout_ms: plan.client_timeout_ms,
             client_fin_timeout_ms: plan.client_fin_timeout_ms,
             log: frontend_log(index, plan),
@@ -193,11 +191,6 @@ impl Registry {
     }
 }
 
-/// A limit where 0 says that there is none.
-fn limit(n: u32) -> u32 {
-    if n == 0 { u32::MAX } else { n }
-}
-
 /// What the workers hand to the log writer; the sink's number is the frontend's index.
 fn frontend_log(index: usize, plan: &FrontendPlan) -> Option<FrontendLog> {
     use portcullis_config::model::LogStyle;
@@ -210,4 +203,162 @@ fn frontend_log(index: usize, plan: &FrontendPlan) -> Option<FrontendLog> {
         skip_null: plan.log.skip_null,
         skip_normal: plan.log.skip_normal,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portcullis_balance::{Algorithm, Tier};
+    use portcullis_config::Place;
+    use portcullis_config::model::{ProxyLog, Shards};
+    use portcullis_listener::{Address, ListenerSpec};
+    use portcullis_proxy::snapshot::ServerAddress;
+
+    use crate::compile::{ListenerPlan, Overrides, ServerPlan};
+
+    fn server(name: &str, port: u16) -> ServerPlan {
+        ServerPlan {
+            member: Member {
+                name: name.to_owned(),
+                weight: 1,
+                tier: Tier::Active,
+                usable: true,
+            },
+            address: Some(ServerAddress::Tcp {
+                address: ([127, 0, 0, 1], port).into(),
+                mptcp: false,
+            }),
+            user_timeout_ms: 0,
+            congestion_control: None,
+            check: None,
+        }
+    }
+
+    /// A plan of one frontend, one listener, and one backend with these servers.
+    fn plan(servers: Vec<ServerPlan>) -> Plan {
+        let empty = portcullis_config::Config {
+            global: portcullis_config::model::Global {
+                nbthread: Some(2),
+                default_shards: Some(Shards::ByThread),
+                ..Default::default()
+            },
+            frontends: vec![],
+            backends: vec![],
+        };
+        let host = crate::compile::HostLookup::default();
+        let (plan, _) = crate::compile(&empty, &host, &Overrides::default());
+        let mut plan = plan.unwrap();
+        plan.frontends.push(FrontendPlan {
+            name: "front".to_owned(),
+            backend: Some(0),
+            maxconn: None,
+            client_timeout_ms: 0,
+            client_fin_timeout_ms: 0,
+            log: ProxyLog::default(),
+            keepalive: None,
+            no_linger: false,
+            splice: true,
+        });
+        plan.backends.push(BackendPlan {
+            name: "back".to_owned(),
+            algorithm: Algorithm::RoundRobin,
+            all_backups: false,
+            servers,
+            connect_timeout_ms: 0,
+            server_timeout_ms: 0,
+            server_fin_timeout_ms: 0,
+            tunnel_timeout_ms: 0,
+            check_timeout: None,
+            retries: 3,
+            redispatch: 0,
+            keepalive: None,
+            no_linger: false,
+            splice: true,
+            abort_on_close: false,
+            smart_connect: false,
+            log: ProxyLog::default(),
+            log_health_checks: false,
+        });
+        plan.listeners.push(ListenerPlan {
+            spec: ListenerSpec::new(Address::Tcp(([127, 0, 0, 1], 80).into())),
+            place: Place {
+                file: 0,
+                line: 1,
+                start: 0,
+                end: 1,
+            },
+            frontend: 0,
+            maxconn: 7,
+        });
+        plan
+    }
+
+    #[test]
+    fn every_server_of_the_snapshot_is_at_its_slot() {
+        let mut registry = Registry::default();
+        let applied = registry.apply(&plan(vec![server("a", 1), server("b", 2)]), 100);
+        let backend = applied.snapshot.frontends[0].backend.clone().unwrap();
+        for (slot, server) in backend.servers.iter().enumerate() {
+            let server = server.as_ref().unwrap();
+            assert_eq!(server.slot.0 as usize, slot);
+            assert_eq!(backend.group.slot_of(&server.name), Some(server.slot));
+        }
+        assert_eq!(backend.servers.len(), 2);
+        assert_eq!(registry.process().maxconn.load(Ordering::Relaxed), 100);
+        assert_eq!(applied.listeners[0].maxconn.load(Ordering::Relaxed), 7);
+    }
+
+    #[test]
+    fn a_second_plan_keeps_counters_and_connection_counts_of_the_names_that_stay() {
+        let mut registry = Registry::default();
+        let first = registry.apply(&plan(vec![server("a", 1), server("b", 2)]), 100);
+        let frontend = Arc::clone(&first.snapshot.frontends[0]);
+        frontend.state.total.fetch_add(5, Ordering::Relaxed);
+        let backend = frontend.backend.clone().unwrap();
+        let chosen = backend.group.choose(0, None).unwrap();
+        first.listeners[0].total.fetch_add(3, Ordering::Relaxed);
+
+        let second = registry.apply(
+            &plan(vec![server("c", 3), server("b", 9), server("a", 1)]),
+            50,
+        );
+        assert_eq!(second.snapshot.generation, 2);
+        let again = Arc::clone(&second.snapshot.frontends[0]);
+        assert_eq!(again.state.total.load(Ordering::Relaxed), 5);
+        assert_eq!(second.listeners[0].total.load(Ordering::Relaxed), 3);
+        let now = again.backend.clone().unwrap();
+        assert!(Arc::ptr_eq(&now.group, &backend.group));
+        assert_eq!(now.group.active_connections(chosen), 1);
+        let moved = now.servers[now.group.slot_of("b").unwrap().0 as usize]
+            .clone()
+            .unwrap();
+        assert_eq!(
+            moved.address,
+            ServerAddress::Tcp {
+                address: ([127, 0, 0, 1], 9).into(),
+                mptcp: false
+            }
+        );
+        let old = backend.servers[moved.slot.0 as usize].clone().unwrap();
+        assert!(
+            Arc::ptr_eq(&old.state, &moved.state),
+            "counters go with the name"
+        );
+    }
+
+    #[test]
+    fn a_server_without_an_address_has_a_slot_and_takes_nothing() {
+        let mut nowhere = server("a", 1);
+        nowhere.address = None;
+        nowhere.member.usable = false;
+        let mut registry = Registry::default();
+        let applied = registry.apply(&plan(vec![nowhere, server("b", 2)]), 100);
+        let backend = applied.snapshot.frontends[0].backend.clone().unwrap();
+        let slot = backend.group.slot_of("a").unwrap().0 as usize;
+        assert!(backend.servers[slot].is_none());
+        for random in 0..8 {
+            let chosen = backend.group.choose(random, None).unwrap();
+            assert_ne!(chosen.0 as usize, slot);
+        }
+    }
 }

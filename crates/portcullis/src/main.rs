@@ -1,2 +1,55 @@
-//! (being written)
-fn main() {}
+//! `portcullis`: the command line.
+//!
+//! Decides:  which commands there are.
+//! Not here: what a command does (commands/), what a code means (exit.rs).
+
+mod commands;
+mod demo;
+mod exit;
+mod load;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The TCP front door of a Linux host: opens listening sockets right and balances what comes in.
+#[derive(Debug, Parser)]
+#[command(name = "portcullis", version, after_help = exit::help(), disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the balancer that a haproxy.cfg describes
+    Run(commands::run::Arguments),
+    /// Check a configuration: every mistake at once, with its place
+    Check(commands::check::Arguments),
+    /// See it work: three echo servers and a balancer in front of them, on free local ports
+    Demo(commands::demo::Arguments),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse_from(commands::haproxy_habits(std::env::args_os())) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // `--help` and `--version` come here too, and are no error.
+            let code = if error.use_stderr() {
+                exit::USAGE
+            } else {
+                exit::OK
+            };
+            // Nothing is left to do if even this cannot be written.
+            let _ = error.print();
+            return code.into();
+        }
+    };
+    let exit = match cli.command {
+        Command::Run(arguments) => commands::run::run(&arguments),
+        Command::Check(arguments) => commands::check::run(&arguments),
+        Command::Demo(arguments) => commands::demo::run(&arguments),
+    };
+    exit.into()
+}

@@ -2,7 +2,8 @@
 //!
 //! Decides:  how many sockets an address gets, its backlog, and what the listener library is told.
 //! Source:   HAProxy's manual, chapter 5.1; `listener_backlog()` (2.6) for the order of backlogs.
-//! Not here: two lines on one address (duplicates.rs), opening (the listener crate).
+//! Not here: two lines on one address (duplicates.rs), to whom a socket is given (run/start.rs),
+//!           opening (the listener crate).
 
 use std::net::SocketAddr;
 
@@ -23,22 +24,20 @@ use super::{ListenerPlan, process};
 const BACKLOG: u32 = 1024;
 
 /// What of the rest of the configuration a listener depends on.
-pub(super) struct Surroundings {
+pub(super) struct Surroundings<'a> {
     /// Worker threads.
     pub(super) workers: u16,
     /// `maxconn` of the process, where it was said.
     pub(super) process_maxconn: Option<u32>,
-    /// The user that will run.
-    pub(super) owner: Option<u32>,
     /// The processors of the process: worker n runs on the n-th of them, in turn.
-    pub(super) cpus: Vec<u32>,
+    pub(super) cpus: &'a [u32],
 }
 
 /// Every listener of every enabled frontend, in the order of the file.
 pub(super) fn plan(
     config: &Config,
     frontend_index: &[Option<usize>],
-    around: Surroundings,
+    around: Surroundings<'_>,
     lookup: &dyn Lookup,
     problems: &mut Problems,
 ) -> Vec<ListenerPlan> {
@@ -74,7 +73,7 @@ fn template<'a>(
     config: &Config,
     frontend: &Frontend,
     bind: &'a Bind,
-    around: &Surroundings,
+    around: &Surroundings<'_>,
     lookup: &dyn Lookup,
     problems: &mut Problems,
 ) -> Template<'a> {
@@ -106,7 +105,7 @@ fn template<'a>(
     Template {
         options,
         permissions: UnixPermissions {
-            uid: uid.map(|u| u.0),
+            uid,
             gid,
             mode: options.mode,
         },
@@ -158,7 +157,7 @@ fn spec(
     frontend: &Frontend,
     template: &Template<'_>,
     address: Address,
-    around: &Surroundings,
+    around: &Surroundings<'_>,
 ) -> ListenerSpec {
     let options = template.options;
     let is_tcp = matches!(address, Address::Tcp(_) | Address::Mptcp(_));
@@ -210,7 +209,6 @@ fn spec(
     }
     spec.network_namespace = options.namespace.as_ref().map(|at| at.value.clone());
     spec.unix_permissions = template.permissions;
-    spec.owner_uid = around.owner;
     spec.strict = options.strict;
     spec
 }

@@ -14,8 +14,8 @@ use portcullis_config::model::{Family, Host};
 pub trait Lookup {
     /// The address of `name` in `family`, or why there is none, in words.
     fn address(&self, name: &str, family: Family) -> Result<IpAddr, String>;
-    /// The user's id and the user's own group id, or `None` where there is no such user.
-    fn user(&self, name: &str) -> Result<Option<(u32, u32)>, String>;
+    /// The user's id, or `None` where there is no such user.
+    fn user(&self, name: &str) -> Result<Option<u32>, String>;
     /// The group's id.
     fn group(&self, name: &str) -> Result<Option<u32>, String>;
     /// The processors that this process may run on.
@@ -65,9 +65,9 @@ impl Lookup for HostLookup {
             })
     }
 
-    fn user(&self, name: &str) -> Result<Option<(u32, u32)>, String> {
+    fn user(&self, name: &str) -> Result<Option<u32>, String> {
         portcullis_sys::process::user_by_name(name)
-            .map(|found| found.map(|user| (user.uid, user.gid)))
+            .map(|found| found.map(|user| user.uid))
             .map_err(|error| error.to_string())
     }
 

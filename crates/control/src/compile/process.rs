@@ -10,6 +10,7 @@ use portcullis_proxy::snapshot::Tuning;
 
 use super::problems::Problems;
 use super::{Lookup, Overrides, ProcessPlan};
+use crate::privileges::Wanted;
 
 /// Bytes of a splice pipe where nothing is said and the kernel allows it.
 const PIPE_SIZE: u32 = 1 << 20;
@@ -17,8 +18,6 @@ const PIPE_SIZE: u32 = 1 << 20;
 const BUFFER_SIZE: u32 = 64 << 10;
 /// Connections accepted at a stretch where nothing is said.
 const MAX_ACCEPT: u32 = 64;
-/// The share of `maxconn` that may hold a pipe where nothing is said, as HAProxy has it.
-const PIPES_SHARE: u32 = 4;
 /// The most workers, whatever the host has.
 const MAX_WORKERS: usize = 1024;
 
@@ -33,7 +32,7 @@ pub(super) fn plan(
         .user
         .as_ref()
         .and_then(|id| user(id, lookup, problems));
-    let gid = global
+    let group = global
         .group
         .as_ref()
         .and_then(|id| group(id, lookup, problems));
@@ -46,16 +45,18 @@ pub(super) fn plan(
             .maxconn
             .or(global.maxconn)
             .filter(|&connections| connections > 0),
+        max_pipes: global.max_pipes,
         ulimit_n: global.ulimit_n,
         fd_hard_limit: global.fd_hard_limit,
         strict_limits: global.strict_limits,
         daemon: (global.daemon || overrides.daemon) && !overrides.foreground,
         pidfile,
-        uid: user.map(|u| u.0),
-        user_gid: user.and_then(|u| u.1),
-        gid,
-        chroot: global.chroot.as_ref().map(|at| at.value.clone()),
-        capabilities: global.setcap.iter().map(|at| at.value).collect(),
+        privileges: Wanted {
+            user: user.map(Id::Number),
+            group: group.map(Id::Number),
+            chroot: global.chroot.as_ref().map(|at| at.value.clone()),
+            keep: global.setcap.iter().map(|at| at.value).collect(),
+        },
         hard_stop_after: global.hard_stop_after,
         grace: global.grace,
         spread_checks: global.spread_checks,
@@ -74,7 +75,7 @@ pub(super) fn workers(global: &Global, lookup: &dyn Lookup) -> u16 {
 }
 
 /// The workers' tuning.
-pub(super) fn tuning(global: &Global, maxconn: Option<u32>) -> Tuning {
+pub(super) fn tuning(global: &Global) -> Tuning {
     Tuning {
         max_accept: global.max_accept.unwrap_or(MAX_ACCEPT).max(1),
         pipe_size: if global.no_splice {
@@ -83,10 +84,7 @@ pub(super) fn tuning(global: &Global, maxconn: Option<u32>) -> Tuning {
             global.pipe_size.unwrap_or(PIPE_SIZE)
         },
         buffer_size: global.buffer_size.unwrap_or(BUFFER_SIZE),
-        max_pipes: global
-            .max_pipes
-            .or(maxconn.map(|n| (n / PIPES_SHARE).max(1)))
-            .unwrap_or(u32::MAX),
+        max_pipes: global.max_pipes.unwrap_or(u32::MAX),
         client_receive_buffer: global.socket_buffers.client_receive,
         client_send_buffer: global.socket_buffers.client_send,
         server_receive_buffer: global.socket_buffers.server_receive,
@@ -94,18 +92,14 @@ pub(super) fn tuning(global: &Global, maxconn: Option<u32>) -> Tuning {
     }
 }
 
-/// A user's id, and the user's own group where it was looked up by name.
-pub(super) fn user(
-    wanted: &At<Id>,
-    lookup: &dyn Lookup,
-    problems: &mut Problems,
-) -> Option<(u32, Option<u32>)> {
+/// A user's id.
+pub(super) fn user(wanted: &At<Id>, lookup: &dyn Lookup, problems: &mut Problems) -> Option<u32> {
     let name = match &wanted.value {
-        Id::Number(uid) => return Some((*uid, None)),
+        Id::Number(uid) => return Some(*uid),
         Id::Name(name) => name,
     };
     match lookup.user(name) {
-        Ok(Some((uid, gid))) => Some((uid, Some(gid))),
+        Ok(Some(uid)) => Some(uid),
         Ok(None) => {
             let message = format!("there is no user `{name}` on this host");
             problems.error("unknown-user", Some(wanted.place), message);

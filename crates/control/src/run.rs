@@ -1,0 +1,62 @@
+//! From a plan to a serving process, and to its end.
+//!
+//! Decides:  the order of the start: limits, background, opener, sockets, pid file, logs, privileges,
+//!           workers; and which failure means what.
+//! Source:   HAProxy's order (src/haproxy.c, main()): bind, pid file, chroot, ids, threads.
+//! Not here: the life after the start (run/serve.rs), each step itself.
+
+mod error;
+mod messages;
+mod open;
+mod serve;
+mod share;
+mod start;
+mod status;
+mod workers;
+
+use std::time::Duration;
+
+use portcullis_config::Sources;
+use portcullis_proxy::record::ObserverSink;
+
+use crate::Plan;
+pub use error::{Kind, RunError};
+
+/// What a run is asked for besides the plan.
+#[derive(Default)]
+pub struct Job {
+    /// Say every listener at the start.
+    pub verbose: bool,
+    /// Who watches sessions live.
+    pub observer: Option<ObserverSink>,
+    /// Called once the process serves.
+    pub ready: Option<Box<dyn FnOnce()>>,
+    /// End by itself after this time.
+    pub run_for: Option<Duration>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// It served until it was told to stop.
+    Served,
+    /// This process had another role (it launched the one that serves, or opened its sockets),
+    /// and ends with this code, after telling this.
+    Role {
+        /// The exit code.
+        code: u8,
+        /// What to tell first.
+        message: Option<String>,
+    },
+}
+
+/// Opens what `plan` says, serves until told to stop, and tells how it ended.
+///
+/// To be called while the process has one thread only, if the plan goes to the background or
+/// drops privileges; signals are taken over from the calling thread.
+pub fn run(plan: Plan, sources: &Sources, job: Job) -> Result<End, RunError> {
+    if plan.listeners.is_empty() {
+        return Err(RunError::NoListener);
+    }
+    start::start(plan, sources, job)
+}

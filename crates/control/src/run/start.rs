@@ -1,0 +1,214 @@
+//! The start, step by step.
+//!
+//! Decides:  what each process of the start does: launcher, opener, worker process.
+//! Source:   HAProxy's order (src/haproxy.c, main()); daemon.rs and listener/opener for the
+//!           process tree.
+//! Not here: serving (serve.rs), how sockets are opened (the listener crate).
+
+use portcullis_config::Sources;
+use portcullis_listener::ListenerSpec;
+use portcullis_listener::opener::{InProcess, Opener, OpenerProcess, Split, split};
+use portcullis_sys::process::Signals;
+
+use super::messages::Messages;
+use super::serve::{self, Control, SIGNALS};
+use super::status::Report;
+use super::workers::{Ears, Workers};
+use super::{End, Job, RunError, open};
+use crate::daemon::{self, Launch, Readiness};
+use crate::life::Life;
+use crate::limits::{self, Demand, Pipes, Strictness, Wishes};
+use crate::notify::Notifier;
+use crate::pidfile::Pidfile;
+use crate::{Plan, Registry, privileges};
+
+/// Everything up to the point where only serving is left.
+pub(super) fn start(mut plan: Plan, sources: &Sources, job: Job) -> Result<End, RunError> {
+    let messages = Messages::new(plan.process.quiet);
+    let notifier = Notifier::from_environment();
+    let maxconn = set_limits(&mut plan, messages)?;
+    let present = privileges::present().map_err(RunError::host("read this process's ids"))?;
+    let refused = |error: privileges::PrivilegeError| RunError::Privileges(error.to_string());
+    let identity =
+        privileges::resolve(&plan.process.privileges, &privileges::HostNames).map_err(refused)?;
+    let dropping = privileges::plan(&identity, &present);
+    for warning in &dropping.warnings {
+        messages.notice(&warning.to_string());
+    }
+    let readiness = match background(&plan)? {
+        Background::Launcher(end) => return Ok(end),
+        Background::Foreground => None,
+        Background::Daemon(readiness) => Some(readiness),
+    };
+    let owner = dropping.owner_uid(&present);
+    let mut opener: Box<dyn Opener> = match dropping.needs_opener() {
+        false => Box::new(in_process(owner)),
+        true => match split().map_err(RunError::host("start the opener"))? {
+            Split::Opener(process) => {
+                drop(readiness);
+                return be_the_opener(process, &plan, owner);
+            }
+            Split::Worker(parent) => Box::new(parent),
+        },
+    };
+    let listeners = open::open(&mut *opener, &plan, sources, messages)?;
+    let pidfile = write_pidfile(&plan, &dropping)?;
+    for warning in privileges::apply(&dropping).map_err(refused)? {
+        messages.warning(&warning.to_string());
+    }
+    let signals = Signals::block(&SIGNALS).map_err(RunError::host("take over signals"))?;
+    let mut registry = Registry::default();
+    let applied = registry.apply(&plan, maxconn);
+    if job.verbose {
+        for listener in &listeners {
+            messages.notice(&format!("listening on {}", listener.local()));
+        }
+    }
+    let count = listeners.len();
+    let sockets = open::deal(listeners, &applied.listeners, &plan);
+    let ears = Ears {
+        log: None,
+        observer: job.observer,
+    };
+    let workers = Workers::start(&applied.snapshot, sockets, &plan.pinned, ears)?;
+    let control = Control {
+        life: Life::new(plan.process.grace, plan.process.hard_stop_after),
+        signals,
+        workers,
+        messages,
+        notifier,
+        status: Report::new(&plan, registry),
+        run_for: job.run_for,
+    };
+    let serving = format!(
+        "serving {count} listening sockets with {} workers, maxconn {maxconn}",
+        plan.workers
+    );
+    let announce = move |control: &Control| -> Result<(), RunError> {
+        if let Some(readiness) = readiness {
+            opener
+                .detach()
+                .map_err(|e| RunError::Daemon(std::io::Error::other(e)))?;
+            readiness.ready().map_err(RunError::Daemon)?;
+        }
+        control.messages.notice(&serving);
+        control.notifier.ready(&serving);
+        if let Some(ready) = job.ready {
+            ready();
+        }
+        Ok(())
+    };
+    let result = serve::serve(control, announce);
+    if let Some(pidfile) = pidfile {
+        pidfile.remove_if_ours();
+    }
+    result.map(|()| End::Served)
+}
+
+/// Writes the id of the process to signal: the opener where there is one, which passes signals on.
+fn write_pidfile(plan: &Plan, dropping: &privileges::Plan) -> Result<Option<Pidfile>, RunError> {
+    let Some(path) = &plan.process.pidfile else {
+        return Ok(None);
+    };
+    let own = std::process::id();
+    let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
+    let pid = match dropping.needs_opener() {
+        true => parent.unwrap_or(own),
+        false => own,
+    };
+    match Pidfile::write(path, pid) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) => Err(RunError::Pidfile {
+            path: path.clone(),
+            error,
+        }),
+    }
+}
+
+/// Sets the descriptor limit, and gives the process's `maxconn`.
+fn set_limits(plan: &mut Plan, messages: Messages) -> Result<u32, RunError> {
+    let sockets = plan
+        .listeners
+        .iter()
+        .map(|l| u64::from(l.spec.shards))
+        .sum();
+    let servers = plan.backends.iter().flat_map(|backend| &backend.servers);
+    let splices = plan.tuning.pipe_size > 0;
+    let demand = Demand {
+        listeners: sockets,
+        checks: servers.filter(|server| server.check.is_some()).count() as u64,
+        workers: u64::from(plan.workers),
+        pipes: match (splices, plan.process.max_pipes) {
+            (false, _) => Pipes::None,
+            (true, Some(pipes)) => Pipes::AtMost(u64::from(pipes)),
+            (true, None) => Pipes::Automatic,
+        },
+    };
+    let wishes = Wishes {
+        maxconn: plan.process.maxconn,
+        ulimit_n: plan.process.ulimit_n,
+        fd_hard_limit: plan.process.fd_hard_limit,
+        strictness: match plan.process.strict_limits {
+            true => Strictness::Strict,
+            false => Strictness::Lenient,
+        },
+    };
+    let settled =
+        limits::apply(&demand, &wishes).map_err(|error| RunError::Limits(error.to_string()))?;
+    if let Some(warning) = &settled.warning {
+        messages.warning(&warning.to_string());
+    }
+    plan.tuning.max_pipes = u32::try_from(settled.pipes).unwrap_or(u32::MAX);
+    Ok(settled.maxconn)
+}
+
+/// Which process goes on after the fork of `daemon`.
+enum Background {
+    /// The one that was started; the other one has told how it went.
+    Launcher(End),
+    /// There was no fork.
+    Foreground,
+    /// The one in the background.
+    Daemon(Readiness),
+}
+
+fn background(plan: &Plan) -> Result<Background, RunError> {
+    if !plan.process.daemon {
+        return Ok(Background::Foreground);
+    }
+    match daemon::launch().map_err(RunError::Daemon)? {
+        Launch::Daemon(readiness) => Ok(Background::Daemon(readiness)),
+        Launch::Launcher(launcher) => {
+            let end = launcher.wait().map_err(RunError::Daemon)?;
+            Ok(Background::Launcher(End::Role {
+                code: end.code,
+                message: end.message,
+            }))
+        }
+    }
+}
+
+fn in_process(owner: Option<u32>) -> InProcess {
+    owner.map_or_else(InProcess::new, InProcess::for_user)
+}
+
+/// The privileged parent's whole life: it opens what the configuration says and nothing else,
+/// passes signals on, and ends as the worker process ends.
+fn be_the_opener(process: OpenerProcess, plan: &Plan, owner: Option<u32>) -> Result<End, RunError> {
+    let mut permit = |spec: &ListenerSpec| match plan.listeners.iter().any(|l| l.spec == *spec) {
+        true => Ok(()),
+        false => Err("the configuration has no such listener".to_owned()),
+    };
+    let end = process
+        .serve(&mut in_process(owner), &mut permit)
+        .map_err(RunError::host("open for the worker process"))?;
+    if let Some(path) = &plan.process.pidfile
+        && let Ok(file) = Pidfile::claim(path, std::process::id())
+    {
+        file.remove_if_ours();
+    }
+    Ok(End::Role {
+        code: end.exit_code(),
+        message: None,
+    })
+}

@@ -1,0 +1,158 @@
+//! The workers as one: commands go to all, and their news come back in one place.
+//!
+//! Decides:  that drained means all are drained, and that one worker's fault is the process's.
+//! Not here: what a worker does (the proxy crate), which sockets each has (share.rs).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use portcullis_proxy::record::{LogSink, ObserverSink};
+use portcullis_proxy::snapshot::{Snapshot, WorkerListener};
+use portcullis_proxy::worker::thread::{self, EventSink, WorkerConfig, WorkerEvent, WorkerHandle};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::RunError;
+
+/// A worker that was told to stop is waited for so long.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What all workers are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Command {
+    /// Stop polling the listeners; keep them and their queues.
+    Pause,
+    /// Poll them again.
+    Resume,
+    /// Close the listeners; sessions go on.
+    StopAccepting,
+    /// End all sessions.
+    EndSessions,
+}
+
+/// What the workers report.
+#[derive(Debug)]
+pub(super) enum News {
+    /// No worker has a session or a listener left.
+    Drained,
+    /// A worker ended by a fault.
+    Failed(String),
+}
+
+/// Where workers report to, besides their commands' end.
+#[derive(Debug, Default)]
+pub(super) struct Ears {
+    /// Records of sessions.
+    pub(super) log: Option<LogSink>,
+    /// Sessions live.
+    pub(super) observer: Option<ObserverSink>,
+}
+
+/// All workers of the process.
+pub(super) struct Workers {
+    handles: Vec<WorkerHandle>,
+    events: UnboundedReceiver<WorkerEvent>,
+    drained: BTreeSet<u32>,
+    gone: BTreeSet<u32>,
+}
+
+impl Workers {
+    /// Starts one worker for each element of `sockets`, on the processor of the same place in
+    /// `cpus` where there is one. They accept at once.
+    pub(super) fn start(
+        snapshot: &Arc<Snapshot>,
+        sockets: Vec<Vec<WorkerListener>>,
+        cpus: &[u32],
+        ears: Ears,
+    ) -> Result<Workers, RunError> {
+        let (sender, events) = unbounded_channel();
+        let sink: EventSink = Arc::new(move |event| {
+            // The control thread that is gone needs no news.
+            let _ = sender.send(event);
+        });
+        let mut handles = Vec::with_capacity(sockets.len());
+        for (worker, _) in sockets.iter().enumerate() {
+            let config = WorkerConfig {
+                worker: worker as u32,
+                cpu: cpus.get(worker).map(|&cpu| cpu as usize),
+                log: ears.log.clone(),
+                observer: ears.observer.clone(),
+                events: Arc::clone(&sink),
+            };
+            handles.push(thread::spawn(config).map_err(RunError::host("start a worker thread"))?);
+        }
+        // Only when all are there: none takes a connection in a process that cannot start.
+        for (handle, mine) in handles.iter().zip(sockets) {
+            handle.install(Arc::clone(snapshot), mine);
+        }
+        Ok(Workers {
+            handles,
+            events,
+            drained: BTreeSet::new(),
+            gone: BTreeSet::new(),
+        })
+    }
+
+    /// Tells all workers.
+    pub(super) fn tell(&self, command: Command) {
+        for handle in &self.handles {
+            match command {
+                Command::Pause => handle.pause(),
+                Command::Resume => handle.resume(),
+                Command::StopAccepting => handle.stop_accepting(),
+                Command::EndSessions => handle.end_sessions(),
+            }
+        }
+    }
+
+    /// The next thing that concerns all of them.
+    pub(super) async fn news(&mut self) -> News {
+        loop {
+            // The sender lives in every worker: without one left there is nothing to wait for.
+            let Some(event) = self.events.recv().await else {
+                return News::Drained;
+            };
+            match event {
+                WorkerEvent::Drained { worker } => {
+                    self.drained.insert(worker);
+                }
+                WorkerEvent::Stopped { worker } => {
+                    self.gone.insert(worker);
+                }
+                WorkerEvent::Failed { worker, message } => {
+                    self.gone.insert(worker);
+                    return News::Failed(format!("worker {worker}: {message}"));
+                }
+            }
+            if self.drained.union(&self.gone).count() == self.handles.len() {
+                return News::Drained;
+            }
+        }
+    }
+
+    /// Stops the threads, and waits for those that answer.
+    pub(super) async fn stop(mut self) {
+        for handle in &self.handles {
+            handle.stop();
+        }
+        let all = self.handles.len();
+        let ended = async {
+            while self.gone.len() < all {
+                match self.events.recv().await {
+                    Some(WorkerEvent::Stopped { worker } | WorkerEvent::Failed { worker, .. }) => {
+                        self.gone.insert(worker);
+                    }
+                    Some(WorkerEvent::Drained { .. }) => {}
+                    None => break,
+                }
+            }
+        };
+        if tokio::time::timeout(STOP_PATIENCE, ended).await.is_err() {
+            return;
+        }
+        for handle in self.handles {
+            // How it ended was in its event.
+            let _ = handle.join();
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! `portcullis run`: load, open, serve until told to stop.
+//!
+//! Decides:  which exit code a failure has.
+//! Not here: the order of the start and the serving (control::run).
+
+use std::path::PathBuf;
+
+use clap::Args;
+use portcullis_config::HostFiles;
+use portcullis_control::Overrides;
+use portcullis_control::run::{self, End, Job, RunError};
+
+use crate::exit::{self, Exit};
+use crate::load::{self, Loaded};
+use crate::terminal;
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    files: super::ConfigFiles,
+    /// Go to the background once the ports are open, as `daemon` in the file does
+    #[arg(short = 'D')]
+    daemon: bool,
+    /// Stay in the foreground, whatever the file says (HAProxy's -db)
+    #[arg(long, conflicts_with = "daemon")]
+    foreground: bool,
+    /// Write the process id to this file
+    #[arg(short = 'p', value_name = "PIDFILE")]
+    pidfile: Option<PathBuf>,
+    /// Connections of the process at once, over the file's `maxconn`
+    #[arg(short = 'n', value_name = "MAXCONN")]
+    maxconn: Option<u32>,
+    /// Say nothing at the start, errors excepted
+    #[arg(short = 'q', long)]
+    quiet: bool,
+    /// Say more at the start: every listener
+    #[arg(short = 'V')]
+    verbose: bool,
+    /// A warning refuses the configuration (HAProxy's -dW)
+    #[arg(long)]
+    warnings_refuse: bool,
+}
+
+/// Runs until told to stop.
+pub fn run(arguments: &Arguments) -> Exit {
+    let overrides = Overrides {
+        maxconn: arguments.maxconn,
+        daemon: arguments.daemon,
+        foreground: arguments.foreground,
+        pidfile: arguments.pidfile.clone(),
+        quiet: arguments.quiet,
+    };
+    let loaded = load::load(
+        &arguments.files.paths(),
+        &HostFiles,
+        &overrides,
+        super::warnings(arguments.warnings_refuse),
+    );
+    let quiet = loaded.plan.as_ref().is_some_and(|plan| plan.process.quiet);
+    if !quiet {
+        loaded.show();
+    }
+    let job = Job {
+        verbose: arguments.verbose,
+        ..Job::default()
+    };
+    serve(loaded, job)
+}
+
+/// Puts what was loaded to work; the same for `run` and `demo`.
+pub fn serve(loaded: Loaded, job: Job) -> Exit {
+    let Some(plan) = loaded.plan else {
+        return exit::CONFIGURATION;
+    };
+    match run::run(plan, &loaded.sources, job) {
+        Ok(End::Served) => exit::OK,
+        Ok(End::Role { code, message }) => {
+            if let Some(message) = message {
+                terminal::err(&format!("portcullis: {message}\n"));
+            }
+            exit::of_child(code)
+        }
+        Err(error) => {
+            terminal::err(&format!("error: {error}\n"));
+            code(&error)
+        }
+    }
+}
+
+fn code(error: &RunError) -> Exit {
+    match error.kind() {
+        run::Kind::Configuration => exit::CONFIGURATION,
+        run::Kind::Listener => exit::LISTENER,
+        run::Kind::Privileges => exit::PRIVILEGES,
+        run::Kind::Internal => exit::INTERNAL,
+    }
+}

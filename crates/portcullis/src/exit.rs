@@ -1,0 +1,88 @@
+//! What the process's exit code says.
+//!
+//! Decides:  the codes, once: `--help` and docs/exit-codes.md are made from this list.
+//! Source:   sysexits is not followed; HAProxy's 0 and 1 keep their meaning.
+//! Not here: which error is of which kind (the control crate's errors say it).
+
+/// One exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// The number.
+    pub code: u8,
+    /// What it means, in one line.
+    pub meaning: &'static str,
+}
+
+/// Done, or stopped because it was asked to.
+pub const OK: Exit = Exit {
+    code: 0,
+    meaning: "done; for `run`: stopped by TERM, INT or USR1; for `check`: the configuration is valid",
+};
+/// The configuration is refused.
+pub const CONFIGURATION: Exit = Exit {
+    code: 1,
+    meaning: "the configuration is refused; nothing was opened",
+};
+/// The command line is wrong.
+pub const USAGE: Exit = Exit {
+    code: 2,
+    meaning: "the command line is wrong",
+};
+/// A listener cannot be opened.
+pub const LISTENER: Exit = Exit {
+    code: 3,
+    meaning: "a listening socket cannot be opened; none is left open",
+};
+/// Limits or privileges cannot be had, or not be dropped.
+pub const PRIVILEGES: Exit = Exit {
+    code: 4,
+    meaning: "a limit cannot be raised, a privilege not be dropped, or a file of the process not be written",
+};
+/// A fault of ours, or of the host.
+pub const INTERNAL: Exit = Exit {
+    code: 5,
+    meaning: "the program or the host failed while running",
+};
+
+/// All of them, in order.
+pub const ALL: [Exit; 6] = [OK, CONFIGURATION, USAGE, LISTENER, PRIVILEGES, INTERNAL];
+
+/// The code of another process of ours, which has told what it means.
+pub fn of_child(code: u8) -> Exit {
+    ALL.into_iter()
+        .find(|exit| exit.code == code)
+        .unwrap_or(Exit {
+            code,
+            meaning: "a process of ours was ended by a signal: 128 and its number",
+        })
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        std::process::ExitCode::from(exit.code)
+    }
+}
+
+/// The list as `--help` shows it.
+pub fn help() -> String {
+    let mut text = String::from("Exit codes:\n");
+    for exit in ALL {
+        text += &format!("  {}  {}\n", exit.code, exit.meaning);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_their_page_says_the_same() {
+        let page = include_str!("../../../docs/exit-codes.md");
+        for (number, exit) in ALL.iter().enumerate() {
+            assert_eq!(usize::from(exit.code), number);
+            let row = format!("| {} | {} |", exit.code, exit.meaning);
+            assert!(page.contains(&row), "docs/exit-codes.md lacks: {row}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Loading a configuration for a command: files, environment, compile, and how findings are shown.
+//!
+//! Decides:  that every command loads by the same path, and prints findings in the same form.
+//! Not here: the language (the config crate), the plan (control::compile).
+
+use std::path::PathBuf;
+
+use portcullis_config::diagnostic;
+use portcullis_config::render::{Colour, render_human, render_json};
+use portcullis_config::{Config, Diagnostic, Environment, Features, Files, Severity, Sources};
+use portcullis_control::compile::HostLookup;
+use portcullis_control::{Overrides, Plan, compile};
+
+use crate::terminal;
+
+/// What the files said, and what became of it.
+pub struct Loaded {
+    /// Where the places of messages are.
+    pub sources: Sources,
+    /// Everything found, by the language and by the compiler.
+    pub diagnostics: Vec<Diagnostic>,
+    /// The typed configuration, where the text is valid.
+    pub config: Option<Config>,
+    /// The plan, where the configuration can be put to work.
+    pub plan: Option<Plan>,
+}
+
+/// May a warning pass?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Warnings {
+    /// They are shown.
+    Allowed,
+    /// They refuse the configuration (`-dW`, `zero-warning`).
+    Refuse,
+}
+
+/// Reads and compiles. The plan is there only if nothing refuses it.
+pub fn load(
+    paths: &[PathBuf],
+    files: &dyn Files,
+    overrides: &Overrides,
+    warnings: Warnings,
+) -> Loaded {
+    let features = Features::default();
+    let mut environment = Environment::from_iter(std::env::vars_os());
+    let outcome = portcullis_config::load(paths, files, &mut environment, &features);
+    let mut loaded = Loaded {
+        sources: outcome.sources,
+        diagnostics: outcome.diagnostics,
+        config: outcome.config,
+        plan: None,
+    };
+    let Some(config) = &loaded.config else {
+        return loaded;
+    };
+    let (plan, found) = compile(config, &HostLookup::default(), overrides);
+    loaded.diagnostics.extend(found);
+    loaded.plan = plan;
+    diagnostic::sort(&mut loaded.diagnostics);
+    let strict = warnings == Warnings::Refuse || config.global.zero_warning;
+    if strict && loaded.worst() >= Some(Severity::Warning) {
+        loaded.diagnostics.push(Diagnostic::new(
+            Severity::Error,
+            "warnings-refused",
+            "a warning refuses this configuration (`-dW` or `zero-warning`)",
+        ));
+        loaded.plan = None;
+    }
+    loaded
+}
+
+impl Loaded {
+    /// The worst finding.
+    pub fn worst(&self) -> Option<Severity> {
+        self.diagnostics.iter().map(|d| d.severity).max()
+    }
+
+    /// Shows the findings on standard error.
+    pub fn show(&self) {
+        let colour = match terminal::err_colours() {
+            true => Colour::Always,
+            false => Colour::Never,
+        };
+        terminal::err(&render_human(&self.diagnostics, &self.sources, colour));
+    }
+
+    /// The findings as JSON.
+    pub fn json(&self) -> String {
+        render_json(&self.diagnostics, &self.sources)
+    }
+}

@@ -1,0 +1,35 @@
+//! Writing to the terminal, or to whatever is in its place.
+//!
+//! Decides:  that a reader who went away (a closed pipe) is no error, and when colours are used.
+//! Not here: what is written.
+
+use std::io::{IsTerminal, Write};
+
+/// Writes to standard output; a reader that went away is no error.
+pub fn out(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes());
+    let _ = stdout.flush();
+}
+
+/// Writes to standard error; a reader that went away is no error.
+pub fn err(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// May colours be used on standard error?
+pub fn err_colours() -> bool {
+    colours(std::io::stderr().is_terminal())
+}
+
+/// May colours be used on standard output?
+pub fn out_colours() -> bool {
+    colours(std::io::stdout().is_terminal())
+}
+
+/// https://no-color.org: any value but the empty one turns them off.
+fn colours(terminal: bool) -> bool {
+    terminal
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
