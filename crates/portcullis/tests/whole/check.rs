@@ -128,6 +128,64 @@ fn all_mistakes_of_a_file_come_in_one_run_and_as_json() {
 }
 
 #[test]
+fn debians_own_file_with_a_tcp_section_added_passes() {
+    if ours_only() {
+        return;
+    }
+    let Ok(debian) = std::fs::read_to_string("/etc/haproxy/haproxy.cfg") else {
+        return portcullis_testkit::skip("needs /etc/haproxy/haproxy.cfg (Debian's haproxy)");
+    };
+    let added = "
+listen postgres
+    mode tcp
+    option tcplog
+    bind 127.0.0.1:5432
+    server one 127.0.0.1:9001
+";
+    let (code, stdout, stderr) = check(&(debian + added), &[]);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+}
+
+#[test]
+fn several_files_and_a_directory_are_one_configuration() {
+    if ours_only() {
+        return;
+    }
+    let place = Place::new();
+    let first = place.write("first.cfg", super::harness::DEFAULTS);
+    let directory = place.path().join("conf.d");
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::write(
+        directory.join("10-front.cfg"),
+        "frontend f\n bind 127.0.0.1:8000\n default_backend b\n",
+    )
+    .unwrap();
+    std::fs::write(
+        directory.join("20-back.cfg"),
+        "backend b\n server s 127.0.0.1:9001\n",
+    )
+    .unwrap();
+    std::fs::write(directory.join("notes.txt"), "this is no configuration\n").unwrap();
+    let run = |second: &std::path::Path| {
+        let mut process = Process::spawn(
+            portcullis()
+                .arg("check")
+                .arg("-f")
+                .arg(&first)
+                .arg("-f")
+                .arg(second),
+        );
+        (process.exit_code(SOON), process.transcript())
+    };
+    let (code, said) = run(&directory);
+    assert_eq!(code, 0, "{said}");
+    // Without the file that has the backend, the name is unknown, and its place is named.
+    let (code, said) = run(&directory.join("10-front.cfg"));
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("10-front.cfg:3:18"), "{said}");
+}
+
+#[test]
 fn a_file_of_nonsense_is_refused_without_a_panic() {
     if ours_only() {
         return;

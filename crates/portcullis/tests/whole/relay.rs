@@ -200,6 +200,43 @@ fn a_slow_reader_stops_the_sender_and_costs_bounded_memory() {
 }
 
 #[test]
+fn a_slow_server_stops_the_client_and_costs_bounded_memory() {
+    private_network(|| {
+        const LENGTH: usize = 96 * MIB;
+        small_socket_buffers();
+        let (go, gone) = mpsc::channel::<()>();
+        let gone = std::sync::Mutex::new(gone);
+        let server = Server::start(local(9001), move |stream| {
+            gone.lock().unwrap().recv().unwrap();
+            assert_eq!(bytes::expect(stream, 9).unwrap(), LENGTH);
+        });
+        let balancer = Balancer::start(
+            &listen("127.0.0.1:8000", &[server.address]),
+            &[local(FRONT)],
+        );
+        let before = rss_kib(balancer.pid());
+        let sent = Arc::new(AtomicUsize::new(0));
+        let counted = Counted {
+            stream: connect(local(FRONT)),
+            counter: Arc::clone(&sent),
+        };
+        let client = std::thread::spawn(move || bytes::send(counted, 9, LENGTH).unwrap());
+        let stalled = stalls(&sent);
+        assert!(
+            stalled < 16 * MIB,
+            "{stalled} bytes were taken from the client in advance"
+        );
+        let grown = rss_kib(balancer.pid()).saturating_sub(before);
+        assert!(grown < 8 * 1024, "{grown} KiB for one slow server");
+        go.send(()).unwrap();
+        client.join().unwrap();
+        wait_for("the server to have read all", SOON, || server.now() == 0);
+        server.assert_well();
+        balancer.stop();
+    });
+}
+
+#[test]
 fn floods_to_clients_that_never_read_are_held_back_and_end_with_them() {
     private_network(|| {
         const CLIENTS: usize = 60;
