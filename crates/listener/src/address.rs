@@ -10,8 +10,9 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+use portcullis_sys::socket::{UnixName, unix_name};
 use rustix::io::{Errno, Result};
-use rustix::net::{AddressFamily, SocketAddrAny, SocketAddrUnix, getsockname};
+use rustix::net::{AddressFamily, SocketAddrUnix, getsockname};
 use serde::{Deserialize, Serialize};
 
 use crate::spec::{AbstractForm, Address};
@@ -37,13 +38,13 @@ pub enum LocalAddress {
 impl LocalAddress {
     /// The address that a socket is bound to now. `EAFNOSUPPORT` for other families.
     pub fn of(socket: impl AsFd) -> Result<LocalAddress> {
-        let address = getsockname(socket)?;
+        let address = getsockname(&socket)?;
         match address.address_family() {
             AddressFamily::INET | AddressFamily::INET6 => {
                 let inet = SocketAddr::try_from(address).map_err(|_| Errno::AFNOSUPPORT)?;
                 Ok(LocalAddress::Inet(inet))
             }
-            AddressFamily::UNIX => unix_address(address),
+            AddressFamily::UNIX => unix_address(socket),
             _ => Err(Errno::AFNOSUPPORT),
         }
     }
@@ -57,15 +58,13 @@ impl LocalAddress {
     }
 }
 
-fn unix_address(address: SocketAddrAny) -> Result<LocalAddress> {
-    let unix = SocketAddrUnix::try_from(address).map_err(|_| Errno::AFNOSUPPORT)?;
-    if let Some(path) = unix.path_bytes() {
-        let path = std::ffi::OsString::from_vec(path.to_vec());
-        return Ok(LocalAddress::UnixPath(PathBuf::from(path)));
-    }
-    Ok(match unix.abstract_name() {
-        Some(name) => LocalAddress::UnixAbstract(name.to_vec()),
-        None => LocalAddress::UnixUnnamed,
+fn unix_address(socket: impl AsFd) -> Result<LocalAddress> {
+    Ok(match unix_name(socket)? {
+        UnixName::Unnamed => LocalAddress::UnixUnnamed,
+        UnixName::Abstract(name) => LocalAddress::UnixAbstract(name),
+        UnixName::Path(path) => {
+            LocalAddress::UnixPath(PathBuf::from(std::ffi::OsString::from_vec(path)))
+        }
     })
 }
 

@@ -179,21 +179,38 @@ impl Opening<'_> {
             let Err(cause) = setting.apply(fd.as_fd()) else {
                 continue;
             };
+            let to_one = "a socket that is bound to one address";
             match setting.how {
                 // Nothing was refused: the words of the line fit another kind of socket. A
                 // device cannot be missed by a socket that no device reaches.
+                How::NotApplicable(_) if setting.step == Step::Ipv6Only => {
+                    self.note_ipv6_only(cause);
+                }
                 How::NotApplicable(_) if !self.strict() => {
                     let mut report = self.report(setting.step, cause);
                     report.flags = Flags::WARN;
-                    if setting.step == Step::Ipv6Only {
-                        report = report.into_note("option without effect");
-                    }
                     self.reports.push(report);
+                }
+                How::IfDifferent if self.bound_to_one_address() => {
+                    self.note_ipv6_only(Cause::NotApplicable {
+                        to: to_one.to_owned(),
+                    });
                 }
                 _ => self.refuse(setting.step, cause)?,
             }
         }
         Ok(())
+    }
+
+    /// The option only decides what a wildcard covers; elsewhere neither value makes a difference.
+    fn note_ipv6_only(&mut self, cause: Cause) {
+        let report = self.report(Step::Ipv6Only, cause);
+        self.reports.push(report.into_note("option without effect"));
+    }
+
+    fn bound_to_one_address(&self) -> bool {
+        let address = self.local.as_ref().and_then(LocalAddress::inet);
+        address.is_some_and(|address| !address.ip().is_unspecified())
     }
 
     fn sign(&mut self, fd: &OwnedFd, kind: Kind) -> Result<(), OpenError> {

@@ -3,6 +3,8 @@
 //! Decides:  nothing; read back with getsockopt, and shown by behaviour where it has one here.
 //! Not here: refusals (refusals.rs), Unix sockets, inherited ones, shards (files of their own).
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::io::{ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;

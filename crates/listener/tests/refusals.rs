@@ -3,6 +3,8 @@
 //! Decides:  nothing; a seccomp filter on the test's own thread returns the errno.
 //! Not here: options that are accepted (options.rs).
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;

@@ -6,6 +6,7 @@ pub mod fd;
 pub mod io;
 pub mod pass;
 pub mod process;
+pub mod socket;
 pub mod sockopt;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -23,6 +23,7 @@ pub const CONGESTION_NAME_MAX: usize = 16;
 /// The longest TCP-MD5 secret (`TCP_MD5SIG_MAXKEYLEN`).
 pub const MD5_KEY_MAX: usize = 80;
 
+const SO_NETNS_COOKIE: c_int = 71;
 const TCP_MD5SIG: c_int = 14;
 const TCP_MD5SIG_EXT: c_int = 32;
 const TCP_MD5SIG_FLAG_PREFIX: u8 = 1;
@@ -171,6 +172,11 @@ fn storage_of(address: SocketAddr) -> libc::sockaddr_storage {
         }
     }
     storage
+}
+
+/// `SO_NETNS_COOKIE`: the number of the network namespace that the socket lives in.
+pub fn netns_cookie(fd: impl AsFd) -> Result<u64> {
+    get(fd.as_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, 0u64).map(|(cookie, _)| cookie)
 }
 
 /// The accept queue of a listening TCP socket.
