@@ -1,7 +1,7 @@
 //! Messages with descriptors over a Unix socket (`SCM_RIGHTS`).
 //!
-//! Decides:  that nothing is lost silently: a cut message and cut descriptors are errors, and
-//!           every received descriptor is close-on-exec.
+//! Decides:  that nothing is lost silently: a message that was cut is an error, lost descriptors are
+//!           said, and every received descriptor is close-on-exec.
 //! Kernel:   net/core/scm.c (`SCM_MAX_FD`), net/unix/af_unix.c (`unix_stream_sendmsg`); 6.1 to 6.18
 //! Not here: what the messages mean (listener/opener/).
 
@@ -27,6 +27,9 @@ pub struct Received {
     pub length: usize,
     /// The descriptors that came with it, close-on-exec.
     pub descriptors: Vec<OwnedFd>,
+    /// Whether there were more, which the kernel could not give and has closed: this process's
+    /// limit is reached.
+    pub lost_descriptors: bool,
 }
 
 /// Sends one message with its descriptors (`sendmsg`, `MSG_NOSIGNAL`).
@@ -59,9 +62,8 @@ pub fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> 
 
 /// Receives one message with its descriptors (`recvmsg`, `MSG_CMSG_CLOEXEC`).
 ///
-/// A message longer than `buffer` is `EMSGSIZE`. Descriptors that the kernel could not give
-/// (this process's limit is reached, or there were more than [`MAX_DESCRIPTORS`]) are `EMFILE`.
-/// In both cases those that did come are closed.
+/// A message longer than `buffer` is `EMSGSIZE`, and its descriptors are closed. For descriptors
+/// that the kernel could not give see [`Received::lost_descriptors`].
 pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
     let mut space = [MaybeUninit::uninit(); CONTROL_SPACE];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -84,15 +86,13 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
             descriptors.extend(rights);
         }
     }
-    if message.flags.contains(ReturnFlags::CTRUNC) {
-        return Err(io::Error::from(rustix::io::Errno::MFILE));
-    }
     if message.flags.contains(ReturnFlags::TRUNC) {
         return Err(io::Error::from(rustix::io::Errno::MSGSIZE));
     }
     Ok(Received {
         length: message.bytes,
         descriptors,
+        lost_descriptors: message.flags.contains(ReturnFlags::CTRUNC),
     })
 }
 
@@ -122,6 +122,7 @@ mod tests {
         let received = receive(&there, &mut buffer).unwrap();
         assert_eq!(&buffer[..received.length], b"take these");
         assert_eq!(received.descriptors.len(), MAX_DESCRIPTORS);
+        assert!(!received.lost_descriptors);
         for fd in &received.descriptors {
             assert!(fcntl_getfd(fd).unwrap().contains(FdFlags::CLOEXEC));
         }

@@ -44,6 +44,7 @@ pub fn play(arguments: &[String]) -> ExitCode {
         "split-signals" => split_signals(),
         "split-orphan" => split_orphan(),
         "split-many" => split_many(rest[0].parse().unwrap()),
+        "split-short" => split_short(),
         "shard-after-drop" => shard_after_drop(),
         "shard-without-fchown" => shard_without_fchown(),
         "drop" => drop_everything(),
@@ -188,6 +189,30 @@ fn split_many(count: usize) -> u8 {
         portcullis_testkit::sockets(std::process::id()) - before,
         portcullis_testkit::sockets(parent.pid())
     );
+    0
+}
+
+/// The worker has room for fewer descriptors than it asks for.
+fn split_short() -> u8 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let mut parent = worker(&mut InProcess::new());
+    let before = getrlimit(Resource::Nofile);
+    let short = Rlimit {
+        current: Some(100),
+        maximum: before.maximum,
+    };
+    let specs: Vec<ListenerSpec> = (0..600).map(|_| spec("127.0.0.1:0", 1)).collect();
+    setrlimit(Resource::Nofile, short).unwrap();
+    println!("{}", parent.open(&specs).unwrap_err());
+    let opened = parent.open(&specs[..10]).unwrap();
+    println!("then {}", opened.listeners.len());
+    drop(opened);
+    setrlimit(Resource::Nofile, before).unwrap();
+    println!(
+        "sockets {}",
+        portcullis_testkit::sockets(std::process::id())
+    );
+    println!("all {}", parent.open(&specs).unwrap().listeners.len());
     0
 }
 

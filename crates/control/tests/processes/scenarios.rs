@@ -24,12 +24,28 @@ macro_rules! scenarios {
     };
 }
 
-/// A role in a network namespace of its own; as ordinary user in a user namespace too.
+/// Which namespaces a role gets: a network of its own; as ordinary user a user namespace too.
+fn namespaces() -> &'static str {
+    if rustix::process::geteuid().is_root() {
+        "-n"
+    } else {
+        "-Urn"
+    }
+}
+
+/// Can roles have their own network here?
+pub fn isolation_works() -> bool {
+    let status = Command::new("unshare")
+        .args([namespaces(), "true"])
+        .status();
+    status.is_ok_and(|status| status.success())
+}
+
+/// A role in namespaces of its own.
 fn role(arguments: &[&str]) -> Process {
-    let root = rustix::process::geteuid().is_root();
     let mut command = Command::new("unshare");
     command
-        .arg(if root { "-n" } else { "-Urn" })
+        .arg(namespaces())
         .arg(std::env::current_exe().unwrap())
         .arg(ROLE)
         .args(arguments)
@@ -112,11 +128,10 @@ scenarios! {
             return;
         };
         let program = std::env::current_exe().unwrap();
-        let root = rustix::process::geteuid().is_root();
         // The terminal's foreground group is the opener and the worker: both get its signals.
         let line = format!(
             "exec unshare {} {} {ROLE} split-signals",
-            if root { "-n" } else { "-Urn" },
+            namespaces(),
             program.display()
         );
         let mut terminal = Process::spawn_with_stdin(
@@ -163,6 +178,15 @@ scenarios! {
         says(&output, "opener holds 1 sockets");
         assert!(output.contains("EADDRINUSE"), "{output}");
         says(&output, "left over: 0 here, 1 there");
+    }
+
+    fn a_worker_without_room_for_the_descriptors_loses_none_and_can_ask_again() {
+        let output = output_of(&["split-short"]);
+        says(&output, "cannot receive descriptors from the other process: Too many open files (os error 24)");
+        says(&output, "then 10");
+        // Its end of the socket pair.
+        says(&output, "sockets 1");
+        says(&output, "all 600");
     }
 
     fn a_shard_and_a_privileged_port_are_added_after_root_became_nobody() {

@@ -106,6 +106,12 @@ impl Channel {
 
     /// Reads one packet, without waiting for it.
     pub(super) fn arrival(&mut self) -> Result<Arrival, OpenerError> {
+        self.arrival_of(None)
+    }
+
+    /// The same; packets of other messages than the wanted one are dropped, and the descriptors
+    /// that came with them are closed.
+    fn arrival_of(&mut self, wanted: Option<u32>) -> Result<Arrival, OpenerError> {
         let received = match pass::receive(&self.socket, &mut self.buffer) {
             Ok(received) => received,
             Err(error) => {
@@ -123,14 +129,25 @@ impl Channel {
             return Ok(Arrival::Gone);
         }
         let packet = &self.buffer[..received.length];
+        if let (Some(wanted), Some(id)) = (wanted, codec::message_id(packet))
+            && wanted != id
+        {
+            return Ok(Arrival::NotYet);
+        }
+        if received.lost_descriptors {
+            return Err(OpenerError::io(
+                "cannot receive descriptors from the other process",
+                Errno::MFILE.into(),
+            ));
+        }
         Ok(match self.assembler.push(packet, received.descriptors)? {
             Some(message) => Arrival::Message(message),
             None => Arrival::NotYet,
         })
     }
 
-    /// Waits for the message of this number; others (answers that came too late) are dropped,
-    /// and what came with them is closed.
+    /// Waits for the message of this number; others are dropped: answers that came too late, and
+    /// the rest of one that could not be read (no descriptors were left for what it brought).
     pub(super) fn wait_for(
         &mut self,
         id: u32,
@@ -138,9 +155,8 @@ impl Channel {
     ) -> Result<Message<OwnedFd>, OpenerError> {
         let deadline = Instant::now() + patience;
         loop {
-            match self.arrival()? {
-                Arrival::Message(message) if message.id == id => return Ok(message),
-                Arrival::Message(_) => continue,
+            match self.arrival_of(Some(id))? {
+                Arrival::Message(message) => return Ok(message),
                 Arrival::Gone => return Err(OpenerError::Gone),
                 Arrival::NotYet => {}
             }
@@ -235,6 +251,21 @@ mod tests {
             one.wait_for(1, patience),
             Err(OpenerError::TimedOut { waited }) if waited == patience
         ));
+    }
+
+    #[test]
+    fn the_rest_of_a_message_that_was_given_up_does_not_spoil_the_next() {
+        let (mut one, mut other) = Channel::pair().unwrap();
+        let text = vec![b'x'; 4 * MAX_PACKET];
+        let packets = codec::packets(1, text.len(), 0).unwrap();
+        // The first packet was lost with an error; these are still to come.
+        for packet in &packets[1..] {
+            let bytes = [&packet.header[..], &text[packet.text.clone()]].concat();
+            other.send_packet(&bytes, &[]).unwrap();
+        }
+        other.send(2, b"next", &[]).unwrap();
+        let message = one.wait_for(2, Duration::from_secs(5)).unwrap();
+        assert_eq!(message.text, b"next");
     }
 
     #[test]

@@ -216,6 +216,11 @@ pub fn packets(
     Ok(packets)
 }
 
+/// The number of the message that a packet belongs to, if it is a packet of ours.
+pub fn message_id(packet: &[u8]) -> Option<u32> {
+    Header::decode(packet).ok().map(|(header, _)| header.id)
+}
+
 /// Makes messages of packets again.
 #[derive(Debug)]
 pub struct Assembler<D> {
