@@ -5,6 +5,7 @@
 
 pub mod compile;
 pub mod daemon;
+pub mod health;
 pub mod life;
 pub mod limits;
 pub mod logs;

@@ -1,0 +1,340 @@
+//! Health checks: one task a server connects now and then and says what it found.
+//!
+//! Decides:  when checks start (spread over an interval), how long they may take, and that a
+//!           change reaches the group at once and the log in HAProxy's words.
+//! Source:   HAProxy's manual, `check`, `inter`, `timeout check`, `spread-checks`; src/check.c,
+//!           start_checks(), process_chk_conn(), and src/tcpcheck.c for the time of a connection.
+//! Not here: what results mean (the proxy crate's health.rs), the connection (health/connect.rs).
+
+mod connect;
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use portcullis_balance::{Group, MemberId, Tier};
+use portcullis_proxy::health::{
+    Change, CheckStatus, Health, HealthSettings, Standing, start_delay_ms, start_pace_ms,
+};
+use portcullis_proxy::log::health::{
+    Finding, Section, Subject, change_line, check_line, none_left_line,
+};
+use portcullis_proxy::snapshot::ServerAddress;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use crate::compile::{BackendPlan, CheckPlan, Plan};
+use crate::logs::{Audience, LogHandle};
+use crate::registry::Registry;
+
+pub use connect::check;
+
+/// All checks of a configuration.
+#[derive(Debug, Clone)]
+pub struct HealthPlan {
+    /// In the order of the file.
+    pub checks: Vec<Check>,
+    /// `spread-checks`, percent.
+    pub spread: u8,
+}
+
+/// The check of one server.
+#[derive(Debug, Clone)]
+pub struct Check {
+    /// Its backend's name.
+    pub backend: String,
+    /// Whether that is half of a `listen` section.
+    pub section: Section,
+    /// The server's name.
+    pub server: String,
+    /// Active or backup.
+    pub tier: Tier,
+    /// The group that is told.
+    pub group: Arc<Group>,
+    /// The server's slot there.
+    pub slot: MemberId,
+    /// Where the check connects to.
+    pub target: ServerAddress,
+    /// Intervals and thresholds.
+    pub settings: HealthSettings,
+    /// How long a connection may take.
+    pub timeout: Duration,
+    /// `option log-health-checks`
+    pub log_each: bool,
+}
+
+impl HealthPlan {
+    /// From a compiled configuration that `registry` has applied.
+    #[must_use]
+    pub fn new(plan: &Plan, registry: &Registry) -> Self {
+        let mut checks = Vec::new();
+        for (index, backend) in plan.backends.iter().enumerate() {
+            let Some(runtime) = registry.backend(&backend.name) else {
+                continue;
+            };
+            let half = |frontend: &crate::compile::FrontendPlan| {
+                frontend.name == backend.name && frontend.backend == Some(index)
+            };
+            let section = match plan.frontends.iter().any(half) {
+                true => Section::Listen,
+                false => Section::Backend,
+            };
+            for server in &backend.servers {
+                let name = &server.member.name;
+                let (Some(check), Some(&slot)) = (&server.check, runtime.slots.get(name)) else {
+                    continue;
+                };
+                checks.push(Check {
+                    backend: backend.name.clone(),
+                    section,
+                    server: name.clone(),
+                    tier: server.member.tier,
+                    group: Arc::clone(&runtime.group),
+                    slot,
+                    target: check.target.clone(),
+                    settings: settings(check),
+                    timeout: timeout(backend, check),
+                    log_each: backend.log_health_checks,
+                });
+            }
+        }
+        Self {
+            checks,
+            spread: plan.process.spread_checks,
+        }
+    }
+}
+
+fn milliseconds(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX).max(1)
+}
+
+fn settings(check: &CheckPlan) -> HealthSettings {
+    HealthSettings {
+        inter_ms: milliseconds(check.settings.inter),
+        fast_inter_ms: check.settings.fast_inter.map(milliseconds),
+        down_inter_ms: check.settings.down_inter.map(milliseconds),
+        rise: check.settings.rise,
+        fall: check.settings.fall,
+    }
+}
+
+/// `inter`; with `timeout check`, which itself is for answers, `timeout connect` if that is less.
+fn timeout(backend: &BackendPlan, check: &CheckPlan) -> Duration {
+    let inter = check.settings.inter;
+    match (backend.check_timeout, backend.connect_timeout_ms) {
+        (Some(_), connect @ 1..) => inter.min(Duration::from_millis(connect.into())),
+        _ => inter,
+    }
+}
+
+/// How a checked server stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerHealth {
+    /// Its backend's name.
+    pub backend: String,
+    /// Its name.
+    pub server: String,
+    /// How the last check ended.
+    pub status: CheckStatus,
+    /// Up or down, and how far.
+    pub standing: Standing,
+}
+
+/// The running checks. They end when it is dropped.
+#[derive(Debug)]
+pub struct Checker {
+    runtime: Handle,
+    log: LogHandle,
+    running: BTreeMap<(String, String), Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    check: Arc<Check>,
+    spread: u8,
+    health: Arc<Mutex<Health>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Checker {
+    /// A checker whose tasks run on `runtime`.
+    #[must_use]
+    pub fn new(runtime: Handle, log: LogHandle) -> Self {
+        Self {
+            runtime,
+            log,
+            running: BTreeMap::new(),
+        }
+    }
+
+    /// Starts the checks of `plan`, and ends those that it has not. A server that was checked
+    /// before, by name, keeps its health: applying a configuration has told its group that it is
+    /// usable, and if it is down this takes that back, so call it before workers take the new
+    /// snapshot.
+    pub fn apply(&mut self, plan: &HealthPlan) {
+        let mut before = std::mem::take(&mut self.running);
+        let count = plan.checks.len();
+        let pace = start_pace_ms(plan.checks.iter().map(|check| check.settings.inter_ms));
+        for (position, check) in plan.checks.iter().enumerate() {
+            let name = (check.backend.clone(), check.server.clone());
+            let old = before.remove(&name);
+            if let Some(old) = old {
+                let kept = self.go_on(old, check, plan.spread);
+                self.running.insert(name, kept);
+                continue;
+            }
+            let health = Health::new(check.settings);
+            let delay = start_delay_ms(&health, pace, position, count, plan.spread, random());
+            let health = Arc::new(Mutex::new(health));
+            let started = self.start(Arc::new(check.clone()), plan.spread, health, delay);
+            self.running.insert(name, started);
+        }
+    }
+
+    /// How all checked servers stand.
+    #[must_use]
+    pub fn states(&self) -> Vec<ServerHealth> {
+        let state = |((backend, server), running): (&(String, String), &Running)| {
+            let health = locked(&running.health);
+            ServerHealth {
+                backend: backend.clone(),
+                server: server.clone(),
+                status: health.status(),
+                standing: health.standing(),
+            }
+        };
+        self.running.iter().map(state).collect()
+    }
+
+    fn go_on(&self, old: Running, check: &Check, spread: u8) -> Running {
+        let (up, delay) = {
+            let mut health = locked(&old.health);
+            health.reconfigure(check.settings);
+            (health.is_up(), health.next_delay_ms(spread, random()))
+        };
+        if !up {
+            check.group.set_usable(check.slot, false);
+        }
+        if same(&old.check, check) && old.spread == spread {
+            return old;
+        }
+        let health = Arc::clone(&old.health);
+        drop(old);
+        self.start(Arc::new(check.clone()), spread, health, delay)
+    }
+
+    fn start(
+        &self,
+        check: Arc<Check>,
+        spread: u8,
+        health: Arc<Mutex<Health>>,
+        delay_ms: u32,
+    ) -> Running {
+        let task = Task {
+            check: Arc::clone(&check),
+            spread,
+            health: Arc::clone(&health),
+            log: self.log.clone(),
+        };
+        Running {
+            check,
+            spread,
+            health,
+            task: self.runtime.spawn(task.run(delay_ms)),
+        }
+    }
+}
+
+/// Would a task for `new` do exactly what the one for `old` does?
+fn same(old: &Check, new: &Check) -> bool {
+    Arc::ptr_eq(&old.group, &new.group)
+        && old.slot == new.slot
+        && old.section == new.section
+        && old.tier == new.tier
+        && old.target == new.target
+        && old.settings == new.settings
+        && old.timeout == new.timeout
+        && old.log_each == new.log_each
+}
+
+fn locked(health: &Mutex<Health>) -> MutexGuard<'_, Health> {
+    health.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Random bits from the standard library's per-process keys; nothing secret depends on them.
+fn random() -> u32 {
+    RandomState::new().build_hasher().finish() as u32
+}
+
+/// What one task knows.
+struct Task {
+    check: Arc<Check>,
+    spread: u8,
+    health: Arc<Mutex<Health>>,
+    log: LogHandle,
+}
+
+impl Task {
+    async fn run(self, first_delay_ms: u32) {
+        let mut delay = first_delay_ms;
+        loop {
+            tokio::time::sleep(Duration::from_millis(delay.into())).await;
+            let began = Instant::now();
+            let (status, info) = check(&self.check.target, self.check.timeout).await;
+            let finding = Finding {
+                status,
+                info: &info,
+                duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            };
+            delay = {
+                let mut health = locked(&self.health);
+                self.conclude(&mut health, &finding);
+                health.next_delay_ms(self.spread, random())
+            };
+        }
+    }
+
+    /// Draws the conclusions from a finding: health, group, log, in this order.
+    fn conclude(&self, health: &mut Health, finding: &Finding<'_>) {
+        let check = &self.check;
+        let subject = Subject {
+            backend: &check.backend,
+            server: &check.server,
+            tier: check.tier,
+        };
+        let outcome = health.observe(finding.status);
+        if check.log_each && outcome.news {
+            let weight = check.group.weight(check.slot);
+            self.say(check_line(&subject, finding, health.standing(), weight));
+        }
+        let Some(change) = outcome.change else {
+            return;
+        };
+        let before = check.group.usable_members();
+        check.group.set_usable(check.slot, change == Change::Up);
+        let left = check.group.usable();
+        let sessions = check.group.active_connections(check.slot);
+        // The reason was given by the line of the check, where each is logged.
+        let reason = (!check.log_each).then_some(finding);
+        self.say(change_line(&subject, change, reason, left, sessions));
+        if before > 0 && left.active + left.backup == 0 {
+            self.say(none_left_line(check.section, &check.backend));
+        }
+    }
+
+    fn say(&self, (level, text): (portcullis_proxy::log::Level, String)) {
+        let to = Audience::Backend(self.check.backend.clone());
+        self.log.say(to, level, text);
+    }
+}
+
+#[cfg(test)]
+mod tests;

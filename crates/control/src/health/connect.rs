@@ -1,0 +1,121 @@
+//! One check: can a connection be made?
+//!
+//! Decides:  the check ends with the three-way handshake and is taken back by a reset, so that it
+//!           leaves no TIME_WAIT here and, mostly, nothing in the server's accept queue there:
+//!           the last acknowledgement is held back (TCP_QUICKACK off), and the reset overtakes it.
+//! Source:   HAProxy 2.6.12 under strace(1); src/proto_tcp.c, tcp_connect_server(), for which
+//!           errors are this host's.
+//! Kernel:   net/ipv4/tcp_input.c, tcp_rcv_synsent_state_process(), 6.1 to 6.18: the ACK is
+//!           delayed when not in quick mode.
+//! Not here: when checks are made (../health.rs).
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use portcullis_proxy::health::CheckStatus;
+use portcullis_proxy::snapshot::ServerAddress;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, Protocol, SocketAddrUnix, SocketFlags, SocketType, connect, ipproto,
+    socket_with, sockopt,
+};
+use tokio::net::TcpStream;
+
+/// Connects to `target` and takes the connection back; how that ended, and the system's words.
+pub async fn check(target: &ServerAddress, timeout: Duration) -> (CheckStatus, String) {
+    match tokio::time::timeout(timeout, attempt(target)).await {
+        Ok(Ok(())) => (CheckStatus::L4Ok, String::new()),
+        Ok(Err(Failure::Here(errno))) => (CheckStatus::SocketError, words(errno)),
+        Ok(Err(Failure::There(errno))) => (CheckStatus::L4Connection, words(errno)),
+        Ok(Err(Failure::NoTarget)) => {
+            let info = "the server has no fixed address".to_owned();
+            (CheckStatus::SocketError, info)
+        }
+        Err(_) => (CheckStatus::L4Timeout, String::new()),
+    }
+}
+
+/// As strerror(3) says it, which is how HAProxy's logs do.
+fn words(errno: Errno) -> String {
+    let text = std::io::Error::from(errno).to_string();
+    match text.rfind(" (os error ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+/// Whose fault it was.
+enum Failure {
+    /// This host's: no descriptor, no port.
+    Here(Errno),
+    /// The server's, or of the way there.
+    There(Errno),
+    /// The address depends on the client: there is nothing to connect to.
+    NoTarget,
+}
+
+async fn attempt(target: &ServerAddress) -> Result<(), Failure> {
+    let socket = open(target)?;
+    match begin(&socket, target) {
+        Ok(()) => Ok(()),
+        Err(Errno::INPROGRESS) => finish(socket).await,
+        Err(errno @ (Errno::ADDRINUSE | Errno::ADDRNOTAVAIL | Errno::AGAIN)) => {
+            Err(Failure::Here(errno))
+        }
+        Err(errno) => Err(Failure::There(errno)),
+    }
+}
+
+fn open(target: &ServerAddress) -> Result<OwnedFd, Failure> {
+    let (family, protocol): (AddressFamily, Option<Protocol>) = match target {
+        ServerAddress::Tcp { address, mptcp } => {
+            let family = match address.is_ipv4() {
+                true => AddressFamily::INET,
+                false => AddressFamily::INET6,
+            };
+            (family, mptcp.then_some(ipproto::MPTCP))
+        }
+        ServerAddress::Unix(_) => (AddressFamily::UNIX, None),
+        ServerAddress::TcpMappedPort { .. } | ServerAddress::OriginalDestination { .. } => {
+            return Err(Failure::NoTarget);
+        }
+    };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(family, SocketType::STREAM, flags, protocol).map_err(Failure::Here)?;
+    if family != AddressFamily::UNIX {
+        // Where one of them is refused (TCP_QUICKACK on some MPTCP kernels) the check says the
+        // same and only leaves more behind, so that is not its result.
+        let _ = sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
+        let _ = sockopt::set_tcp_quickack(&socket, false);
+    }
+    Ok(socket)
+}
+
+fn begin(socket: &OwnedFd, target: &ServerAddress) -> Result<(), Errno> {
+    match target {
+        ServerAddress::Tcp { address, .. } => connect(socket, address),
+        ServerAddress::Unix(bytes) => {
+            let address = match bytes.split_first() {
+                Some((0, name)) => SocketAddrUnix::new_abstract_name(name)?,
+                _ => SocketAddrUnix::new(bytes.as_slice())?,
+            };
+            connect(socket, &address)
+        }
+        ServerAddress::TcpMappedPort { .. } | ServerAddress::OriginalDestination { .. } => {
+            Err(Errno::DESTADDRREQ)
+        }
+    }
+}
+
+/// Waits until the connection is made or has failed.
+async fn finish(socket: OwnedFd) -> Result<(), Failure> {
+    let here =
+        |error: std::io::Error| Failure::Here(Errno::from_io_error(&error).unwrap_or(Errno::IO));
+    let stream = TcpStream::from_std(socket.into()).map_err(here)?;
+    stream.writable().await.map_err(here)?;
+    match sockopt::socket_error(&stream) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(errno)) => Err(Failure::There(errno)),
+        Err(errno) => Err(Failure::Here(errno)),
+    }
+}
