@@ -25,6 +25,7 @@ use portcullis_config::{Diagnostic, Place};
 use portcullis_listener::ListenerSpec;
 use portcullis_proxy::snapshot::{Keepalive, ServerAddress, Tuning};
 
+use crate::logs::LogPlan;
 use crate::privileges;
 
 pub use lookup::{HostLookup, Lookup};
@@ -60,6 +61,8 @@ pub struct Plan {
     pub pinned: Vec<u32>,
     /// The process: limits, privileges, files.
     pub process: ProcessPlan,
+    /// Where log lines go.
+    pub logs: LogPlan,
     /// The workers' tuning. How many pipes there may be follows from the limits at the start.
     pub tuning: Tuning,
 }
@@ -238,6 +241,12 @@ pub fn compile(
         .filter_map(|worker| cpus.get(worker.checked_rem(cpus.len())?).copied())
         .filter(|_| by_cpu)
         .collect();
+    let logs = LogPlan::new(&process, &frontends, &backends, lookup).unwrap_or_else(|found| {
+        for (place, why) in found {
+            problems.error("unresolved-name", Some(place), why);
+        }
+        LogPlan::default()
+    });
     let plan = Plan {
         listeners,
         frontends,
@@ -245,6 +254,7 @@ pub fn compile(
         workers,
         pinned,
         process,
+        logs,
         tuning,
     };
     problems.finish(plan)

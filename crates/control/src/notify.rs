@@ -9,11 +9,12 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::Arc;
 
 /// A connection to whoever waits for the start; nothing happens where nobody does.
-#[derive(Debug)]
+#[derive(Debug, Clone, Default)]
 pub struct Notifier {
-    socket: Option<UnixDatagram>,
+    socket: Option<Arc<UnixDatagram>>,
 }
 
 impl Notifier {
@@ -36,7 +37,7 @@ impl Notifier {
         socket.connect_addr(&address)?;
         socket.set_nonblocking(true)?;
         Ok(Notifier {
-            socket: Some(socket),
+            socket: Some(Arc::new(socket)),
         })
     }
 
@@ -55,12 +56,6 @@ impl Notifier {
             // A service manager that does not read is its own problem.
             let _ = socket.send(message.as_bytes());
         }
-    }
-}
-
-impl Default for Notifier {
-    fn default() -> Self {
-        Notifier { socket: None }
     }
 }
 

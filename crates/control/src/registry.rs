@@ -199,7 +199,7 @@ fn frontend_log(index: usize, plan: &FrontendPlan) -> Option<FrontendLog> {
     }
     Some(FrontendLog {
         sink: u32::try_from(index).unwrap_or(u32::MAX),
-        at_accept: plan.log.style == LogStyle::Connect || plan.log.as_soon_as_possible,
+        at_accept: plan.log.style == LogStyle::Connect,
         skip_null: plan.log.skip_null,
         skip_normal: plan.log.skip_normal,
     })

@@ -22,6 +22,9 @@ use portcullis_proxy::record::ObserverSink;
 use crate::Plan;
 pub use error::{Kind, RunError};
 
+/// What is called once the process serves.
+pub type Ready = Box<dyn FnOnce()>;
+
 /// What a run is asked for besides the plan.
 #[derive(Default)]
 pub struct Job {
@@ -30,7 +33,7 @@ pub struct Job {
     /// Who watches sessions live.
     pub observer: Option<ObserverSink>,
     /// Called once the process serves.
-    pub ready: Option<Box<dyn FnOnce()>>,
+    pub ready: Option<Ready>,
     /// End by itself after this time.
     pub run_for: Option<Duration>,
 }

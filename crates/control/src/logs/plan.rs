@@ -15,13 +15,13 @@ use portcullis_proxy::log::session::Style;
 use portcullis_proxy::log::{Facility, Format, Level};
 
 use crate::compile::lookup::{Lookup, host};
-use crate::compile::{Plan, ProcessPlan};
+use crate::compile::{BackendPlan, FrontendPlan, ProcessPlan};
 
 /// The tag of lines where the file gives none.
 const TAG: &str = "portcullis";
 
 /// Where every line goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogPlan {
     /// Of sessions, by the frontend's name. By name, so that a session that outlives its
     /// configuration is still logged where its frontend is now.
@@ -35,11 +35,12 @@ pub struct LogPlan {
 }
 
 /// Whether messages of the control plane go to standard error too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Notices {
     /// In the foreground.
     Stderr,
     /// `quiet`, `daemon`, or logs go there already.
+    #[default]
     Nowhere,
 }
 
@@ -96,21 +97,24 @@ pub enum Destination {
 impl LogPlan {
     /// From a compiled configuration. Names of UDP targets are looked up here; all that are not
     /// found are returned, with their places.
-    pub fn new(plan: &Plan, lookup: &dyn Lookup) -> Result<Self, Vec<(Place, String)>> {
+    pub fn new(
+        process: &ProcessPlan,
+        frontends: &[FrontendPlan],
+        backends: &[BackendPlan],
+        lookup: &dyn Lookup,
+    ) -> Result<Self, Vec<(Place, String)>> {
         let mut maker = Maker {
-            process: &plan.process,
-            hostname: hostname(&plan.process),
+            process,
+            hostname: hostname(process),
             lookup,
             problems: Vec::new(),
         };
-        let global = maker.route(&plan.process.logs, None);
-        let sessions = plan
-            .frontends
+        let global = maker.route(&process.logs, None);
+        let sessions = frontends
             .iter()
             .map(|frontend| (frontend.name.clone(), maker.session_log(&frontend.log)))
             .collect();
-        let backends = plan
-            .backends
+        let backends = backends
             .iter()
             .map(|backend| {
                 let log = &backend.log;
@@ -122,7 +126,7 @@ impl LogPlan {
             sessions,
             backends,
             global,
-            notices: match plan.process.quiet || plan.process.daemon {
+            notices: match process.quiet || process.daemon {
                 true => Notices::Nowhere,
                 false => Notices::Stderr,
             },

@@ -8,6 +8,7 @@ use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 
+use portcullis_proxy::log::Level;
 use portcullis_sys::process::Signals;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
@@ -15,10 +16,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::Sleep;
 
 use super::RunError;
-use super::messages::Messages;
 use super::status::Report;
 use super::workers::{Command, News, Workers};
 use crate::life::{Action, Event, Life};
+use crate::logs::{Audience, LogHandle};
 use crate::notify::Notifier;
 
 /// The signals that the process takes; PIPE is ignored from the start, as Rust programs do.
@@ -55,7 +56,7 @@ pub(super) struct Control {
     pub(super) life: Life,
     pub(super) signals: Signals,
     pub(super) workers: Workers,
-    pub(super) messages: Messages,
+    pub(super) log: LogHandle,
     pub(super) notifier: Notifier,
     pub(super) status: Report,
     /// Ends by itself after this time.
@@ -65,13 +66,13 @@ pub(super) struct Control {
 /// Serves until the end, after `announce` has told that it does.
 pub(super) fn serve(
     control: Control,
-    announce: impl FnOnce(&Control) -> Result<(), RunError>,
+    announce: impl FnOnce() -> Result<(), RunError>,
 ) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(RunError::host("start the control thread"))?;
-    announce(&control)?;
+    announce()?;
     runtime.block_on(control.serve())
 }
 
@@ -81,12 +82,15 @@ impl Control {
             mut life,
             signals,
             mut workers,
-            messages,
+            log,
             notifier,
             status,
             run_for,
         } = self;
         let mut signals = heard(signals).map_err(RunError::host("wait for signals"))?;
+        for (audience, line) in status.started() {
+            log.say(audience, Level::Info, line);
+        }
         let mut timers = Timers {
             own_end: run_for.map(armed),
             ..Timers::default()
@@ -119,17 +123,21 @@ impl Control {
                     }
                     Action::ArmGrace(after) => timers.grace = Some(armed(after)),
                     Action::ArmHardStop(after) => timers.hard_stop = Some(armed(after)),
-                    Action::Say(words) => messages.notice(words),
-                    Action::ShowStatus => messages.warning(&status.to_string()),
+                    Action::Say(words) => log.say(Audience::Global, Level::Notice, words),
+                    Action::ShowStatus => {
+                        for line in status.to_string().lines() {
+                            log.say(Audience::Global, Level::Notice, line);
+                        }
+                    }
                     Action::Leave => break 'serving,
                 }
             }
         }
-        workers.stop().await;
-        for line in status.stopped() {
-            messages.notice(&line);
+        let stopped = workers.stop().await;
+        for (audience, line) in status.stopped() {
+            log.say(audience, Level::Warning, line);
         }
-        result
+        result.and(stopped)
     }
 }
 

@@ -5,22 +5,31 @@
 //!           process tree.
 //! Not here: serving (serve.rs), how sockets are opened (the listener crate).
 
+use std::io;
+use std::time::Duration;
+
 use portcullis_config::Sources;
-use portcullis_listener::ListenerSpec;
 use portcullis_listener::opener::{InProcess, Opener, OpenerProcess, Split, split};
+use portcullis_listener::{Listener, ListenerSpec};
+use portcullis_proxy::log::Zone;
+use portcullis_proxy::record;
 use portcullis_sys::process::Signals;
 
 use super::messages::Messages;
 use super::serve::{self, Control, SIGNALS};
 use super::status::Report;
 use super::workers::{Ears, Workers};
-use super::{End, Job, RunError, open};
+use super::{End, Job, Ready, RunError, open};
 use crate::daemon::{self, Launch, Readiness};
 use crate::life::Life;
 use crate::limits::{self, Demand, Pipes, Strictness, Wishes};
+use crate::logs::LogWriter;
 use crate::notify::Notifier;
 use crate::pidfile::Pidfile;
 use crate::{Plan, Registry, privileges};
+
+/// Session records that may wait to be written; more are counted, not written.
+const RECORDS: usize = 16_384;
 
 /// Everything up to the point where only serving is left.
 pub(super) fn start(mut plan: Plan, sources: &Sources, job: Job) -> Result<End, RunError> {
@@ -41,7 +50,7 @@ pub(super) fn start(mut plan: Plan, sources: &Sources, job: Job) -> Result<End, 
         Background::Daemon(readiness) => Some(readiness),
     };
     let owner = dropping.owner_uid(&present);
-    let mut opener: Box<dyn Opener> = match dropping.needs_opener() {
+    let opener: Box<dyn Opener> = match dropping.needs_opener() {
         false => Box::new(in_process(owner)),
         true => match split().map_err(RunError::host("start the opener"))? {
             Split::Opener(process) => {
@@ -51,58 +60,113 @@ pub(super) fn start(mut plan: Plan, sources: &Sources, job: Job) -> Result<End, 
             Split::Worker(parent) => Box::new(parent),
         },
     };
-    let listeners = open::open(&mut *opener, &plan, sources, messages)?;
-    let pidfile = write_pidfile(&plan, &dropping)?;
-    for warning in privileges::apply(&dropping).map_err(refused)? {
-        messages.warning(&warning.to_string());
-    }
-    let signals = Signals::block(&SIGNALS).map_err(RunError::host("take over signals"))?;
-    let mut registry = Registry::default();
-    let applied = registry.apply(&plan, maxconn);
-    if job.verbose {
-        for listener in &listeners {
-            messages.notice(&format!("listening on {}", listener.local()));
-        }
-    }
-    let count = listeners.len();
-    let sockets = open::deal(listeners, &applied.listeners, &plan);
-    let ears = Ears {
-        log: None,
-        observer: job.observer,
-    };
-    let workers = Workers::start(&applied.snapshot, sockets, &plan.pinned, ears)?;
-    let control = Control {
-        life: Life::new(plan.process.grace, plan.process.hard_stop_after),
-        signals,
-        workers,
-        messages,
+    let stage = Stage {
+        plan,
+        maxconn,
+        dropping,
+        opener,
+        readiness,
         notifier,
-        status: Report::new(&plan, registry),
-        run_for: job.run_for,
+        messages,
     };
-    let serving = format!(
-        "serving {count} listening sockets with {} workers, maxconn {maxconn}",
-        plan.workers
-    );
-    let announce = move |control: &Control| -> Result<(), RunError> {
-        if let Some(readiness) = readiness {
-            opener
-                .detach()
-                .map_err(|e| RunError::Daemon(std::io::Error::other(e)))?;
+    stage.serve(sources, job).map(|()| End::Served)
+}
+
+/// The process that serves, before it does.
+struct Stage {
+    plan: Plan,
+    maxconn: u32,
+    dropping: privileges::Plan,
+    opener: Box<dyn Opener>,
+    readiness: Option<Readiness>,
+    notifier: Notifier,
+    messages: Messages,
+}
+
+impl Stage {
+    /// Opens, drops privileges, serves, and cleans up.
+    fn serve(mut self, sources: &Sources, mut job: Job) -> Result<(), RunError> {
+        let listeners = open::open(&mut *self.opener, &self.plan, sources, self.messages)?;
+        let pidfile = write_pidfile(&self.plan, &self.dropping)?;
+        // Before the first thread: all that follow leave these signals to the control thread.
+        let signals = Signals::block(&SIGNALS).map_err(RunError::host("take over signals"))?;
+        let (sink, source) = record::bounded(RECORDS);
+        let (writer, warnings) = LogWriter::start(self.plan.logs.clone(), Zone::system(), source)
+            .map_err(RunError::host("open the logs"))?;
+        for warning in warnings {
+            self.messages.warning(&warning);
+        }
+        let applied = privileges::apply(&self.dropping)
+            .map_err(|error| RunError::Privileges(error.to_string()))?;
+        for warning in applied {
+            self.messages.warning(&warning.to_string());
+        }
+        if job.verbose {
+            for listener in &listeners {
+                self.messages
+                    .notice(&format!("listening on {}", listener.local()));
+            }
+        }
+        let ears = Ears {
+            log: Some(sink),
+            observer: job.observer.take(),
+        };
+        let count = listeners.len();
+        let control = self.control(listeners, ears, signals, &writer, job.run_for)?;
+        let result = serve::serve(control, || self.announce(count, job.ready.take()));
+        if !matches!(result, Err(RunError::Worker(_))) {
+            // A worker that hangs would keep its log open for ever.
+            writer.finish();
+        }
+        if let Some(pidfile) = pidfile {
+            pidfile.remove_if_ours();
+        }
+        result
+    }
+
+    /// Joins the plan with its state and starts the workers.
+    fn control(
+        &self,
+        listeners: Vec<Listener>,
+        ears: Ears,
+        signals: Signals,
+        writer: &LogWriter,
+        run_for: Option<Duration>,
+    ) -> Result<Control, RunError> {
+        let plan = &self.plan;
+        let mut registry = Registry::default();
+        let applied = registry.apply(plan, self.maxconn);
+        let sockets = open::deal(listeners, &applied.listeners, plan);
+        let workers = Workers::start(&applied.snapshot, sockets, &plan.pinned, ears)?;
+        Ok(Control {
+            life: Life::new(plan.process.grace, plan.process.hard_stop_after),
+            signals,
+            workers,
+            log: writer.handle(),
+            notifier: self.notifier.clone(),
+            status: Report::new(plan, registry),
+            run_for,
+        })
+    }
+
+    /// Tells everyone who waits that the ports are open.
+    fn announce(&mut self, listeners: usize, ready: Option<Ready>) -> Result<(), RunError> {
+        let serving = format!(
+            "serving {listeners} listening sockets with {} workers, maxconn {}",
+            self.plan.workers, self.maxconn
+        );
+        self.messages.notice(&serving);
+        self.notifier.ready(&serving);
+        if let Some(readiness) = self.readiness.take() {
+            let detached = self.opener.detach();
+            detached.map_err(|error| RunError::Daemon(io::Error::other(error)))?;
             readiness.ready().map_err(RunError::Daemon)?;
         }
-        control.messages.notice(&serving);
-        control.notifier.ready(&serving);
-        if let Some(ready) = job.ready {
+        if let Some(ready) = ready {
             ready();
         }
         Ok(())
-    };
-    let result = serve::serve(control, announce);
-    if let Some(pidfile) = pidfile {
-        pidfile.remove_if_ours();
     }
-    result.map(|()| End::Served)
 }
 
 /// Writes the id of the process to signal: the opener where there is one, which passes signals on.

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
 
+use crate::logs::Audience;
 use crate::{Plan, Registry};
 
 /// The counters of the names of a plan.
@@ -32,23 +33,37 @@ impl Report {
         }
     }
 
-    /// What HAProxy says of a proxy that ends.
-    pub(super) fn stopped(&self) -> Vec<String> {
-        let backends = self.backends.iter().map(|(name, _)| name);
-        let mut names: Vec<&String> = self.frontends.iter().collect();
-        names.extend(backends.filter(|name| !self.frontends.contains(name)));
-        names
-            .into_iter()
-            .map(|name| {
+    /// What HAProxy says of each proxy that starts.
+    pub(super) fn started(&self) -> Vec<(Audience, String)> {
+        self.proxies()
+            .map(|(audience, name)| (audience, format!("Proxy {name} started.")))
+            .collect()
+    }
+
+    /// What HAProxy says of each proxy that ends.
+    pub(super) fn stopped(&self) -> Vec<(Audience, String)> {
+        self.proxies()
+            .map(|(audience, name)| {
                 let front = self.registry.frontend(name);
                 let back = self.registry.backend(name);
-                format!(
+                let line = format!(
                     "Proxy {name} stopped (cumulated conns: FE: {}, BE: {}).",
                     front.map_or(0, |state| state.total.load(Relaxed)),
                     back.map_or(0, |runtime| runtime.state.total.load(Relaxed)),
-                )
+                );
+                (audience, line)
             })
             .collect()
+    }
+
+    /// Every proxy once: the two halves of a `listen` are one.
+    fn proxies(&self) -> impl Iterator<Item = (Audience, &String)> {
+        let backends = self.backends.iter().map(|(name, _)| name);
+        let backends = backends.filter(|name| !self.frontends.contains(name));
+        let frontends = self.frontends.iter();
+        frontends
+            .map(|name| (Audience::Frontend(name.clone()), name))
+            .chain(backends.map(|name| (Audience::Backend(name.clone()), name)))
     }
 }
 

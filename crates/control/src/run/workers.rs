@@ -130,8 +130,8 @@ impl Workers {
         }
     }
 
-    /// Stops the threads, and waits for those that answer.
-    pub(super) async fn stop(mut self) {
+    /// Stops the threads, and waits for them; not for ever.
+    pub(super) async fn stop(mut self) -> Result<(), RunError> {
         for handle in &self.handles {
             handle.stop();
         }
@@ -148,11 +148,13 @@ impl Workers {
             }
         };
         if tokio::time::timeout(STOP_PATIENCE, ended).await.is_err() {
-            return;
+            let silent = all - self.gone.len();
+            return Err(RunError::Worker(format!("{silent} did not end when told")));
         }
         for handle in self.handles {
             // How it ended was in its event.
             let _ = handle.join();
         }
+        Ok(())
     }
 }
