@@ -13,6 +13,9 @@
 //! drop: that ids and capabilities are what was asked, in every thread, and that the way back
 //! is refused.
 //!
+//! A `chroot` that an ordinary user may not do is done in a user namespace, as HAProxy does since
+//! 3.4; capabilities that `setcap` would have kept are lost by that, which is warned of.
+//!
 //! PR_SET_NO_NEW_PRIVS is always set: the worker executes no program, and what an intruder
 //! executes must not gain rights through a set-user-id file. The opener, which may start a new
 //! binary, does not set it. PR_SET_DUMPABLE is left as the kernel makes it: 0 after a change of

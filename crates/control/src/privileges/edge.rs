@@ -45,6 +45,7 @@ pub fn present() -> io::Result<Present> {
 pub fn apply(plan: &Plan) -> Result<Vec<Warning>, PrivilegeError> {
     let mut warnings = Vec::new();
     let mut dropped_groups = false;
+    let mut namespace = false;
     // Before a chroot hides it. Where there is no /proc the other threads are not looked at.
     let threads = openat(
         CWD,
@@ -54,7 +55,22 @@ pub fn apply(plan: &Plan) -> Result<Vec<Warning>, PrivilegeError> {
     )
     .ok();
     for step in &plan.steps {
-        match (do_step(step), step) {
+        if let Step::RaiseCapabilities(lost) = step
+            && namespace
+        {
+            warnings.push(Warning::CapabilityMissing(*lost));
+            continue;
+        }
+        let mut done = do_step(step);
+        if matches!(step, Step::Chroot(_) | Step::ChrootAuto)
+            && refused_to_ordinary_user(&done)
+            // Where that is not possible either, the first refusal is the one to tell.
+            && process::enter_user_namespace().is_ok()
+        {
+            namespace = true;
+            done = do_step(step).and_then(|()| no_capabilities());
+        }
+        match (done, step) {
             (Ok(()), Step::DropGroups(_)) => dropped_groups = true,
             (Ok(()), _) => {}
             (Err(_), Step::DropGroups(IfRefused::Warn)) => warnings.push(Warning::GroupsStay),
@@ -68,6 +84,26 @@ pub fn apply(plan: &Plan) -> Result<Vec<Warning>, PrivilegeError> {
     }
     verify(plan, dropped_groups, threads.as_ref())?;
     Ok(warnings)
+}
+
+/// Was it refused for want of CAP_SYS_CHROOT, to somebody who is not root?
+fn refused_to_ordinary_user(done: &io::Result<()>) -> bool {
+    let not_permitted = Some(rustix::io::Errno::PERM.raw_os_error());
+    let refused = matches!(done, Err(error) if error.raw_os_error() == not_permitted);
+    refused && !rustix::process::geteuid().is_root()
+}
+
+/// Gives up all capabilities: those over a user namespace have done their work.
+fn no_capabilities() -> io::Result<()> {
+    let none = CapabilitySet::empty();
+    Ok(rustix::thread::set_capabilities(
+        None,
+        CapabilitySets {
+            effective: none,
+            permitted: none,
+            inheritable: none,
+        },
+    )?)
 }
 
 fn do_step(step: &Step) -> io::Result<()> {

@@ -50,6 +50,7 @@ pub fn play(arguments: &[String]) -> ExitCode {
         "drop" => drop_everything(),
         "drop-twice" => drop_twice(),
         "drop-refused" => drop_refused(),
+        "chroot-as-ordinary-user" => chroot_as_ordinary_user(),
         "daemon-ready" => daemon_ready(rest[0].into()),
         "daemon-failed" => daemon_fails(Some("cannot bind 0.0.0.0:443")),
         "daemon-silent" => daemon_fails(None),
@@ -380,45 +381,76 @@ fn drop_twice() -> u8 {
 
 /// What an ordinary user is refused, and how that is said.
 fn drop_refused() -> u8 {
-    if rustix::process::geteuid().is_root() {
-        drop_to_nobody(None, Vec::new());
-    }
-    let present = privileges::present().unwrap();
-    for (wanted, what) in [
-        (
-            Wanted {
-                user: Some(Id::Number(1)),
-                ..Wanted::default()
-            },
-            "user",
-        ),
-        (
-            Wanted {
-                group: Some(Id::Number(1)),
-                ..Wanted::default()
-            },
-            "group",
-        ),
-        (
-            Wanted {
-                chroot: Some(Chroot::Directory("/proc".into())),
-                ..Wanted::default()
-            },
-            "chroot",
-        ),
-        (
-            Wanted {
-                chroot: Some(Chroot::Auto),
-                ..Wanted::default()
-            },
-            "auto",
-        ),
-    ] {
-        let identity = privileges::resolve(&wanted, &HostNames).unwrap();
-        let plan = privileges::plan(&identity, &present);
-        println!("{what}: {}", privileges::apply(&plan).unwrap_err());
+    become_ordinary();
+    for (what, user, group) in [("user", Some(1), None), ("group", None, Some(1))] {
+        let wanted = Wanted {
+            user: user.map(Id::Number),
+            group: group.map(Id::Number),
+            ..Wanted::default()
+        };
+        println!("{what}: {}", drop_to(&wanted).unwrap_err());
     }
     0
+}
+
+/// An ordinary user in a chroot, and in a second one, which no user namespace makes possible.
+fn chroot_as_ordinary_user() -> u8 {
+    become_ordinary();
+    let status = std::process::Command::new("unshare")
+        .args(["-U", "true"])
+        .status();
+    println!("user namespaces: {}", status.unwrap().success());
+    let wanted = Wanted {
+        user: Some(Id::Name("nobody".into())),
+        group: Some(Id::Name("nogroup".into())),
+        chroot: Some(Chroot::Auto),
+        ..Wanted::default()
+    };
+    let jail = drop_to(&wanted);
+    println!(
+        "jail: {}",
+        jail.map_or_else(|e| e.to_string(), |w| format!("{} warnings", w.len()))
+    );
+    println!("root has {} names", rustix::fs::stat("/").unwrap().st_nlink);
+    println!("{:?}", process::users().unwrap());
+    println!(
+        "capabilities: {}",
+        !rustix::thread::capabilities(None)
+            .unwrap()
+            .permitted
+            .is_empty()
+    );
+    println!(
+        "listeners: {}",
+        InProcess::new()
+            .open(&[spec(ADDRESS, 2)])
+            .unwrap()
+            .listeners
+            .len()
+    );
+    let again = Wanted {
+        chroot: Some(Chroot::Directory(".".into())),
+        ..Wanted::default()
+    };
+    println!("again: {}", drop_to(&again).unwrap_err());
+    0
+}
+
+/// From root to nobody, by hand: it is the start of the scenario, not what is tried.
+fn become_ordinary() {
+    let nobody = process::user_by_name("nobody").unwrap().unwrap();
+    process::set_groups(&[]).unwrap();
+    process::set_group(nobody.gid).unwrap();
+    process::set_user(nobody.uid).unwrap();
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable).unwrap();
+}
+
+fn drop_to(wanted: &Wanted) -> Result<Vec<privileges::Warning>, privileges::PrivilegeError> {
+    let identity = privileges::resolve(wanted, &HostNames)?;
+    privileges::apply(&privileges::plan(
+        &identity,
+        &privileges::present().unwrap(),
+    ))
 }
 
 /// A daemon with an opener and a pid file, as `run` does it. Ends by SIGTERM.

@@ -255,12 +255,23 @@ scenarios! {
         let output = output_of(&["drop-refused"]);
         says(&output, "user: cannot become user 1: Operation not permitted (os error 1)");
         says(&output, "group: cannot become group 1: Operation not permitted (os error 1)");
-        says(&output, "chroot: cannot chroot to /proc: Operation not permitted (os error 1)");
-        says(
-            &output,
-            "auto: cannot chroot to an empty directory (`chroot auto`): Operation not permitted \
-             (os error 1)",
-        );
+    }
+
+    fn an_ordinary_user_is_locked_up_where_user_namespaces_are_allowed() {
+        if !need_root() {
+            return;
+        }
+        let output = output_of(&["chroot-as-ordinary-user"]);
+        if output.contains("user namespaces: true") {
+            says(&output, "jail: 0 warnings");
+            says(&output, "root has 0 names");
+        } else {
+            assert!(output.contains("jail: cannot chroot to an empty directory"), "{output}");
+        }
+        says(&output, "Ids { real: 65534, effective: 65534, saved: 65534 }");
+        says(&output, "capabilities: false");
+        says(&output, "listeners: 2");
+        says(&output, "again: cannot chroot to .: Operation not permitted (os error 1)");
     }
 
     fn the_launcher_ends_with_0_when_the_ports_are_open_and_lets_the_terminal_go() {
