@@ -10,7 +10,7 @@ use crate::snapshot::{Keepalive, Server, Sharing};
 
 pub mod linux;
 #[cfg(test)]
-pub mod simulated;
+pub(crate) mod simulated;
 
 /// What is ready at a descriptor, as an event tells it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -233,6 +233,8 @@ impl<N: Net> Engine<N> {
         if self.door == Door::Paused {
             self.door = Door::Open;
             self.poll_gates();
+            // Rings heard meanwhile were passed on: they may have been the last ones.
+            self.woken();
         }
     }
 
@@ -388,5 +390,3 @@ impl<N: Net> Drop for Engine<N> {
 
 #[cfg(test)]
 mod simulation;
-#[cfg(test)]
-mod tests;

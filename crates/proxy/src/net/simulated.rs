@@ -1,1 +1,563 @@
-//! (being written)
+//! A network inside the test: every short write, refusal, reset and lost descriptor comes from a seed.
+//!
+//! Decides:  it behaves as the kernel promises (edges, short reads only when drained), and as badly
+//!           as the kernel may: short writes and splices anywhere, EINTR, EMFILE, resets at any point.
+//! Kernel:   epoll(7) "edge-triggered", tcp(7), splice(2)
+//! Not here: what must hold all the same (worker/simulation.rs).
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+
+use rustix::io::Errno;
+
+use super::{Begun, ClientOptions, Close, ConnectOptions, Net, Readiness};
+use crate::record::PeerAddress;
+use crate::snapshot::Sharing;
+
+/// xorshift64*, as good as needed and the same everywhere.
+#[derive(Debug, Clone)]
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new(seed: u64) -> Self {
+        Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn roll(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 8
+    }
+
+    /// 0 to `sides` - 1.
+    pub fn below(&mut self, sides: u64) -> u64 {
+        self.roll() % sides.max(1)
+    }
+
+    /// True once in `times`; never for 0.
+    pub fn once_in(&mut self, times: u64) -> bool {
+        times > 0 && self.below(times) == 0
+    }
+}
+
+/// How bad the network is. Each number is "once in so many calls"; 0 is never.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Faults {
+    pub interrupted: u64,
+    pub no_descriptor: u64,
+    pub no_pipe: u64,
+    pub refused: u64,
+    pub hanging: u64,
+    pub reset: u64,
+    pub aborted_in_queue: u64,
+    /// A deliberate defect of the network, which the checks must find.
+    pub lie: Lie,
+}
+
+/// Defects of the network that a check must find, or it checks nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Lie {
+    #[default]
+    None,
+    /// Room in a full socket is not told.
+    ForgottenEdge,
+    /// A byte is changed on its way.
+    ChangedByte,
+    /// A written byte is not delivered.
+    LostByte,
+}
+
+/// How far a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    Connecting,
+    Refused,
+    Hanging,
+    Open,
+}
+
+/// One connection: our end and the peer's.
+#[derive(Debug)]
+pub struct Connection {
+    pub stage: Stage,
+    pub watched: Option<u64>,
+    /// Its edge is to be told.
+    pub edge: bool,
+    /// From the peer, not read yet.
+    pub arriving: VecDeque<u8>,
+    /// All that the peer ever sent.
+    pub sent: Vec<u8>,
+    /// All that the peer got.
+    pub received: Vec<u8>,
+    /// What the peer's window and our send buffer still take.
+    pub room: usize,
+    pub wants_room: bool,
+    pub peer_ended: bool,
+    pub peer_reset: bool,
+    error_told: bool,
+    /// We sent our end.
+    pub ended: bool,
+    pub closed: Option<Close>,
+    /// The other connection of its session.
+    pub partner: Option<usize>,
+}
+
+impl Connection {
+    fn new(stage: Stage, room: usize) -> Self {
+        Connection {
+            stage,
+            watched: None,
+            edge: false,
+            arriving: VecDeque::new(),
+            sent: Vec::new(),
+            received: Vec::new(),
+            room,
+            wants_room: false,
+            peer_ended: false,
+            peer_reset: false,
+            error_told: false,
+            ended: false,
+            closed: None,
+            partner: None,
+        }
+    }
+
+    fn readiness(&self) -> Readiness {
+        match self.stage {
+            Stage::Connecting | Stage::Hanging => Readiness::default(),
+            Stage::Refused => Readiness {
+                readable: true,
+                writable: true,
+                hung_up: true,
+                failed: true,
+            },
+            Stage::Open => Readiness {
+                readable: !self.arriving.is_empty() || self.peer_ended || self.peer_reset,
+                writable: self.room > 0 || self.peer_reset,
+                hung_up: self.peer_ended || self.peer_reset,
+                failed: self.peer_reset,
+            },
+        }
+    }
+}
+
+/// All connections, and the dice.
+#[derive(Debug)]
+pub struct World {
+    pub dice: Dice,
+    pub faults: Faults,
+    pub connections: Vec<Connection>,
+    /// Clients that wait to be accepted.
+    pub queue: VecDeque<usize>,
+    pub listener: Option<u64>,
+    pub pipes: BTreeMap<usize, VecDeque<u8>>,
+    next_pipe: usize,
+    reserve: bool,
+}
+
+impl World {
+    pub fn new(seed: u64, faults: Faults) -> Rc<RefCell<World>> {
+        Rc::new(RefCell::new(World {
+            dice: Dice::new(seed),
+            faults,
+            connections: Vec::new(),
+            queue: VecDeque::new(),
+            listener: None,
+            pipes: BTreeMap::new(),
+            next_pipe: 0,
+            reserve: true,
+        }))
+    }
+
+    /// A client connects; his number.
+    pub fn arrive(&mut self) -> usize {
+        let room = self.dice.below(50_000) as usize;
+        self.connections.push(Connection::new(Stage::Open, room));
+        self.queue.push_back(self.connections.len() - 1);
+        self.connections.len() - 1
+    }
+
+    fn touch(&mut self, id: usize) {
+        let connection = &mut self.connections[id];
+        if connection.watched.is_some() && connection.closed.is_none() {
+            connection.edge = true;
+        }
+    }
+
+    /// The peer sends bytes.
+    pub fn send(&mut self, id: usize, length: usize) {
+        let connection = &mut self.connections[id];
+        if connection.peer_ended || connection.peer_reset || connection.closed.is_some() {
+            return;
+        }
+        for _ in 0..length {
+            // Such that a byte says where it belongs: whose, and which.
+            let at = connection.sent.len() as u64;
+            let byte = ((at.wrapping_mul(0x9e37_79b9) >> 7) ^ at ^ (id as u64 * 91)) as u8;
+            connection.sent.push(byte);
+            connection.arriving.push_back(byte);
+        }
+        self.touch(id);
+    }
+
+    /// The peer sends its end.
+    pub fn end(&mut self, id: usize) {
+        self.connections[id].peer_ended = true;
+        self.touch(id);
+    }
+
+    /// The peer resets. What arrived before can still be read.
+    pub fn reset(&mut self, id: usize) {
+        self.connections[id].peer_reset = true;
+        self.touch(id);
+    }
+
+    /// The peer reads: there is room again.
+    pub fn make_room(&mut self, id: usize, bytes: usize) {
+        let connection = &mut self.connections[id];
+        connection.room += bytes;
+        if connection.wants_room && bytes > 0 {
+            connection.wants_room = false;
+            if self.faults.lie != Lie::ForgottenEdge {
+                self.touch(id);
+            }
+        }
+    }
+
+    /// A connection under way comes out.
+    pub fn settle(&mut self, id: usize) {
+        if self.connections[id].stage != Stage::Connecting {
+            return;
+        }
+        let faults = self.faults;
+        self.connections[id].stage = if self.dice.once_in(faults.refused) {
+            Stage::Refused
+        } else if self.dice.once_in(faults.hanging) {
+            Stage::Hanging
+        } else {
+            Stage::Open
+        };
+        self.touch(id);
+    }
+
+    /// What an epoll_wait would tell now, in some order.
+    pub fn events(&mut self) -> Vec<(u64, Readiness)> {
+        let mut found = Vec::new();
+        for connection in &mut self.connections {
+            if let Some(token) = connection.watched
+                && connection.edge
+                && connection.closed.is_none()
+            {
+                let readiness = connection.readiness();
+                connection.edge = false;
+                if readiness != Readiness::default() {
+                    found.push((token, readiness));
+                }
+            }
+        }
+        if let Some(token) = self.listener
+            && !self.queue.is_empty()
+        {
+            let readiness = Readiness {
+                readable: true,
+                ..Readiness::default()
+            };
+            found.push((token, readiness));
+        }
+        for at in (1..found.len()).rev() {
+            let other = self.dice.below(at as u64 + 1) as usize;
+            found.swap(at, other);
+        }
+        found
+    }
+
+    fn interrupted(&mut self) -> Result<(), Errno> {
+        let times = self.faults.interrupted;
+        match self.dice.once_in(times) {
+            true => Err(Errno::INTR),
+            false => Ok(()),
+        }
+    }
+
+    fn take_error(&mut self, id: usize) -> Errno {
+        let connection = &mut self.connections[id];
+        connection.error_told = true;
+        Errno::CONNRESET
+    }
+
+    /// How many bytes can be read, or what there is instead.
+    fn readable(&mut self, id: usize) -> Result<usize, Errno> {
+        self.interrupted()?;
+        let connection = &self.connections[id];
+        assert!(connection.closed.is_none(), "read after close");
+        match connection.arriving.len() {
+            0 if connection.peer_reset && !connection.error_told => Err(self.take_error(id)),
+            0 if connection.peer_reset || connection.peer_ended => Ok(0),
+            0 => Err(Errno::AGAIN),
+            length => Ok(length),
+        }
+    }
+
+    /// How many bytes can be written, at least 1.
+    fn writable(&mut self, id: usize, length: usize) -> Result<usize, Errno> {
+        self.interrupted()?;
+        let reset_now = self.faults.reset;
+        if self.dice.once_in(reset_now) {
+            self.reset(id);
+        }
+        let connection = &mut self.connections[id];
+        assert!(connection.closed.is_none(), "write after close");
+        assert!(!connection.ended, "write after our end");
+        assert_eq!(connection.stage, Stage::Open, "write before connect");
+        if connection.peer_reset {
+            return Err(match connection.error_told {
+                false => self.take_error(id),
+                true => Errno::PIPE,
+            });
+        }
+        let taken = length.min(connection.room);
+        connection.room -= taken;
+        connection.wants_room |= taken < length;
+        if taken == 0 {
+            return Err(Errno::AGAIN);
+        }
+        Ok(taken)
+    }
+
+    fn deliver(&mut self, id: usize, bytes: &[u8]) {
+        let lie = self.faults.lie;
+        let start = self.connections[id].received.len();
+        self.connections[id].received.extend_from_slice(bytes);
+        if lie == Lie::ChangedByte && self.dice.once_in(20) {
+            self.connections[id].received[start] ^= 1;
+        }
+        if lie == Lie::LostByte && self.dice.once_in(20) {
+            self.connections[id].received.pop();
+        }
+    }
+}
+
+/// The network as an engine sees it.
+#[derive(Debug, Clone)]
+pub struct SimulatedNet(pub Rc<RefCell<World>>);
+
+/// A pipe; closing one with its bytes loses them.
+#[derive(Debug)]
+pub struct SimulatedPipe {
+    id: usize,
+    world: Rc<RefCell<World>>,
+}
+
+impl Drop for SimulatedPipe {
+    fn drop(&mut self) {
+        self.world.borrow_mut().pipes.remove(&self.id);
+    }
+}
+
+impl Net for SimulatedNet {
+    type Socket = usize;
+    type Listener = ();
+    type Pipe = SimulatedPipe;
+
+    fn watch_listener(&mut self, (): &(), _: Sharing, token: u64) -> Result<(), Errno> {
+        let mut world = self.0.borrow_mut();
+        assert!(world.listener.is_none(), "watched twice");
+        world.listener = Some(token);
+        Ok(())
+    }
+
+    fn unwatch_listener(&mut self, (): &()) {
+        self.0.borrow_mut().listener = None;
+    }
+
+    fn inherits_no_delay(&mut self, (): &()) -> bool {
+        true
+    }
+
+    fn accept(&mut self, (): &(), _: &ClientOptions) -> Result<(usize, PeerAddress), Errno> {
+        let mut world = self.0.borrow_mut();
+        let faults = world.faults;
+        if world.dice.once_in(faults.no_descriptor) {
+            return Err(Errno::MFILE);
+        }
+        world.interrupted()?;
+        let id = world.queue.pop_front().ok_or(Errno::AGAIN)?;
+        if world.dice.once_in(faults.aborted_in_queue) {
+            world.connections[id].closed = Some(Close::Orderly);
+            return Err(Errno::CONNABORTED);
+        }
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, id as u16));
+        Ok((id, PeerAddress::Ip(address)))
+    }
+
+    fn local_address(&mut self, _: &usize) -> Result<PeerAddress, Errno> {
+        Ok(PeerAddress::Unix)
+    }
+
+    fn connect(&mut self, client: &usize, _: &ConnectOptions<'_>) -> Result<Begun<usize>, Errno> {
+        let mut world = self.0.borrow_mut();
+        let faults = world.faults;
+        let mut used_reserve = false;
+        if world.dice.once_in(faults.no_descriptor) {
+            used_reserve = std::mem::take(&mut world.reserve);
+            if !used_reserve {
+                return Err(Errno::MFILE);
+            }
+        }
+        if world.dice.once_in(faults.refused) {
+            return Err(Errno::CONNREFUSED);
+        }
+        let room = world.dice.below(50_000) as usize;
+        let connected = world.dice.once_in(4);
+        let stage = match connected {
+            true => Stage::Open,
+            false => Stage::Connecting,
+        };
+        let id = world.connections.len();
+        let mut connection = Connection::new(stage, room);
+        connection.partner = Some(*client);
+        world.connections.push(connection);
+        world.connections[*client].partner = Some(id);
+        Ok(Begun {
+            socket: id,
+            connected,
+            refused_options: 0,
+            used_reserve,
+        })
+    }
+
+    fn connect_outcome(&mut self, socket: &usize) -> Result<(), Errno> {
+        let mut world = self.0.borrow_mut();
+        match world.connections[*socket].stage {
+            Stage::Refused => Err(Errno::CONNREFUSED),
+            _ if world.connections[*socket].peer_reset => Err(world.take_error(*socket)),
+            _ => Ok(()),
+        }
+    }
+
+    fn watch(&mut self, socket: &usize, token: u64) -> Result<(), Errno> {
+        let mut world = self.0.borrow_mut();
+        let faults = world.faults;
+        if world.dice.once_in(faults.no_descriptor * 4) {
+            return Err(Errno::NOMEM);
+        }
+        let connection = &mut world.connections[*socket];
+        assert!(connection.watched.is_none(), "watched twice");
+        connection.watched = Some(token);
+        connection.edge = true;
+        Ok(())
+    }
+
+    fn read(&mut self, socket: &usize, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let mut world = self.0.borrow_mut();
+        let length = world.readable(*socket)?.min(buffer.len());
+        let arriving = &mut world.connections[*socket].arriving;
+        for (slot, byte) in buffer.iter_mut().zip(arriving.drain(..length)) {
+            *slot = byte;
+        }
+        Ok(length)
+    }
+
+    fn write(&mut self, socket: &usize, bytes: &[u8]) -> Result<usize, Errno> {
+        let mut world = self.0.borrow_mut();
+        let length = world.writable(*socket, bytes.len())?;
+        world.deliver(*socket, &bytes[..length]);
+        Ok(length)
+    }
+
+    fn shut_down(&mut self, socket: &usize) -> Result<(), Errno> {
+        let mut world = self.0.borrow_mut();
+        let connection = &mut world.connections[*socket];
+        assert!(!connection.ended, "our end sent twice");
+        if connection.peer_reset {
+            return Err(Errno::NOTCONN);
+        }
+        connection.ended = true;
+        Ok(())
+    }
+
+    fn close(&mut self, socket: usize, how: Close) {
+        let mut world = self.0.borrow_mut();
+        let connection = &mut world.connections[socket];
+        assert!(connection.closed.is_none(), "closed twice");
+        connection.closed = Some(how);
+    }
+
+    fn unread(&mut self, socket: &usize) -> usize {
+        self.0.borrow().connections[*socket].arriving.len()
+    }
+
+    fn unsent(&mut self, _: &usize) -> usize {
+        0
+    }
+
+    fn set_no_delay(&mut self, _: &usize) {}
+
+    fn pipe(&mut self, _: u32) -> Result<(SimulatedPipe, u32), Errno> {
+        let mut world = self.0.borrow_mut();
+        let faults = world.faults;
+        if world.dice.once_in(faults.no_pipe) {
+            return Err(Errno::MFILE);
+        }
+        let id = world.next_pipe;
+        world.next_pipe += 1;
+        world.pipes.insert(id, VecDeque::new());
+        let pipe = SimulatedPipe {
+            id,
+            world: Rc::clone(&self.0),
+        };
+        Ok((pipe, 64 * 1024))
+    }
+
+    fn splice_in(
+        &mut self,
+        from: &usize,
+        pipe: &SimulatedPipe,
+        length: usize,
+    ) -> Result<usize, Errno> {
+        let mut world = self.0.borrow_mut();
+        let available = world.readable(*from)?.min(length);
+        if available == 0 {
+            return Ok(0);
+        }
+        // The pipe's slots may be full before its bytes are.
+        let moved = 1 + world.dice.below(available as u64) as usize;
+        let bytes: Vec<u8> = world.connections[*from].arriving.drain(..moved).collect();
+        let inside = world.pipes.get_mut(&pipe.id).expect("an open pipe");
+        assert!(inside.is_empty(), "spliced into a pipe that was not empty");
+        inside.extend(bytes);
+        Ok(moved)
+    }
+
+    fn splice_out(
+        &mut self,
+        pipe: &SimulatedPipe,
+        to: &usize,
+        length: usize,
+    ) -> Result<usize, Errno> {
+        let mut world = self.0.borrow_mut();
+        assert_eq!(world.pipes[&pipe.id].len(), length, "the load is known");
+        let most = match world.dice.once_in(3) {
+            true => 1 + world.dice.below(length as u64) as usize,
+            false => length,
+        };
+        let moved = world.writable(*to, most)?;
+        let inside = world.pipes.get_mut(&pipe.id).expect("an open pipe");
+        let bytes: Vec<u8> = inside.drain(..moved).collect();
+        world.deliver(*to, &bytes);
+        Ok(moved)
+    }
+
+    fn restore_reserve(&mut self) -> bool {
+        let mut world = self.0.borrow_mut();
+        world.reserve |= world.dice.once_in(2);
+        world.reserve
+    }
+
+    fn random(&mut self) -> u64 {
+        self.0.borrow_mut().dice.roll()
+    }
+}

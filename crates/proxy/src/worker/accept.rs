@@ -244,6 +244,8 @@ impl<N: Net> Engine<N> {
         if self.net.restore_reserve() {
             self.starved_until_ms = 0;
             self.poll_gates();
+            // Rings heard meanwhile were passed on: they may have been the last ones.
+            self.woken();
         } else {
             self.starved_until_ms = self.now_ms + STARVED_MS;
         }

@@ -1,1 +1,445 @@
-//! (being written)
+//! Whole lives of many sessions on a simulated network, by seed.
+//!
+//! Decides:  what must always hold: bytes arrive in order and unchanged, a clean end loses none,
+//!           nobody is forgotten, every place, slot, socket, buffer and pipe is given back.
+//! Not here: the network and its faults (net/simulated.rs).
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use portcullis_balance::{Algorithm, AllBackups, Group, Member, MemberId, Tier};
+
+use super::{Engine, Opening, Reports};
+use crate::limits::Bell;
+use crate::net::Close;
+use crate::net::simulated::{Dice, Faults, Lie, SimulatedNet, Stage, World};
+use crate::record::{self, LogSource, PeerAddress, SessionRecord};
+use crate::snapshot::*;
+use crate::state::{BackendState, FrontendState, ListenerState, ProcessState};
+
+const MAXCONN: u32 = 7;
+
+/// One experiment.
+#[derive(Clone, Copy)]
+struct Trial {
+    seed: u64,
+    faults: Faults,
+    /// Do idle times run (and the clock with them)?
+    timeouts: bool,
+    clients: u32,
+}
+
+fn snapshot(trial: Trial, dice: &mut Dice) -> Arc<Snapshot> {
+    let idle = |ms: u32| if trial.timeouts { ms } else { 0 };
+    let members: Vec<Member> = (0..3)
+        .map(|at| Member {
+            name: format!("s{at}"),
+            weight: 1,
+            tier: Tier::Active,
+            usable: true,
+        })
+        .collect();
+    let servers = (0..3).map(|at| {
+        Some(Arc::new(Server {
+            name: format!("s{at}").into(),
+            slot: MemberId(at),
+            address: ServerAddress::Unix(Vec::new()),
+            user_timeout_ms: 0,
+            congestion_control: None,
+            state: Arc::default(),
+        }))
+    });
+    let algorithm = match dice.below(3) {
+        0 => Algorithm::LeastConn,
+        1 => Algorithm::RoundRobin,
+        _ => Algorithm::Random { draws: 2 },
+    };
+    let backend = Backend {
+        name: "be".into(),
+        group: Arc::new(Group::new(algorithm, AllBackups::No, &members)),
+        servers: servers.collect(),
+        connect_timeout_ms: 300,
+        server_timeout_ms: idle(2_000),
+        server_fin_timeout_ms: idle(500),
+        tunnel_timeout_ms: idle(dice.below(2) as u32 * 5_000),
+        retries: dice.below(4) as u32,
+        redispatch: dice.below(4) as i32 - 2,
+        keepalive: None,
+        no_linger: false,
+        splice: true,
+        abort_on_close: dice.once_in(3),
+        smart_connect: false,
+        state: Arc::new(BackendState::default()),
+    };
+    let frontend = Frontend {
+        name: "fe".into(),
+        backend: Some(Arc::new(backend)),
+        maxconn: MAXCONN,
+        client_timeout_ms: idle(1_500),
+        client_fin_timeout_ms: idle(400),
+        log: Some(FrontendLog {
+            sink: 0,
+            at_accept: false,
+            skip_null: false,
+            skip_normal: false,
+        }),
+        keepalive: None,
+        no_linger: false,
+        splice: !dice.once_in(3),
+        state: Arc::new(FrontendState::default()),
+    };
+    Arc::new(Snapshot {
+        generation: 0,
+        frontends: vec![Arc::new(frontend)],
+        tuning: Tuning {
+            max_accept: 1 + dice.below(5) as u32,
+            pipe_size: 65_536,
+            buffer_size: 4_096,
+            max_pipes: dice.below(4) as u32,
+            client_receive_buffer: None,
+            client_send_buffer: None,
+            server_receive_buffer: None,
+            server_send_buffer: None,
+        },
+        process: Arc::new(ProcessState::default()),
+    })
+}
+
+fn opening(address: &Arc<ListenerState>) -> Opening<()> {
+    Opening {
+        listener: (),
+        sharing: Sharing::Own,
+        frontend: 0,
+        state: Arc::clone(address),
+    }
+}
+
+struct Run {
+    address: Arc<ListenerState>,
+    trial: Trial,
+    dice: Dice,
+    world: Rc<RefCell<World>>,
+    engine: Engine<SimulatedNet>,
+    bell: Arc<Bell>,
+    log: LogSource,
+    records: Vec<SessionRecord>,
+    snapshot: Arc<Snapshot>,
+    now_ms: u64,
+}
+
+impl Run {
+    fn new(trial: Trial) -> Run {
+        let mut dice = Dice::new(trial.seed ^ 0x5eed);
+        let world = World::new(trial.seed, trial.faults);
+        let (sink, log) = record::bounded(10_000);
+        let bell = Bell::new(|| {});
+        let reports = Reports {
+            log: Some(sink),
+            observer: None,
+        };
+        let net = SimulatedNet(Rc::clone(&world));
+        let mut engine = Engine::new(net, 0, Arc::clone(&bell), reports, 1_000);
+        let snapshot = snapshot(trial, &mut dice);
+        let address = Arc::new(ListenerState::default());
+        engine.install(Arc::clone(&snapshot), vec![opening(&address)]);
+        Run {
+            address,
+            trial,
+            dice,
+            world,
+            engine,
+            bell,
+            log,
+            records: Vec::new(),
+            snapshot,
+            now_ms: 1_000,
+        }
+    }
+
+    /// One wake-up, as the thread's loop does it.
+    fn wake_up(&mut self) -> Result<(), String> {
+        self.engine.tick(self.now_ms, self.now_ms);
+        let events = self.world.borrow_mut().events();
+        for (token, readiness) in events {
+            self.engine.handle(token, readiness);
+        }
+        if self.bell.heard() {
+            self.engine.woken();
+        }
+        self.engine.run_ready();
+        self.engine.run_alarms();
+        self.engine.finish_batch();
+        self.records.extend(self.log.receiver().try_iter());
+        let counted = self.snapshot.frontends[0]
+            .state
+            .connections
+            .load(Ordering::SeqCst);
+        if counted > MAXCONN || counted as usize != self.engine.session_count() {
+            let sessions = self.engine.session_count();
+            return Err(format!("{counted} counted, {sessions} sessions"));
+        }
+        Ok(())
+    }
+
+    /// Something happens out there.
+    fn happen(&mut self) {
+        let mut world = self.world.borrow_mut();
+        let count = world.connections.len() as u64;
+        if count == 0 {
+            return;
+        }
+        let id = self.dice.below(count) as usize;
+        if world.connections[id].stage == Stage::Connecting {
+            world.settle(id);
+        }
+        if world.connections[id].stage != Stage::Open {
+            return;
+        }
+        match self.dice.below(12) {
+            0..4 => world.send(id, self.dice.below(1_500) as usize),
+            4 => world.send(id, self.dice.below(25_000) as usize),
+            5..9 => world.make_room(id, self.dice.below(15_000) as usize),
+            9 if self.dice.once_in(3) => world.end(id),
+            10 if self.dice.once_in(self.trial.faults.reset) => world.reset(id),
+            _ => {}
+        }
+    }
+
+    /// The control plane says something.
+    fn command(&mut self) {
+        match self.dice.below(400) {
+            0..3 => self.engine.pause(),
+            3..15 => self.engine.resume(),
+            15 => {
+                let snapshot = Arc::clone(&self.snapshot);
+                let opening = opening(&self.address);
+                self.engine.install(snapshot, vec![opening]);
+            }
+            _ => {}
+        }
+    }
+
+    /// Everybody finishes what he does, and the engine gets all the time it wants.
+    fn finish(&mut self) -> Result<(), String> {
+        let mut quiet = 0;
+        for _ in 0..20_000 {
+            let mut world = self.world.borrow_mut();
+            for id in 0..world.connections.len() {
+                world.settle(id);
+                let connection = &world.connections[id];
+                if connection.stage == Stage::Open && connection.closed.is_none() {
+                    let (blocked, ended) = (connection.wants_room, connection.peer_ended);
+                    if blocked {
+                        world.make_room(id, 100_000);
+                    }
+                    if !ended {
+                        world.end(id);
+                    }
+                }
+            }
+            let waiting = !world.queue.is_empty();
+            drop(world);
+            self.wake_up()?;
+            // The clock runs only as far as waits and attempts need it, unless idle times run.
+            self.now_ms += 20;
+            let idle = self.engine.session_count() == 0 && !waiting;
+            quiet = if idle { quiet + 1 } else { 0 };
+            if quiet > 3 {
+                return Ok(());
+            }
+        }
+        let left = self.engine.session_count();
+        let queue = self.world.borrow().queue.len();
+        Err(format!(
+            "{left} sessions and {queue} clients were forgotten"
+        ))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let world = self.world.borrow();
+        for (id, connection) in world.connections.iter().enumerate() {
+            if connection.closed.is_none() {
+                return Err(format!("connection {id} was not closed"));
+            }
+            let Some(partner) = connection.partner.map(|at| &world.connections[at]) else {
+                continue;
+            };
+            if !partner.sent.starts_with(&connection.received) {
+                return Err(format!("connection {id} got what was never sent"));
+            }
+        }
+        for record in &self.records {
+            check_record(record, &world)?;
+        }
+        let frontend = &self.snapshot.frontends[0];
+        let backend = frontend.backend.as_ref().expect("there is one");
+        let process = &self.snapshot.process;
+        let counts = [
+            self.address.connections.load(Ordering::SeqCst),
+            process.connections.load(Ordering::SeqCst),
+            frontend.state.connections.load(Ordering::SeqCst),
+            backend.state.connections.load(Ordering::SeqCst),
+            backend.group.total(),
+        ];
+        if counts != [0; 5] || self.engine.held() != (0, 0) {
+            return Err(format!("left: {counts:?} {:?}", self.engine.held()));
+        }
+        let total = frontend.state.total.load(Ordering::SeqCst);
+        if total != self.records.len() as u64 {
+            return Err(format!("{total} sessions, {} records", self.records.len()));
+        }
+        let bytes: u64 = self.records.iter().map(|record| record.bytes_in).sum();
+        if bytes != frontend.state.bytes_in.load(Ordering::SeqCst) {
+            return Err("the bytes of records and counters differ".to_owned());
+        }
+        Ok(())
+    }
+}
+
+fn check_record(record: &SessionRecord, world: &World) -> Result<(), String> {
+    let PeerAddress::Ip(address) = record.client else {
+        return Err("a client without an address".to_owned());
+    };
+    let id = usize::from(address.port());
+    let client = &world.connections[id];
+    let letters = record.termination.to_string();
+    let Some(server) = client.partner.map(|at| &world.connections[at]) else {
+        return match letters.as_str() {
+            "--" => Err(format!("client {id} never had a server, and ended well")),
+            _ => Ok(()),
+        };
+    };
+    match letters.as_str() {
+        "--" if server.received != client.sent || client.received != server.sent => {
+            Err(format!("client {id}: a clean end lost bytes"))
+        }
+        "CD" if server.closed != Some(Close::Reset) => {
+            Err(format!("client {id}: his reset was not passed on"))
+        }
+        "SD" if client.closed != Some(Close::Reset) => {
+            Err(format!("client {id}: the server's reset was not passed on"))
+        }
+        "SD" if client.received != server.sent && !client.peer_reset => {
+            Err(format!("client {id}: the server's last words were lost"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn run(trial: Trial) -> Result<Vec<SessionRecord>, String> {
+    let mut run = Run::new(trial);
+    let mut to_come = trial.clients;
+    for _ in 0..trial.clients * 60 {
+        if to_come > 0 && run.dice.once_in(20) {
+            to_come -= 1;
+            run.world.borrow_mut().arrive();
+        }
+        for _ in 0..run.dice.below(6) {
+            run.happen();
+        }
+        run.now_ms += match trial.timeouts && run.dice.once_in(40) {
+            true => run.dice.below(3_000),
+            false => run.dice.below(3),
+        };
+        run.command();
+        run.wake_up()?;
+    }
+    run.engine.resume();
+    run.finish()?;
+    run.check()?;
+    let Run {
+        engine,
+        world,
+        snapshot,
+        records,
+        ..
+    } = run;
+    drop(engine);
+    if snapshot.process.pipes.load(Ordering::SeqCst) != 0 || !world.borrow().pipes.is_empty() {
+        return Err("pipes are left".to_owned());
+    }
+    Ok(records)
+}
+
+fn all_faults() -> Faults {
+    Faults {
+        interrupted: 15,
+        no_descriptor: 12,
+        no_pipe: 5,
+        refused: 6,
+        hanging: 8,
+        reset: 150,
+        aborted_in_queue: 20,
+        lie: Lie::None,
+    }
+}
+
+/// Runs `seeds` trials; returns how many sessions ended with which letters.
+fn run_all(
+    seeds: std::ops::Range<u64>,
+    trial: impl Fn(u64) -> Trial,
+) -> std::collections::BTreeMap<String, u32> {
+    let mut endings = std::collections::BTreeMap::new();
+    for seed in seeds {
+        match run(trial(seed)) {
+            Ok(records) => {
+                for record in records {
+                    *endings.entry(record.termination.to_string()).or_insert(0) += 1;
+                }
+            }
+            Err(error) => panic!("seed {seed}: {error}"),
+        }
+    }
+    endings
+}
+
+#[test]
+fn without_faults_every_session_ends_cleanly_and_whole() {
+    let endings = run_all(0..60, |seed| Trial {
+        seed,
+        faults: Faults {
+            interrupted: 10,
+            ..Faults::default()
+        },
+        timeouts: false,
+        clients: 12,
+    });
+    assert_eq!(endings.keys().collect::<Vec<_>>(), ["--"], "{endings:?}");
+    assert_eq!(endings["--"], 60 * 12);
+}
+
+#[test]
+fn with_every_fault_nothing_is_lost_twice_or_left_behind() {
+    let endings = run_all(1_000..1_300, |seed| Trial {
+        seed,
+        faults: all_faults(),
+        timeouts: seed % 2 == 0,
+        clients: 12,
+    });
+    // The faults reached what they are for.
+    for letters in ["--", "CD", "SD", "SC", "sC", "cD", "CC"] {
+        assert!(endings.contains_key(letters), "{letters}: {endings:?}");
+    }
+}
+
+#[test]
+fn the_checks_find_a_network_that_lies() {
+    for lie in [Lie::ForgottenEdge, Lie::ChangedByte, Lie::LostByte] {
+        let found = (0..20).any(|seed| {
+            let faults = Faults {
+                lie,
+                ..Faults::default()
+            };
+            run(Trial {
+                seed,
+                faults,
+                timeouts: false,
+                clients: 12,
+            })
+            .is_err()
+        });
+        assert!(found, "{lie:?} went unnoticed");
+    }
+}

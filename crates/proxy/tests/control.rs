@@ -1,0 +1,184 @@
+//! What a worker tells, and where it can connect to.
+//!
+//! Decides:  nothing.
+//! Not here: bytes (relay.rs), limits (limits.rs), failures (failures.rs).
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, mpsc};
+
+use common::*;
+use portcullis_proxy::record::{self, SessionEvent};
+use portcullis_proxy::snapshot::{ServerAddress, Sharing, WorkerListener};
+use portcullis_proxy::worker::thread::{WorkerConfig, WorkerEvent, spawn};
+
+#[test]
+fn a_worker_that_panics_reports_what_it_said() {
+    let (sender, receiver) = mpsc::channel();
+    let handle = spawn(WorkerConfig {
+        worker: 4,
+        cpu: None,
+        log: None,
+        observer: None,
+        events: Arc::new(move |event| {
+            assert!(
+                !matches!(event, WorkerEvent::Drained { .. }),
+                "this test panics here"
+            );
+            sender.send(event).unwrap();
+        }),
+    })
+    .unwrap();
+    handle.stop_accepting();
+    let event = receiver.recv_timeout(PATIENCE).unwrap();
+    let WorkerEvent::Failed { worker: 4, message } = event else {
+        panic!("{event:?}");
+    };
+    assert!(message.contains("this test panics here"), "{message}");
+    assert!(handle.join().unwrap_err().contains("this test panics here"));
+}
+
+#[test]
+fn a_worker_that_cannot_run_on_its_cpu_does_not_start() {
+    let outcome = spawn(WorkerConfig {
+        worker: 0,
+        cpu: Some(1_023),
+        log: None,
+        observer: None,
+        events: Arc::new(|_| {}),
+    });
+    assert!(outcome.is_err());
+}
+
+#[test]
+fn an_observer_sees_a_session_open_and_close() {
+    let template = start(Plan {
+        servers: vec![tcp(echo())],
+        ..Plan::default()
+    });
+    let (observer, watched) = record::bounded(10);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    let handle = spawn(WorkerConfig {
+        worker: 3,
+        cpu: Some(0),
+        log: None,
+        observer: Some(observer),
+        events: Arc::new(|_| {}),
+    })
+    .unwrap();
+    let listener = WorkerListener {
+        socket: Arc::new(OwnedFd::from(listener)),
+        sharing: Sharing::Own,
+        frontend: 0,
+        state: Arc::default(),
+    };
+    handle.install(Arc::clone(&template.snapshot), vec![listener]);
+    let mut client = std::net::TcpStream::connect(address).unwrap();
+    client.write_all(b"hello").unwrap();
+    let next = || watched.receiver().recv_timeout(PATIENCE).unwrap();
+    let SessionEvent::Opened {
+        id, worker, server, ..
+    } = next()
+    else {
+        panic!("it should open first");
+    };
+    assert_eq!((worker, server.name.as_ref()), (3, "s0"));
+    client.read_exact(&mut [0; 5]).unwrap();
+    drop(client);
+    let SessionEvent::Closed {
+        id: closed, record, ..
+    } = next()
+    else {
+        panic!("it should close");
+    };
+    assert_eq!(closed, id);
+    assert_eq!((record.bytes_in, record.bytes_out), (5, 5));
+    handle.stop();
+    handle.join().unwrap();
+    template.stop();
+}
+
+#[test]
+fn a_mapped_port_is_the_clients_port_plus_the_offset() {
+    let server = echo();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let own = listener.local_addr().unwrap();
+    let plan = Plan {
+        servers: vec![ServerAddress::TcpMappedPort {
+            ip: server.ip(),
+            offset: i32::from(server.port()) - i32::from(own.port()),
+            mptcp: false,
+        }],
+        ..Plan::default()
+    };
+    let proxy = start_on(plan, listener);
+    let mut client = proxy.connect();
+    client.write_all(b"x").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    drop(client);
+    assert_eq!(proxy.ending(), "--");
+    proxy.stop();
+}
+
+#[test]
+fn a_port_that_the_offset_takes_out_of_range_is_our_failure() {
+    let plan = Plan {
+        servers: vec![ServerAddress::OriginalDestination {
+            port: None,
+            offset: 65_535,
+        }],
+        ..Plan::default()
+    };
+    let proxy = start(plan);
+    let mut client = proxy.connect();
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    assert_eq!(proxy.ending(), "RC");
+    proxy.stop();
+}
+
+#[test]
+fn the_original_destination_serves_with_another_port() {
+    let server = echo();
+    let proxy = start(Plan {
+        servers: vec![ServerAddress::OriginalDestination {
+            port: Some(server.port()),
+            offset: 0,
+        }],
+        ..Plan::default()
+    });
+    let mut client = proxy.connect();
+    client.write_all(b"x").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    drop(client);
+    assert_eq!(proxy.ending(), "--");
+    proxy.stop();
+}
+
+#[test]
+fn multipath_tcp_reaches_a_plain_server() {
+    let server = echo();
+    let proxy = start(Plan {
+        servers: vec![ServerAddress::Tcp {
+            address: server,
+            mptcp: true,
+        }],
+        ..Plan::default()
+    });
+    let mut client = proxy.connect();
+    client.write_all(b"x").unwrap();
+    match client.read(&mut [0]).unwrap() {
+        1 => {
+            drop(client);
+            assert_eq!(proxy.ending(), "--");
+        }
+        // A kernel without MPTCP, or with net.mptcp.enabled=0, says so at socket().
+        _ => assert_eq!(proxy.ending(), "SC"),
+    }
+    proxy.stop();
+}
