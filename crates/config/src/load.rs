@@ -19,8 +19,10 @@ use crate::syntax::{Document, Line, Section, SectionKind, Word};
 
 /// `.if` in `.if`.
 pub const MAX_NESTED_CONDITIONS: usize = 100;
-/// After as many errors the rest is not read.
+/// After as many errors the rest of a file is not read.
 pub const MAX_ERRORS: usize = 500;
+/// After as many warnings and notices of a file the rest of them is not told.
+pub const MAX_WARNINGS: usize = 500;
 
 /// Reads all files (a directory stands for its `*.cfg`), in order, into sections.
 ///
@@ -73,6 +75,7 @@ fn read_file(
         sections: Vec::new(),
         diagnostics: Vec::new(),
         errors: 0,
+        warnings: 0,
         stopped: false,
     };
     if marked {
@@ -124,6 +127,7 @@ struct Reader<'a> {
     sections: Vec<Section>,
     diagnostics: Vec<Diagnostic>,
     errors: usize,
+    warnings: usize,
     stopped: bool,
 }
 
@@ -138,7 +142,10 @@ impl Reader<'_> {
     }
 
     fn push(&mut self, diagnostic: Diagnostic) {
-        self.errors += usize::from(diagnostic.severity == Severity::Error);
+        if diagnostic.severity != Severity::Error {
+            return self.push_mild(diagnostic);
+        }
+        self.errors += 1;
         self.stopped |= diagnostic.code == "nul-byte";
         self.diagnostics.push(diagnostic);
         if self.errors == MAX_ERRORS && !self.stopped {
@@ -147,6 +154,19 @@ impl Reader<'_> {
             let place = self.at(self.line, 0, 0);
             let error = Diagnostic::error("too-many-errors", place, message);
             self.diagnostics.push(error);
+        }
+    }
+
+    /// A warning or a notice: the file is read to its end whatever their number.
+    fn push_mild(&mut self, diagnostic: Diagnostic) {
+        self.warnings += 1;
+        if self.warnings <= MAX_WARNINGS {
+            self.diagnostics.push(diagnostic);
+        } else if self.warnings == MAX_WARNINGS + 1 {
+            let message = format!("more than {MAX_WARNINGS} warnings; the rest is not told");
+            let place = self.at(self.line, 0, 0);
+            let warning = Diagnostic::warning("too-many-warnings", place, message);
+            self.diagnostics.push(warning);
         }
     }
 
@@ -337,7 +357,7 @@ impl Reader<'_> {
                 return self.push(error.suggest(suggest(other, DIRECTIVES)));
             }
         };
-        if let Some(extra) = words.get(2) {
+        if let Some(extra) = words.get(2).filter(|word| !word.text.is_empty()) {
             let message = format!("`{}` takes one argument", directive.text);
             let error = Diagnostic::error("unexpected-argument", extra.place, message);
             return self.push(error.label("quote a message that has spaces"));
@@ -348,7 +368,9 @@ impl Reader<'_> {
     }
 
     fn plain_line(&mut self, lexed: Lexed) {
-        self.diagnostics.extend(lexed.warnings);
+        for warning in lexed.warnings {
+            self.push(warning);
+        }
         if let Some(n) = lexed.words.iter().position(|word| word.bytes().is_empty()) {
             let unset = lexed.unset.iter().find(|(word, _)| *word == n);
             let unset = unset.map(|(_, name)| name.as_slice());
@@ -699,6 +721,9 @@ mod tests {
     fn errors_and_nesting_are_bounded() {
         let document = load(&"x\n".repeat(MAX_ERRORS * 2));
         assert_eq!(document.diagnostics.len(), MAX_ERRORS + 1);
+        let document = load(&format!("global\n{} kept\n", ".warning x\n".repeat(2000)));
+        assert_eq!(document.diagnostics.len(), MAX_WARNINGS + 1);
+        assert_eq!(lines(&document), ["global: kept"]);
         let document = load(&".if 1\n".repeat(MAX_NESTED_CONDITIONS + 5));
         assert_eq!(codes(&document), ["101:too-many-conditions"]);
     }

@@ -98,13 +98,20 @@ fn in_ours(text: &str) -> Vec<Outcome> {
 /// HAProxy stops at 50 fatal errors.
 const BATCH: usize = 40;
 
+/// A long first line. HAProxy reads a line again when it is longer than any before it, and the
+/// first reading has already cut it at the end of a `${V-default}` (2.6 to 3.5-dev5).
+fn room() -> String {
+    format!(".notice {}", "x".repeat(4000))
+}
+
 fn compare_lines(haproxy: &Path, name: &str, lines: &[String]) {
     let mut differences = Vec::new();
     for batch in lines.chunks(BATCH) {
-        let text = batch.join("\n") + "\n";
+        let text = format!("{}\n{}\n", room(), batch.join("\n"));
         let theirs = in_haproxy(haproxy, name, &text);
         let ours = in_ours(&text);
-        for (line, (theirs, ours)) in batch.iter().zip(theirs.iter().zip(&ours)) {
+        let outcomes = theirs.iter().zip(&ours).skip(1);
+        for (line, (theirs, ours)) in batch.iter().zip(outcomes) {
             if theirs != ours {
                 differences.push(format!("{line}\n  haproxy {theirs:?}\n  ours    {ours:?}"));
             }
