@@ -43,6 +43,13 @@ impl Report {
         }
     }
 
+    /// Is there an error?
+    pub fn has_errors(&self) -> bool {
+        self.found
+            .iter()
+            .any(|(_, d)| d.severity == Severity::Error)
+    }
+
     /// Is there an error about this section, other than that a keyword is not there yet?
     pub fn has_mistakes_in(&self, section: usize) -> bool {
         self.found.iter().any(|(of, d)| {

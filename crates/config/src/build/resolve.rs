@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use crate::build::draft::{GlobalDraft, LogLine, LogShape, Mode, ProxyDraft, Toggle};
 use crate::build::proxies::Proxies;
 use crate::build::servers;
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Severity};
 use crate::model::{
     Backend, Balance, Config, Flow, Frontend, Keepalive, LogStyle, LogTarget, ProxyLog, Splice,
 };
@@ -63,9 +63,7 @@ pub fn resolve(global: GlobalDraft, read: Proxies, report: &mut Report) -> (Conf
                 .push(backend(draft, &config.global.logs, report));
         }
     }
-    if config.frontends.is_empty() && !read.proxies.iter().any(|p| p.mode() != Mode::Tcp) {
-        no_frontend(report);
-    }
+    nothing_listens(&config, report);
     (config, quiet)
 }
 
@@ -202,12 +200,19 @@ fn without_servers(draft: &ProxyDraft, report: &mut Report) {
     }
 }
 
-fn no_frontend(report: &mut Report) {
-    report.push(Diagnostic::new(
-        crate::diagnostic::Severity::Warning,
-        "no-frontend",
-        "there is no `frontend` and no `listen` section: nothing listens",
-    ));
+/// HAProxy's `-c` has a code of its own for it: no error, but it would not start.
+fn nothing_listens(config: &Config, report: &mut Report) {
+    let listens = config
+        .frontends
+        .iter()
+        .any(|frontend| !frontend.disabled && !frontend.binds.is_empty());
+    if !listens && !report.has_errors() {
+        report.push(Diagnostic::new(
+            Severity::Warning,
+            "no-listener",
+            "nothing listens: no `frontend` or `listen` that is enabled has a `bind` line",
+        ));
+    }
 }
 
 /// Where a frontend's connections go.
