@@ -9,6 +9,8 @@
 //! `PORTCULLIS_WRITE_EXPECTED=1 cargo test -p portcullis-config --test diagnostics` writes what is
 //! found into the files; read the difference before you keep it.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

@@ -4,6 +4,8 @@
 //! Source:   the installed haproxy (2.6 in Debian 12), run with `-c`.
 //! Not here: what the configurations mean (model.rs).
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 

@@ -4,6 +4,8 @@
 //! Source:   HAProxy's configuration manual, chapters 3 to 5, newest version.
 //! Not here: mistakes (diagnostics.rs).
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
