@@ -64,6 +64,11 @@
 //! A server that is started as root and runs as another user sets [`ListenerSpec::owner_uid`]: the
 //! sockets are given to that user before `bind`, since the kernel lets only sockets of one user
 //! share a port, so a shard that is added later finds its siblings.
+//!
+//! # Whole programs
+//!
+//! In `examples/`: `blocking`, a thread for each connection; `tokio`, over TCP or a Unix socket;
+//! `sharded`, a thread and a socket for each core.
 
 pub mod activation;
 pub mod address;

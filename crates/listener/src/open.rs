@@ -12,7 +12,7 @@ use std::path::Path;
 
 use portcullis_sockopt as sockopt;
 use portcullis_sys::sockopt::get_int;
-use rustix::fs::{Uid, fchown};
+use rustix::fs::fchown;
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_acceptconn;
 use rustix::net::{
@@ -27,7 +27,7 @@ use crate::options::{self, How, Kind, Origin, Setting};
 use crate::spec::ListenerSpec;
 use crate::step::{Step, Strict};
 use crate::unix::{Beside, Place};
-use crate::{Flags, inherited, netns};
+use crate::{Flags, inherited, netns, unix};
 
 /// Where one socket is to come from.
 #[derive(Debug, Clone)]
@@ -241,7 +241,8 @@ impl Opening<'_> {
         if rustix::process::geteuid().as_raw() == uid {
             return Ok(());
         }
-        self.or_refuse(Step::Owner, fchown(fd, Some(Uid::from_raw(uid)), None))
+        let given = unix::user(uid).and_then(|user| fchown(fd, Some(user), None));
+        self.or_refuse(Step::Owner, given)
     }
 
     /// Row 14, with a Unix socket's path around it.

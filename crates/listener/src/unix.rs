@@ -106,8 +106,8 @@ impl Beside {
     /// Owner and mode, before anybody can connect.
     pub fn set_permissions(&self, permissions: UnixPermissions) -> Result<()> {
         let path = &self.place.beside;
-        let uid = permissions.uid.map(Uid::from_raw);
-        let gid = permissions.gid.map(Gid::from_raw);
+        let uid = permissions.uid.map(user).transpose()?;
+        let gid = permissions.gid.map(group).transpose()?;
         if uid.is_some() || gid.is_some() {
             chownat(CWD, path, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
         }
@@ -207,6 +207,21 @@ impl Drop for Placed {
                 ..self.file.clone()
             });
         }
+    }
+}
+
+/// A user id for chown, to which 2^32 - 1 means "leave it" and would change nothing: EINVAL.
+pub(crate) fn user(id: u32) -> Result<Uid> {
+    match id {
+        u32::MAX => Err(Errno::INVAL),
+        id => Ok(Uid::from_raw(id)),
+    }
+}
+
+fn group(id: u32) -> Result<Gid> {
+    match id {
+        u32::MAX => Err(Errno::INVAL),
+        id => Ok(Gid::from_raw(id)),
     }
 }
 
