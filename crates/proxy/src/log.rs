@@ -5,6 +5,8 @@
 //! Source:   HAProxy 3.5-dev5, doc/configuration.txt chapters 8.2 and 8.6, `log`; src/log.c.
 //! Not here: where lines go and when (the control plane).
 
+#[cfg(test)]
+mod differential;
 pub mod frame;
 pub mod health;
 pub mod session;

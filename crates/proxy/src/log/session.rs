@@ -185,7 +185,7 @@ fn early_mark(record: &SessionRecord) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use portcullis_balance::{Algorithm, AllBackups, Group, MemberId};
@@ -194,7 +194,7 @@ mod tests {
     use crate::record::{EndCause, EndPhase, Termination};
     use crate::snapshot::{Backend, Frontend, Server, ServerAddress};
 
-    fn backend(name: &str) -> Arc<Backend> {
+    pub(in crate::log) fn backend(name: &str) -> Arc<Backend> {
         Arc::new(Backend {
             name: name.into(),
             group: Arc::new(Group::new(Algorithm::RoundRobin, AllBackups::No, &[])),
@@ -214,7 +214,7 @@ mod tests {
         })
     }
 
-    fn frontend(name: &str) -> Arc<Frontend> {
+    pub(in crate::log) fn frontend(name: &str) -> Arc<Frontend> {
         Arc::new(Frontend {
             name: name.into(),
             backend: None,
@@ -229,7 +229,7 @@ mod tests {
         })
     }
 
-    fn server(name: &str) -> Arc<Server> {
+    pub(in crate::log) fn server(name: &str) -> Arc<Server> {
         Arc::new(Server {
             name: name.into(),
             slot: MemberId(0),
@@ -241,7 +241,7 @@ mod tests {
     }
 
     /// An ordinary session through `fe` to `be/s0`, at 2026-11-22 04:31:03.475 UTC.
-    fn record() -> SessionRecord {
+    pub(in crate::log) fn record() -> SessionRecord {
         SessionRecord {
             kind: RecordKind::Ended,
             frontend: frontend("fe"),
@@ -267,7 +267,7 @@ mod tests {
         }
     }
 
-    fn ended(cause: EndCause, phase: EndPhase) -> Termination {
+    pub(in crate::log) fn ended(cause: EndCause, phase: EndPhase) -> Termination {
         Termination { cause, phase }
     }
 
