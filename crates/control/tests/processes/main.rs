@@ -27,17 +27,14 @@ fn main() -> ExitCode {
         return roles::play(rest);
     }
     let exact = arguments.iter().any(|one| one == "--exact");
-    let wanted: Vec<&String> = arguments
-        .iter()
-        .filter(|one| !one.starts_with('-'))
-        .collect();
+    let wanted = names(&arguments);
     let selected = scenarios::ALL.iter().filter(|(name, _)| {
         wanted.is_empty()
             || wanted.iter().any(|one| {
                 if exact {
-                    *name == one.as_str()
+                    *name == *one
                 } else {
-                    name.contains(one.as_str())
+                    name.contains(one)
                 }
             })
     });
@@ -73,4 +70,19 @@ fn main() -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// What of libtest's command line is a name: neither an option nor an option's value.
+fn names(arguments: &[String]) -> Vec<&str> {
+    const WITH_VALUE: [&str; 5] = ["--test-threads", "--format", "--color", "--skip", "-Z"];
+    let mut names = Vec::new();
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        if WITH_VALUE.contains(&argument.as_str()) {
+            arguments.next();
+        } else if !argument.starts_with('-') {
+            names.push(argument.as_str());
+        }
+    }
+    names
 }
