@@ -18,6 +18,9 @@ use std::time::Duration;
 
 use portcullis_config::Sources;
 use portcullis_proxy::record::ObserverSink;
+use portcullis_sys::process::Signals;
+/// Signals that are kept from the program's threads.
+pub use portcullis_sys::process::Signals as HeldSignals;
 
 use crate::Plan;
 pub use error::{Kind, RunError};
@@ -53,10 +56,17 @@ pub enum End {
     },
 }
 
+/// Keeps the signals of [`run`] from the calling thread and from all that it starts, for as long
+/// as the answer lives. To be called by a program that starts threads before it runs: the kernel
+/// gives a signal to any thread that takes it, and its default action would end the process.
+pub fn hold_signals() -> std::io::Result<HeldSignals> {
+    Signals::block(&serve::SIGNALS)
+}
+
 /// Opens what `plan` says, serves until told to stop, and tells how it ended.
 ///
 /// To be called while the process has one thread only, if the plan goes to the background or
-/// drops privileges; signals are taken over from the calling thread.
+/// drops privileges. Signals are taken over from the calling thread; see [`hold_signals`].
 pub fn run(plan: Plan, sources: &Sources, job: Job) -> Result<End, RunError> {
     if plan.listeners.is_empty() {
         return Err(RunError::NoListener);

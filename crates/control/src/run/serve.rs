@@ -18,6 +18,7 @@ use tokio::time::Sleep;
 use super::RunError;
 use super::status::Report;
 use super::workers::{Command, News, Workers};
+use crate::health::{Checker, HealthPlan};
 use crate::life::{Action, Event, Life};
 use crate::logs::{Audience, LogHandle};
 use crate::notify::Notifier;
@@ -59,6 +60,7 @@ pub(super) struct Control {
     pub(super) log: LogHandle,
     pub(super) notifier: Notifier,
     pub(super) status: Report,
+    pub(super) health: HealthPlan,
     /// Ends by itself after this time.
     pub(super) run_for: Option<Duration>,
 }
@@ -72,6 +74,8 @@ pub(super) fn serve(
         .enable_all()
         .build()
         .map_err(RunError::host("start the control thread"))?;
+    let mut checker = Checker::new(runtime.handle().clone(), control.log.clone());
+    checker.apply(&control.health);
     announce()?;
     runtime.block_on(control.serve())
 }
@@ -86,6 +90,7 @@ impl Control {
             notifier,
             status,
             run_for,
+            health: _,
         } = self;
         let mut signals = heard(signals).map_err(RunError::host("wait for signals"))?;
         for (audience, line) in status.started() {

@@ -21,6 +21,7 @@ use super::status::Report;
 use super::workers::{Ears, Workers};
 use super::{End, Job, Ready, RunError, open};
 use crate::daemon::{self, Launch, Readiness};
+use crate::health::HealthPlan;
 use crate::life::Life;
 use crate::limits::{self, Demand, Pipes, Strictness, Wishes};
 use crate::logs::LogWriter;
@@ -144,6 +145,7 @@ impl Stage {
             workers,
             log: writer.handle(),
             notifier: self.notifier.clone(),
+            health: HealthPlan::new(plan, &registry),
             status: Report::new(plan, registry),
             run_for,
         })

@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use portcullis_config::MemoryFiles;
 use portcullis_control::Overrides;
-use portcullis_control::run::Job;
+use portcullis_control::run::{self, HeldSignals, Job};
 use portcullis_proxy::record::{self, ObserverSource};
 
 use crate::demo::view::{Colours, View};
@@ -35,12 +35,10 @@ pub struct Arguments {
 
 /// Shows it until told to stop.
 pub fn run(arguments: &Arguments) -> Exit {
-    let (port, text) = match prepare() {
+    let (_held, port, text) = match prepare() {
         Ok(prepared) => prepared,
         Err(error) => {
-            terminal::err(&format!(
-                "error: cannot start the demo's servers: {error}\n"
-            ));
+            terminal::err(&format!("error: cannot start the demo: {error}\n"));
             return exit::INTERNAL;
         }
     };
@@ -78,14 +76,16 @@ pub fn run(arguments: &Arguments) -> Exit {
     exit
 }
 
-/// Starts the servers; gives the port to listen on and the configuration.
-fn prepare() -> io::Result<(u16, String)> {
+/// Starts the servers; gives the port to listen on and the configuration. Signals are held first,
+/// so that no server's thread takes them.
+fn prepare() -> io::Result<(HeldSignals, u16, String)> {
+    let held = run::hold_signals()?;
     let mut servers = Vec::new();
     for name in SERVERS {
         servers.push((name, echo::start(name)?));
     }
     let port = demo::free_port()?;
-    Ok((port, demo::configuration(port, &servers)))
+    Ok((held, port, demo::configuration(port, &servers)))
 }
 
 /// Prints events as they come, in a thread of its own; its result is the last line.
