@@ -19,6 +19,7 @@ pub(crate) mod report;
 pub mod source;
 pub mod suggest;
 pub mod syntax;
+mod understand;
 pub mod units;
 
 pub use build::{Outcome, build, load};

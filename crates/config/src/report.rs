@@ -12,11 +12,17 @@ pub const NO_EFFECT: &str = "no-effect";
 /// A keyword is for HTTP.
 pub const HTTP_ONLY: &str = "http-only";
 
+/// After as many findings, more are only counted.
+pub const MAX_FINDINGS: usize = 1000;
+
 /// Findings by section.
 #[derive(Debug, Default)]
 pub struct Report {
     section: usize,
     found: Vec<(usize, Diagnostic)>,
+    /// Findings that were only counted, and how many of them are errors.
+    more: usize,
+    more_errors: usize,
 }
 
 impl Report {
@@ -27,7 +33,17 @@ impl Report {
 
     /// Adds a finding.
     pub fn push(&mut self, diagnostic: Diagnostic) {
-        self.found.push((self.section, diagnostic));
+        if self.is_full() {
+            self.more += 1;
+            self.more_errors += usize::from(diagnostic.severity == Severity::Error);
+        } else {
+            self.found.push((self.section, diagnostic));
+        }
+    }
+
+    /// Are further findings only counted? Then a suggestion is wasted on them.
+    pub fn is_full(&self) -> bool {
+        self.found.len() >= MAX_FINDINGS
     }
 
     /// Adds a finding, or only its notes to the same one at the same place.
@@ -45,9 +61,11 @@ impl Report {
 
     /// Is there an error?
     pub fn has_errors(&self) -> bool {
-        self.found
-            .iter()
-            .any(|(_, d)| d.severity == Severity::Error)
+        self.more_errors > 0
+            || self
+                .found
+                .iter()
+                .any(|(_, d)| d.severity == Severity::Error)
     }
 
     /// Is there an error about this section, other than that a keyword is not there yet?
@@ -60,10 +78,19 @@ impl Report {
     /// Everything, less what these sections' keywords say of a TCP proxy.
     pub fn finish(self, quiet: &[usize]) -> Vec<Diagnostic> {
         let droppable = [NOT_SUPPORTED, NO_EFFECT, HTTP_ONLY];
+        let more = (self.more > 0).then(|| {
+            let severity = match self.more_errors {
+                0 => Severity::Warning,
+                _ => Severity::Error,
+            };
+            let message = format!("{} more findings are not shown", self.more);
+            Diagnostic::new(severity, "too-many-findings", message)
+        });
         self.found
             .into_iter()
             .filter(|(section, d)| !(quiet.contains(section) && droppable.contains(&d.code)))
             .map(|(_, diagnostic)| diagnostic)
+            .chain(more)
             .collect()
     }
 }
@@ -73,5 +100,23 @@ impl Extend<Diagnostic> for Report {
         for diagnostic in diagnostics {
             self.push(diagnostic);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_beyond_the_limit_are_counted_and_still_refuse() {
+        let mut report = Report::default();
+        for _ in 0..MAX_FINDINGS {
+            report.push(Diagnostic::new(Severity::Warning, "w", "w"));
+        }
+        report.push(Diagnostic::new(Severity::Error, "e", "e"));
+        assert!(report.has_errors());
+        let found = report.finish(&[]);
+        assert_eq!(found.len(), MAX_FINDINGS + 1);
+        assert_eq!(found.last().map(|d| d.severity), Some(Severity::Error));
     }
 }

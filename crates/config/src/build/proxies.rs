@@ -186,9 +186,9 @@ impl Reader<'_> {
     }
 
     fn from(&mut self, from: &Word) -> Option<usize> {
-        let known: Vec<&str> = self.defaults_by_name.keys().map(String::as_str).collect();
-        let meant = suggest(&from.text, known).map(str::to_owned);
         let Some(named) = self.defaults_by_name.get_mut(&from.text) else {
+            let known = self.defaults_by_name.keys().map(String::as_str);
+            let meant = suggest(&from.text, known).map(str::to_owned);
             let message = format!("there is no `defaults` section `{}` before this", from.text);
             self.report.push(
                 Diagnostic::error("unknown-defaults", from.place, message)

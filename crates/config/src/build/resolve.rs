@@ -85,7 +85,7 @@ fn refuse_other_modes(read: &Proxies, report: &mut Report) -> Vec<usize> {
             "{kind} `{}` is in `mode {word}`: only `mode tcp` is served",
             draft.name
         );
-        let own = is_own(draft, read, mode.place);
+        let own = is_own(draft, mode.place);
         let finding = Diagnostic::error(
             "http-mode",
             if own { mode.place } else { draft.place },
@@ -118,16 +118,9 @@ fn refuse_other_modes(read: &Proxies, report: &mut Report) -> Vec<usize> {
     quiet
 }
 
-/// Does the proxy say it itself, rather than its `defaults`?
-fn is_own(draft: &ProxyDraft, read: &Proxies, place: Place) -> bool {
-    let begins = draft.place;
-    let after = (place.file, place.line) > (begins.file, begins.line);
-    // What `defaults` say stands before the proxy, or in another file.
-    after
-        && !read.defaults.iter().any(|defaults| {
-            let from = (defaults.place.file, defaults.place.line);
-            from > (begins.file, begins.line) && from < (place.file, place.line)
-        })
+/// Does the proxy say it itself? What its `defaults` say stands before it.
+fn is_own(draft: &ProxyDraft, place: Place) -> bool {
+    (place.file, place.line) > (draft.place.file, draft.place.line)
 }
 
 /// Is there an error in the proxy or its `defaults`? Then what is missing may be what was wrong.
@@ -254,7 +247,7 @@ fn default_backend(
     if finding.label.is_none() {
         finding = finding.label("no `backend` or `listen` section has this name");
     }
-    if !is_own(draft, read, named.place) {
+    if !is_own(draft, named.place) {
         finding = finding.note_at(draft.place, "this proxy takes it from `defaults`");
     }
     report.push_merged(finding);

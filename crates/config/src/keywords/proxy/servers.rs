@@ -46,8 +46,8 @@ fn server(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
     read
 }
 
-/// The most servers of one template; HAProxy has no limit, and no memory for more either.
-const MOST_TEMPLATE_SERVERS: u32 = 65_536;
+/// The most servers of one template. HAProxy has no limit, but for round robin's 4095 a backend.
+const MOST_TEMPLATE_SERVERS: u32 = 10_000;
 
 fn server_template(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
     let prefix = args.word("a prefix, a number and an address")?;
@@ -88,7 +88,7 @@ fn template_range(count: &Word, args: &mut Args<'_>) -> Option<(u32, u32)> {
         _ => args.bad_at(
             count.place,
             &format!("`{text}` is no valid number of servers"),
-            "expected a number, or a range like `1-5`, of at most 65536 servers",
+            "expected a number, or a range like `1-5`, of at most 10000 servers",
         ),
     }
 }
