@@ -55,31 +55,45 @@ fn modules(packages: &[Package], sources: &[Source], findings: &mut Vec<Finding>
 }
 
 fn examples(root: &Path, files: &[PathBuf], findings: &mut Vec<Finding>) {
-    let speaks = |file: &&PathBuf| {
-        let is_document = file.extension().is_some_and(|end| end == "md");
-        is_document || file.ends_with("src/lib.rs") || file.ends_with("src/main.rs")
-    };
-    let spoken: String = files
+    let text = |file: &Path| std::fs::read_to_string(root.join(file)).unwrap_or_default();
+    let documents = files
         .iter()
-        .filter(speaks)
-        .filter_map(|file| std::fs::read_to_string(root.join(file)).ok())
-        .collect();
-    for file in files {
-        let directory = file.parent().and_then(Path::file_name);
-        let name = file
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
-        if directory.is_some_and(|name| name == "examples") && !name.ends_with(".md") {
-            let stem = name
-                .strip_suffix(".rs")
-                .map_or(name.to_owned(), |stem| format!("example {stem}"));
-            if !spoken.contains(name) && !spoken.contains(&stem) {
-                let message = "no document and no crate's front page speaks of this example";
-                findings.push(Finding::new(file, 1, "dead", message));
-            }
+        .filter(|file| file.extension().is_some_and(|end| end == "md"));
+    let documents: String = documents.map(|file| text(file)).collect();
+    for file in files.iter().filter(|file| is_example(file)) {
+        // crates/x/examples/y.rs: the front page is crates/x/src/lib.rs.
+        let package = file.ancestors().nth(2).unwrap_or(Path::new(""));
+        let front_page = text(&package.join("src/lib.rs"));
+        let header = front_page
+            .lines()
+            .filter(|line| line.starts_with("//!"))
+            .collect::<String>();
+        if !speaks_of(&documents, &header, file) {
+            let message = "no document and no crate's front page speaks of this example";
+            findings.push(Finding::new(file, 1, "dead", message));
         }
     }
+}
+
+fn is_example(file: &Path) -> bool {
+    let directory = file.parent().and_then(Path::file_name);
+    directory.is_some_and(|name| name == "examples")
+        && file.extension().is_none_or(|end| end != "md")
+}
+
+/// By its file's name anywhere, or by its own name in code style on its crate's front page.
+fn speaks_of(documents: &str, front_page: &str, file: &Path) -> bool {
+    let name = file
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    let stem = file
+        .file_stem()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    documents.contains(name)
+        || front_page.contains(name)
+        || front_page.contains(&format!("`{stem}`"))
 }
 
 fn documents(root: &Path, files: &[PathBuf], findings: &mut Vec<Finding>) {
@@ -111,6 +125,15 @@ fn documents(root: &Path, files: &[PathBuf], findings: &mut Vec<Finding>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_example_is_spoken_of_by_file_name_or_on_its_crates_front_page() {
+        let file = Path::new("crates/x/examples/plain.rs");
+        assert!(is_example(file));
+        assert!(speaks_of("see plain.rs", "", file));
+        assert!(speaks_of("", "//! In `examples/`: `plain`", file));
+        assert!(!speaks_of("a plain text", "//! plain", file));
+    }
 
     #[test]
     fn a_module_that_nothing_declares_is_dead() {
