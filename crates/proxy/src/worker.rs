@@ -88,7 +88,10 @@ pub struct Engine<N: Net> {
     door: Door,
     /// Until when listeners are left alone since something ran out; 0: nothing did.
     starved_until_ms: u64,
+    /// Until when listeners that failed are left alone; 0: none did.
+    rest_until_ms: u64,
     snapshot: Option<Arc<Snapshot>>,
+    wake_ups: u64,
     now_ms: u64,
     /// Wall-clock time less the engine's, ms.
     wall_offset_ms: u64,
@@ -124,7 +127,9 @@ impl<N: Net> Engine<N> {
             gate_generation: 0,
             door: Door::Open,
             starved_until_ms: 0,
+            rest_until_ms: 0,
             snapshot: None,
+            wake_ups: 0,
             now_ms,
             wall_offset_ms: 0,
             bell,
@@ -159,6 +164,7 @@ impl<N: Net> Engine<N> {
 
     /// Sets the clocks; once a wake-up, before anything else.
     pub fn tick(&mut self, now_ms: u64, wall_ms: u64) {
+        self.wake_ups += 1;
         self.now_ms = now_ms;
         self.wall_offset_ms = wall_ms.wrapping_sub(now_ms);
     }
@@ -168,11 +174,10 @@ impl<N: Net> Engine<N> {
         if self.has_ready() {
             return Some(0);
         }
-        let starved = (self.starved_until_ms > 0).then_some(self.starved_until_ms);
-        let stop = match (self.wheel.next_stop(), starved) {
-            (Some(first), Some(second)) => Some(first.min(second)),
-            (first, second) => first.or(second),
-        };
+        let of_listeners = [self.starved_until_ms, self.rest_until_ms]
+            .into_iter()
+            .filter(|&at| at > 0);
+        let stop = self.wheel.next_stop().into_iter().chain(of_listeners).min();
         stop.map(|at| at.saturating_sub(self.now_ms))
     }
 
@@ -203,7 +208,7 @@ impl<N: Net> Engine<N> {
                 process: Arc::clone(&snapshot.process),
                 inherits_no_delay: self.net.inherits_no_delay(&opening.listener),
             };
-            let gate = Gate::new(opening.listener, opening.sharing, Rc::new(route));
+            let gate = Gate::new(opening.listener, opening.sharing, Rc::new(route), &tuning);
             self.gates.push(gate);
         }
         self.snapshot = Some(snapshot);
@@ -298,6 +303,9 @@ impl<N: Net> Engine<N> {
     pub fn run_alarms(&mut self) {
         if self.starved_until_ms > 0 && self.starved_until_ms <= self.now_ms {
             self.after_starvation();
+        }
+        if self.rest_until_ms > 0 && self.rest_until_ms <= self.now_ms {
+            self.after_rest();
         }
         let mut due = std::mem::take(&mut self.due);
         self.wheel.advance(self.now_ms, &mut due);

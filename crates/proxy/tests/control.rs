@@ -182,3 +182,66 @@ fn multipath_tcp_reaches_a_plain_server() {
     }
     proxy.stop();
 }
+
+#[test]
+fn nolinger_resets_the_client_at_the_end() {
+    let proxy = start(Plan {
+        servers: vec![tcp(echo())],
+        client_no_linger: true,
+        ..Plan::default()
+    });
+    let mut client = proxy.connect();
+    client.write_all(b"x").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    proxy.handles[0].end_sessions();
+    let error = client.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    proxy.stop();
+}
+
+#[test]
+fn a_record_at_accept_has_both_addresses_and_comes_before_the_end() {
+    let proxy = start(Plan {
+        servers: vec![tcp(echo())],
+        at_accept: true,
+        ..Plan::default()
+    });
+    let client = proxy.connect();
+    let record = proxy.record();
+    assert_eq!(record.kind, record::RecordKind::Accepted);
+    let address = |address| Some(record::PeerAddress::Ip(address));
+    assert_eq!(Some(record.client), address(client.local_addr().unwrap()));
+    assert_eq!(record.local, address(proxy.address));
+    drop(client);
+    proxy.assert_idle();
+    assert!(proxy.log.receiver().try_recv().is_err(), "no second record");
+    proxy.stop();
+}
+
+#[test]
+fn a_listener_that_somebody_shut_down_rests_and_the_others_serve() {
+    let broken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    broken.set_nonblocking(true).unwrap();
+    let sharer = broken.try_clone().unwrap();
+    rustix::net::shutdown(&sharer, rustix::net::Shutdown::Both).unwrap();
+    let proxy = start(Plan {
+        servers: vec![tcp(echo())],
+        extra_listeners: vec![broken],
+        ..Plan::default()
+    });
+    for _ in 0..20 {
+        let mut client = proxy.connect();
+        client.write_all(b"x").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+    }
+    let starved = &proxy.snapshot.process.starved;
+    let starved = starved.load(std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(starved, 0, "all listeners rested for the one");
+    // It listens again, and is served again.
+    rustix::net::listen(&sharer, 16).unwrap();
+    let mut client = std::net::TcpStream::connect(sharer.local_addr().unwrap()).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.write_all(b"x").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    proxy.stop();
+}

@@ -2,7 +2,8 @@
 //!
 //! Decides:  a connection has its places (process, frontend, address) before it is taken; without
 //!           one the listener is left alone until a place is given back, by whichever worker;
-//!           when descriptors or memory run out, all listeners of the worker rest for a moment.
+//!           when descriptors or memory run out, all listeners of the worker rest for a moment; one
+//!           that fails by itself (somebody who shares it shut it down) rests alone.
 //! Source:   accept(2), "Error handling": which errors belong to one connection only.
 //!           HAProxy 3.5-dev5, src/listener.c listener_accept(): the order of the limits.
 //! Not here: the limits' arithmetic (limits.rs).
@@ -18,7 +19,7 @@ use crate::net::{ClientOptions, Net};
 use crate::record::{PeerAddress, RecordKind};
 use crate::session::{Route, Session};
 use crate::slab::Key;
-use crate::snapshot::Sharing;
+use crate::snapshot::{Sharing, Tuning};
 
 use super::token::Token;
 
@@ -35,20 +36,32 @@ pub(super) struct Gate<L> {
     watched: bool,
     /// It waits for a place.
     limited: bool,
-    /// How many to take at the next event: as many as came last time, and a look for more.
+    /// Accepting failed in a way that is about this listener; it rests for a moment.
+    resting: bool,
+    /// How many to take at the next event.
     burst: u32,
+    /// The wake-up at which it was full of them.
+    full_at: u64,
 }
 
 impl<L> Gate<L> {
-    pub(super) fn new(listener: L, sharing: Sharing, route: Rc<Route>) -> Self {
+    pub(super) fn new(listener: L, sharing: Sharing, route: Rc<Route>, tuning: &Tuning) -> Self {
+        let options = ClientOptions {
+            keepalive: route.frontend.keepalive,
+            no_linger: route.frontend.no_linger,
+            receive_buffer: tuning.client_receive_buffer,
+            send_buffer: tuning.client_send_buffer,
+        };
         Gate {
             listener,
             sharing,
             route,
-            options: ClientOptions::default(),
+            options,
             watched: false,
             limited: false,
+            resting: false,
             burst: 1,
+            full_at: 0,
         }
     }
 }
@@ -62,6 +75,8 @@ enum Stop {
     Limited,
     /// Descriptors or memory ran out.
     Starved,
+    /// The listener does not work (any more).
+    Broken,
     /// Enough for one turn.
     Quota,
 }
@@ -140,18 +155,24 @@ impl<N: Net> Engine<N> {
         let Some(gate) = self.gates.get_mut(index) else {
             return;
         };
-        // A listener is level-triggered: what is left rings again. So a quiet listener is asked
-        // once, without a second call that finds its queue empty.
+        // A listener is level-triggered: what is left rings again at the next wake-up. So only then
+        // is more taken at once, and a quiet listener is not asked twice.
         gate.burst = match stop {
-            Stop::Quota => (burst * 2).min(most),
+            Stop::Quota if gate.full_at + 1 == self.wake_ups => (burst * 2).min(most),
+            Stop::Quota => burst,
             _ => taken.max(1),
         };
-        gate.limited = stop == Stop::Limited;
-        if stop == Stop::Starved {
-            self.starve();
-        } else {
-            self.poll_gate(index);
+        if stop == Stop::Quota {
+            gate.full_at = self.wake_ups;
         }
+        gate.limited = stop == Stop::Limited;
+        gate.resting = stop == Stop::Broken;
+        match stop {
+            Stop::Starved => return self.starve(),
+            Stop::Broken => self.rest_until_ms = self.now_ms + STARVED_MS,
+            _ => {}
+        }
+        self.poll_gate(index);
     }
 
     fn accept_some(&mut self, index: usize, most: u32) -> (Stop, u32) {
@@ -181,7 +202,10 @@ impl<N: Net> Engine<N> {
                     match error {
                         Errno::AGAIN => return (Stop::Empty, taken),
                         error if is_about_one_connection(error) => taken += 1,
-                        _ => return (Stop::Starved, taken),
+                        Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => {
+                            return (Stop::Starved, taken);
+                        }
+                        _ => return (Stop::Broken, taken),
                     }
                 }
             }
@@ -251,6 +275,15 @@ impl<N: Net> Engine<N> {
         }
     }
 
+    /// Listeners that failed are tried again.
+    pub(super) fn after_rest(&mut self) {
+        self.rest_until_ms = 0;
+        for gate in &mut self.gates {
+            gate.resting = false;
+        }
+        self.poll_gates();
+    }
+
     /// Polls each listener or not, as things stand.
     pub(super) fn poll_gates(&mut self) {
         for index in 0..self.gates.len() {
@@ -263,7 +296,7 @@ impl<N: Net> Engine<N> {
         let Some(gate) = self.gates.get_mut(index) else {
             return;
         };
-        let wanted = rested && !gate.limited;
+        let wanted = rested && !gate.limited && !gate.resting;
         if wanted == gate.watched {
             return;
         }

@@ -36,6 +36,9 @@ pub struct Plan {
     pub servers: Vec<ServerAddress>,
     pub client_send_buffer: Option<u32>,
     pub buffer_size: u32,
+    pub client_no_linger: bool,
+    pub at_accept: bool,
+    pub extra_listeners: Vec<TcpListener>,
 }
 
 impl Default for Plan {
@@ -60,6 +63,9 @@ impl Default for Plan {
             servers: Vec::new(),
             client_send_buffer: None,
             buffer_size: 64 * 1024,
+            client_no_linger: false,
+            at_accept: false,
+            extra_listeners: Vec::new(),
         }
     }
 }
@@ -85,13 +91,17 @@ pub fn start(plan: Plan) -> Proxy {
     start_on(plan, listener)
 }
 
-pub fn start_on(plan: Plan, listener: TcpListener) -> Proxy {
+pub fn start_on(mut plan: Plan, listener: TcpListener) -> Proxy {
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
     let snapshot = snapshot_of(&plan);
     let (sink, log) = record::bounded(100_000);
     let (events, receiver) = mpsc::channel();
     let socket = Arc::new(OwnedFd::from(listener));
+    let extra: Vec<_> = std::mem::take(&mut plan.extra_listeners)
+        .into_iter()
+        .map(|listener| Arc::new(OwnedFd::from(listener)))
+        .collect();
     let state = Arc::new(ListenerState::default());
     state
         .maxconn
@@ -109,15 +119,14 @@ pub fn start_on(plan: Plan, listener: TcpListener) -> Proxy {
                 }),
             })
             .unwrap();
-            handle.install(
-                Arc::clone(&snapshot),
-                vec![WorkerListener {
-                    socket: Arc::clone(&socket),
-                    sharing: plan.sharing,
-                    frontend: 0,
-                    state: Arc::clone(&state),
-                }],
-            );
+            let sockets = std::iter::once(&socket).chain(&extra);
+            let listeners = sockets.map(|socket| WorkerListener {
+                socket: Arc::clone(socket),
+                sharing: plan.sharing,
+                frontend: 0,
+                state: Arc::clone(&state),
+            });
+            handle.install(Arc::clone(&snapshot), listeners.collect());
             handle
         })
         .collect();
@@ -175,12 +184,16 @@ fn snapshot_of(plan: &Plan) -> Arc<Snapshot> {
         client_fin_timeout_ms: plan.times.client_fin,
         log: Some(FrontendLog {
             sink: 0,
-            at_accept: false,
+            at_accept: plan.at_accept,
             skip_null: false,
             skip_normal: false,
         }),
-        keepalive: None,
-        no_linger: false,
+        keepalive: Some(Keepalive {
+            count: 3,
+            idle_s: 60,
+            interval_s: 10,
+        }),
+        no_linger: plan.client_no_linger,
         splice: plan.splice,
         state: Arc::default(),
     };
