@@ -10,7 +10,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use portcullis_sockopt as sockopt;
 use portcullis_sys::{errno, fd, sockopt::get_int};
@@ -110,7 +110,7 @@ pub(crate) struct Checked {
 
 /// A descriptor of one's own for an inherited number.
 pub(crate) fn duplicate(number: i32) -> rustix::io::Result<OwnedFd> {
-    fd::duplicate_inherited(number).map(|(duplicate, _)| duplicate)
+    fd::duplicate_inherited(number)
 }
 
 /// Looks at everything that makes a descriptor a listener to be trusted, and changes nothing.
@@ -165,17 +165,9 @@ pub fn release(listener: &Listener) -> io::Result<bool> {
     let Some(number) = listener.facts().inherited else {
         return Ok(false);
     };
-    let (_, identity) = fd::duplicate_inherited(listener.as_fd_number())?;
-    match fd::close_inherited(number, identity) {
+    match fd::close_inherited(number, fd::Identity::of(listener)?) {
         Err(Errno::BADF) => Ok(false),
         other => Ok(other?),
-    }
-}
-
-impl Listener {
-    fn as_fd_number(&self) -> i32 {
-        use std::os::fd::AsRawFd;
-        self.as_fd().as_raw_fd()
     }
 }
 

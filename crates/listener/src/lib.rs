@@ -67,8 +67,9 @@
 //!
 //! # Whole programs
 //!
-//! In `examples/`: `blocking`, a thread for each connection; `tokio`, over TCP or a Unix socket;
-//! `sharded`, a thread and a socket for each core.
+//! - `cargo run --example blocking`: a thread for each connection;
+//! - `cargo run --example tokio`: over TCP or a Unix socket;
+//! - `cargo run --example sharded`: a thread and a socket for each core.
 
 pub mod activation;
 pub mod address;

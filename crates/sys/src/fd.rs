@@ -9,9 +9,9 @@
 //! the number stays what it is, close-on-exec, until `close_inherited`, which first makes sure
 //! that it still is the same file.
 
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use rustix::fs::{Stat, fstat};
+use rustix::fs::fstat;
 use rustix::io::{Errno, FdFlags, Result, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd};
 
 /// Duplicates keep clear of the standard streams.
@@ -25,22 +25,20 @@ pub struct Identity {
 }
 
 impl Identity {
-    fn of(stat: &Stat) -> Self {
-        Identity {
+    /// Of an open file.
+    pub fn of(fd: impl AsFd) -> Result<Self> {
+        let stat = fstat(fd)?;
+        Ok(Identity {
             device: stat.st_dev,
             inode: stat.st_ino,
-        }
+        })
     }
 }
 
-/// A descriptor of one's own for the file that `number` stands for, close-on-exec, and the
-/// file's identity. `EBADF` where the number is not open.
-pub fn duplicate_inherited(number: RawFd) -> Result<(OwnedFd, Identity)> {
-    with_number(number, |fd| {
-        let duplicate = fcntl_dupfd_cloexec(fd, FIRST_DUPLICATE)?;
-        let identity = Identity::of(&fstat(&duplicate)?);
-        Ok((duplicate, identity))
-    })
+/// A descriptor of one's own for the file that `number` stands for, close-on-exec. `EBADF` where
+/// the number is not open.
+pub fn duplicate_inherited(number: RawFd) -> Result<OwnedFd> {
+    with_number(number, |fd| fcntl_dupfd_cloexec(fd, FIRST_DUPLICATE))
 }
 
 /// Sets `FD_CLOEXEC` on an inherited number, keeping its other descriptor flags.
@@ -61,7 +59,7 @@ pub fn close_inherited(number: RawFd, identity: Identity) -> Result<bool> {
     if number < FIRST_DUPLICATE {
         return Err(Errno::INVAL);
     }
-    let same = with_number(number, |fd| Ok(Identity::of(&fstat(fd)?) == identity))?;
+    let same = with_number(number, |fd| Ok(Identity::of(fd)? == identity))?;
     if same {
         // SAFETY: the number is open and is the very file that this process was given under it,
         // as a socket's inode is not reused while it is open; whoever started the process gave
@@ -99,7 +97,7 @@ mod tests {
     #[test]
     fn a_duplicate_is_close_on_exec_and_leaves_the_number_open() {
         let original = a_file();
-        let (duplicate, _) = duplicate_inherited(original.as_raw_fd()).unwrap();
+        let duplicate = duplicate_inherited(original.as_raw_fd()).unwrap();
         assert_ne!(duplicate.as_raw_fd(), original.as_raw_fd());
         assert!(fcntl_getfd(&duplicate).unwrap().contains(FdFlags::CLOEXEC));
         drop(duplicate);
@@ -111,7 +109,8 @@ mod tests {
         let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
         let (other, _other_peer) = std::os::unix::net::UnixStream::pair().unwrap();
         let number = OwnedFd::from(socket).into_raw_fd();
-        let (duplicate, identity) = duplicate_inherited(number).unwrap();
+        let duplicate = duplicate_inherited(number).unwrap();
+        let identity = Identity::of(&duplicate).unwrap();
         assert_eq!(close_inherited(other.as_raw_fd(), identity), Ok(false));
         assert!(fcntl_getfd(&other).is_ok());
         assert_eq!(close_inherited(number, identity), Ok(true));
