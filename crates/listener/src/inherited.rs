@@ -110,7 +110,7 @@ pub(crate) struct Checked {
 
 /// A descriptor of one's own for an inherited number.
 pub(crate) fn duplicate(number: i32) -> rustix::io::Result<OwnedFd> {
-    fd::duplicate_inherited(number)
+    fd::duplicate_inherited(number).map(|(duplicate, _)| duplicate)
 }
 
 /// Looks at everything that makes a descriptor a listener to be trusted, and changes nothing.

@@ -35,10 +35,14 @@ impl Identity {
     }
 }
 
-/// A descriptor of one's own for the file that `number` stands for, close-on-exec. `EBADF` where
-/// the number is not open.
-pub fn duplicate_inherited(number: RawFd) -> Result<OwnedFd> {
-    with_number(number, |fd| fcntl_dupfd_cloexec(fd, FIRST_DUPLICATE))
+/// A descriptor of one's own for the file that `number` stands for, close-on-exec, and the
+/// file's identity. `EBADF` where the number is not open.
+pub fn duplicate_inherited(number: RawFd) -> Result<(OwnedFd, Identity)> {
+    with_number(number, |fd| {
+        let duplicate = fcntl_dupfd_cloexec(fd, FIRST_DUPLICATE)?;
+        let identity = Identity::of(&duplicate)?;
+        Ok((duplicate, identity))
+    })
 }
 
 /// Sets `FD_CLOEXEC` on an inherited number, keeping its other descriptor flags.
@@ -97,7 +101,7 @@ mod tests {
     #[test]
     fn a_duplicate_is_close_on_exec_and_leaves_the_number_open() {
         let original = a_file();
-        let duplicate = duplicate_inherited(original.as_raw_fd()).unwrap();
+        let (duplicate, _) = duplicate_inherited(original.as_raw_fd()).unwrap();
         assert_ne!(duplicate.as_raw_fd(), original.as_raw_fd());
         assert!(fcntl_getfd(&duplicate).unwrap().contains(FdFlags::CLOEXEC));
         drop(duplicate);
@@ -109,8 +113,7 @@ mod tests {
         let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
         let (other, _other_peer) = std::os::unix::net::UnixStream::pair().unwrap();
         let number = OwnedFd::from(socket).into_raw_fd();
-        let duplicate = duplicate_inherited(number).unwrap();
-        let identity = Identity::of(&duplicate).unwrap();
+        let (duplicate, identity) = duplicate_inherited(number).unwrap();
         assert_eq!(close_inherited(other.as_raw_fd(), identity), Ok(false));
         assert!(fcntl_getfd(&other).is_ok());
         assert_eq!(close_inherited(number, identity), Ok(true));
