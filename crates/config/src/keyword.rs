@@ -312,3 +312,56 @@ pub fn second_words<T>(table: Table<T>, first: &str) -> Vec<&'static str> {
     seconds.dedup();
     seconds
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nothing(_: &mut (), _: &mut Args<'_>) -> Option<()> {
+        Some(())
+    }
+
+    const FAMILY: &[Entry<()>] = entries! {
+        "stats" "" G supported(nothing) "a";
+        "stats socket" "<address> [<more>]" G supported(nothing) "b";
+        "set-tlv" "<value> <value>" S refused("c") "c" prefixes(Prefixes::No);
+    };
+    const TABLE: Table<()> = &[FAMILY];
+
+    fn name(words: &[&str]) -> Option<&'static str> {
+        find(TABLE, words).map(|entry| entry.name)
+    }
+
+    #[test]
+    fn the_longest_name_that_fits_is_found() {
+        assert_eq!(name(&["stats", "socket", "x"]), Some("stats socket"));
+        assert_eq!(name(&["stats", "other"]), Some("stats"));
+        assert_eq!(name(&["stats"]), Some("stats"));
+        assert_eq!(name(&["socket"]), None);
+        assert_eq!(name(&[]), None);
+    }
+
+    #[test]
+    fn a_parenthesis_ends_a_name() {
+        assert_eq!(name(&["set-tlv(5)"]), Some("set-tlv"));
+        assert_eq!(name(&["set-tl(5)"]), None);
+    }
+
+    #[test]
+    fn arguments_are_counted_up_to_the_optional_ones() {
+        let counts: Vec<usize> = FAMILY.iter().map(Entry::argument_words).collect();
+        assert_eq!(counts, [0, 1, 2]);
+    }
+
+    #[test]
+    fn second_words_are_those_after_the_first() {
+        assert_eq!(second_words(TABLE, "stats"), ["socket"]);
+        assert!(second_words(TABLE, "set-tlv").is_empty());
+    }
+
+    #[test]
+    fn a_set_of_sections_names_its_members() {
+        assert_eq!(DFL.names(), ["defaults", "frontend", "listen"]);
+        assert!(DFL.meets(FL) && !FL.meets(B));
+    }
+}

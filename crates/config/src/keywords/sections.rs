@@ -54,3 +54,16 @@ pub const ENTRIES: &[SectionEntry] = &[
 pub fn find(name: &str) -> Option<&'static SectionEntry> {
     ENTRIES.iter().find(|entry| entry.name == name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::syntax::OTHER_SECTIONS;
+
+    #[test]
+    fn every_other_section_has_an_entry_and_no_other_word_has() {
+        let mut entries: Vec<&str> = ENTRIES.iter().map(|entry| entry.name).collect();
+        entries.sort_unstable();
+        assert_eq!(entries, OTHER_SECTIONS);
+    }
+}
