@@ -227,13 +227,6 @@ pub fn compile(
         &mut problems,
     );
     duplicates::find(&listeners, config.global.no_reuse_port, &mut problems);
-    if listeners.is_empty() {
-        problems.warning(
-            "no-listener",
-            None,
-            "no enabled frontend has a bind line: there is nothing to run",
-        );
-    }
     let tuning = process::tuning(&config.global);
     // SO_INCOMING_CPU gives a shard the connections of a processor: its worker belongs there.
     let by_cpu = listeners.iter().any(|l| !l.spec.incoming_cpus.is_empty());

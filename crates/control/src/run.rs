@@ -8,6 +8,7 @@
 mod error;
 mod messages;
 mod open;
+mod probe;
 mod serve;
 mod share;
 mod start;

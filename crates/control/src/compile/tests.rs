@@ -370,11 +370,3 @@ fn the_command_line_goes_over_the_file() {
     assert_eq!(process.maxconn, Some(6));
     assert_eq!(process.pidfile, Some(PathBuf::from("/tmp/b")));
 }
-
-#[test]
-fn a_configuration_without_a_listener_is_valid_and_warned_of() {
-    let text = "backend x\n timeout connect 1s\n timeout server 1s\n server s 127.0.0.1:1\n";
-    let (plan, found, _) = compiled(text, &Overrides::default());
-    assert!(plan.unwrap().listeners.is_empty());
-    assert!(found.iter().any(|d| d.code == "no-listener"));
-}

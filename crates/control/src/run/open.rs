@@ -14,9 +14,9 @@ use portcullis_listener::{Flags, Listener, ListenerSpec};
 use portcullis_proxy::snapshot::WorkerListener;
 use portcullis_proxy::state::ListenerState;
 
-use super::RunError;
 use super::messages::Messages;
 use super::share::{Socket, share};
+use super::{RunError, probe};
 use crate::Plan;
 
 /// Opens all listeners of the plan.
@@ -27,8 +27,18 @@ pub(super) fn open(
     messages: Messages,
 ) -> Result<Vec<Listener>, RunError> {
     let specs: Vec<ListenerSpec> = plan.listeners.iter().map(|l| l.spec.clone()).collect();
+    // Before ours are there: they would be found.
+    let held: Vec<bool> = specs.iter().map(probe::is_held).collect();
     match opener.open(&specs) {
         Ok(opened) => {
+            for (listener, _) in plan.listeners.iter().zip(held).filter(|(_, held)| *held) {
+                messages.warning(&format!(
+                    "another process of this user listens on {} too, or on a part of it, and \
+                     gets a share of the connections: is this server running already? ({})",
+                    listener.spec.address,
+                    shown(listener.place, sources)
+                ));
+            }
             for report in &opened.reports {
                 tell(report, plan, sources, messages);
             }

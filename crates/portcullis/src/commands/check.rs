@@ -15,6 +15,7 @@ use crate::terminal;
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
+#[command(override_usage = "portcullis check [OPTIONS] -f <FILE>...")]
 pub struct Arguments {
     #[command(flatten)]
     files: super::ConfigFiles,

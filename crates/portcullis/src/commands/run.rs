@@ -16,6 +16,7 @@ use crate::terminal;
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
+#[command(override_usage = "portcullis run [OPTIONS] -f <FILE>...")]
 pub struct Arguments {
     #[command(flatten)]
     files: super::ConfigFiles,

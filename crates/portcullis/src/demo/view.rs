@@ -86,10 +86,13 @@ impl View {
         let tallies: Vec<String> = self
             .tallies
             .iter()
-            .map(|(name, tally)| format!("{name} {} ({} open)", tally.served, tally.open))
+            .map(|(name, tally)| match tally.open {
+                0 => format!("{name} {}", tally.served),
+                open => format!("{name} {} ({open} open)", tally.served),
+            })
             .collect();
         format!(
-            "{mark}  {} -> {}  {} in, {} out, {}, {code} {}   [{}]\n",
+            "{mark}  {} -> {}  {} in, {} out, {}, {code} {}  [{}]\n",
             closed.client,
             closed.server.unwrap_or("no server"),
             bytes(closed.bytes_in),
@@ -195,10 +198,13 @@ mod tests {
         };
         assert_eq!(
             view.closed(&closed),
-            "closed  127.0.0.1:5 -> elm  6 B in, 20 KiB out, 1.2 s, -- (normal end)   \
-             [ash 0 (0 open), elm 1 (0 open)]\n"
+            "closed  127.0.0.1:5 -> elm  6 B in, 20 KiB out, 1.2 s, -- (normal end)  \
+             [ash 0, elm 1]\n"
         );
         assert_eq!(view.summary(), "connections served: ash 0, elm 1\n");
+        view.opened("127.0.0.1:6", "door", "ash");
+        let line = view.closed(&closed);
+        assert!(line.ends_with("[ash 1 (1 open), elm 1]\n"), "{line}");
     }
 
     #[test]
