@@ -15,8 +15,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, RenameFlags, Stat, Uid, chmodat, chownat, lstat,
-    renameat_with, unlink,
+    AtFlags, CWD, FileType, Gid, Mode, RenameFlags, Stat, Uid, chmodat, chownat, link, lstat,
+    rename, renameat_with, unlink,
 };
 use rustix::io::{Errno, Result};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -30,7 +30,7 @@ use crate::spec::UnixPermissions;
 const TRIES: u32 = 4;
 
 /// A path that a socket is to take, and the free name beside it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Place {
     path: PathBuf,
     beside: PathBuf,
@@ -53,10 +53,11 @@ pub(crate) struct Placed {
     kept: bool,
 }
 
-/// The socket that had the path; it is at the name beside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The socket that had the path, and the name that it has now.
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Old {
     live: bool,
+    at: PathBuf,
 }
 
 impl Place {
@@ -97,6 +98,38 @@ impl Place {
         })
     }
 
+    /// Takes a path that is free; EEXIST where it is not.
+    fn take_free(&self) -> Result<()> {
+        let (beside, path) = (&self.beside, &self.path);
+        match renameat_with(CWD, beside, CWD, path, RenameFlags::NOREPLACE) {
+            // The file system does not know the flag: a link does not replace either.
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                link(beside, path)?;
+                unlink(beside)
+            }
+            done => done,
+        }
+    }
+
+    /// Takes the path from the socket that has it, and says where that one is now.
+    fn exchange(&self) -> Result<PathBuf> {
+        let (beside, path) = (&self.beside, &self.path);
+        match renameat_with(CWD, beside, CWD, path, RenameFlags::EXCHANGE) {
+            Ok(()) => Ok(beside.clone()),
+            // The file system does not know the flag: a second name keeps the old one.
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                let backup = beside.with_extension("bak");
+                link(path, &backup)?;
+                if let Err(errno) = rename(beside, path) {
+                    let _ = unlink(&backup);
+                    return Err(errno);
+                }
+                Ok(backup)
+            }
+            Err(errno) => Err(errno),
+        }
+    }
+
     fn old_is_a_socket(&self) -> std::result::Result<bool, Cause> {
         Ok(socket_at(&self.path)?.is_some())
     }
@@ -131,28 +164,25 @@ impl Beside {
     pub fn take_path(mut self) -> std::result::Result<Placed, Cause> {
         for _ in 0..TRIES {
             let old = self.place.old_is_a_socket()?;
-            let flags = if old {
-                RenameFlags::EXCHANGE
-            } else {
-                RenameFlags::NOREPLACE
-            };
             let live = old && is_live(&self.place.path);
-            match renameat_with(CWD, &self.place.beside, CWD, &self.place.path, flags) {
-                Ok(()) => {
+            let taken = if old {
+                self.place.exchange().map(Some)
+            } else {
+                self.place.take_free().map(|()| None)
+            };
+            match taken {
+                Ok(at) => {
                     self.done = true;
                     let placed = Placed {
-                        place: Place {
-                            path: self.place.path.clone(),
-                            beside: self.place.beside.clone(),
-                        },
+                        place: self.place.clone(),
                         file: self.file.clone(),
-                        old: old.then_some(Old { live }),
+                        old: at.map(|at| Old { live, at }),
                         kept: false,
                     };
                     // Something else may have come to the path since it was looked at: then
                     // dropping `placed` puts it back.
-                    if old {
-                        socket_at(&placed.place.beside)?;
+                    if let Some(old) = &placed.old {
+                        socket_at(&old.at)?;
                     }
                     return Ok(placed);
                 }
@@ -179,14 +209,16 @@ impl Drop for Beside {
 impl Placed {
     /// Was there an old socket, and was it still open somewhere?
     pub fn replaced_live(&self) -> Option<bool> {
-        self.old.map(|old| old.live)
+        self.old.as_ref().map(|old| old.live)
     }
 
     /// The set is open: the old socket's file can go.
     pub fn keep(mut self) {
         self.kept = true;
-        if self.old.is_some() && matches!(socket_at(&self.place.beside), Ok(Some(_))) {
-            let _ = unlink(&self.place.beside);
+        if let Some(old) = &self.old
+            && matches!(socket_at(&old.at), Ok(Some(_)))
+        {
+            let _ = unlink(&old.at);
         }
     }
 }
@@ -196,16 +228,19 @@ impl Drop for Placed {
         if self.kept {
             return;
         }
-        if self.old.is_none() {
+        let Some(old) = &self.old else {
             let _ = remove_if_same(&self.file);
             return;
-        }
-        let (beside, path) = (&self.place.beside, &self.place.path);
-        if renameat_with(CWD, beside, CWD, path, RenameFlags::EXCHANGE).is_ok() {
+        };
+        // In one step: back by exchange, or over ours where names cannot be exchanged.
+        let path = &self.place.path;
+        if renameat_with(CWD, &old.at, CWD, path, RenameFlags::EXCHANGE).is_ok() {
             let _ = remove_if_same(&SocketFile {
-                path: beside.clone(),
+                path: old.at.clone(),
                 ..self.file.clone()
             });
+        } else {
+            let _ = rename(&old.at, path);
         }
     }
 }

@@ -222,6 +222,58 @@ fn a_path_that_cannot_be_taken_gives_back_those_taken_before_it() {
 }
 
 #[test]
+fn a_file_system_that_cannot_exchange_names_replaces_and_gives_back_all_the_same() {
+    let directory = directory();
+    let (old_path, new_path) = (directory.path().join("old"), directory.path().join("new"));
+    let old = UnixListener::bind(&old_path).unwrap();
+    let before = fs::symlink_metadata(&old_path).unwrap().ino();
+    let (_held, refused) = held_port();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // As NFS answers: both flags of renameat2, and not a rename without flags.
+            let refusals = [1, 2].map(|flag| {
+                portcullis_sys::testing::Refusal::of(libc::SYS_renameat2, libc::EINVAL)
+                    .with_argument(4, flag)
+            });
+            portcullis_sys::testing::refuse(&refusals).unwrap();
+            let both = [ListenerSpec::unix(&old_path), ListenerSpec::unix(&new_path)];
+            let refused = [both[0].clone(), both[1].clone(), refused];
+            open_set(&refused, &OpenContext::default()).unwrap_err();
+            assert_eq!(entries(directory.path()), ["old"]);
+
+            open_set(&both, &OpenContext::default()).unwrap();
+            assert_eq!(entries(directory.path()), ["new", "old"]);
+            UnixStream::connect(&old_path).unwrap_err();
+            UnixStream::connect(&new_path).unwrap_err();
+        });
+    });
+    assert_ne!(fs::symlink_metadata(&old_path).unwrap().ino(), before);
+    drop(old);
+}
+
+#[test]
+fn a_backup_link_goes_back_to_its_path_when_a_later_path_cannot_be_taken() {
+    let directory = directory();
+    let (first, second) = (directory.path().join("a"), directory.path().join("b"));
+    let old = UnixListener::bind(&first).unwrap();
+    let set = [ListenerSpec::unix(&first), ListenerSpec::unix(&second)];
+    let error = std::thread::spawn(move || {
+        let refusal = |flag, errno| {
+            portcullis_sys::testing::Refusal::of(libc::SYS_renameat2, errno).with_argument(4, flag)
+        };
+        let refusals = [refusal(2, libc::EINVAL), refusal(1, libc::EROFS)];
+        portcullis_sys::testing::refuse(&refusals).unwrap();
+        open_set(&set, &OpenContext::default()).unwrap_err()
+    })
+    .join()
+    .unwrap();
+    assert_eq!(error.errors[0].step(), Step::UnixReplace);
+    assert_eq!(entries(directory.path()), ["a"]);
+    UnixStream::connect(&first).unwrap();
+    old.accept().unwrap();
+}
+
+#[test]
 fn one_path_twice_in_a_set_is_an_error() {
     let directory = directory();
     let path = directory.path().join("door");
