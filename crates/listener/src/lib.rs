@@ -67,9 +67,9 @@
 //!
 //! # Whole programs
 //!
-//! - `cargo run --example blocking`: a thread for each connection;
-//! - `cargo run --example tokio`: over TCP or a Unix socket;
-//! - `cargo run --example sharded`: a thread and a socket for each core.
+//! - `examples/blocking.rs`: a thread for each connection;
+//! - `examples/tokio.rs`: over TCP or a Unix socket;
+//! - `examples/sharded.rs`: a thread and a socket for each core.
 
 pub mod activation;
 pub mod address;
