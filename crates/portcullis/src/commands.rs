@@ -42,7 +42,14 @@ pub fn warnings(refuse: bool) -> Warnings {
 }
 
 /// HAProxy's options of one dash and several letters, which clap would read as one-letter ones.
-const HABITS: [(&str, &str); 2] = [("-dW", "--warnings-refuse"), ("-db", "--foreground")];
+///
+/// `-Ws` is how systemd units start it: in the foreground, telling when it is ready, which we
+/// always do where NOTIFY_SOCKET is set.
+const HABITS: [(&str, &str); 3] = [
+    ("-dW", "--warnings-refuse"),
+    ("-db", "--foreground"),
+    ("-Ws", "--foreground"),
+];
 
 /// The arguments with HAProxy's spellings replaced by ours.
 pub fn haproxy_habits(arguments: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
@@ -62,10 +69,11 @@ mod tests {
 
     #[test]
     fn haproxys_spellings_become_ours_up_to_a_double_dash() {
-        let given = ["run", "-db", "-f", "a.cfg", "-dW", "--", "-dW"];
+        let given = ["run", "-db", "-Ws", "-f", "a.cfg", "-dW", "--", "-dW"];
         let read: Vec<OsString> = haproxy_habits(given.iter().map(OsString::from)).collect();
         let expected = [
             "run",
+            "--foreground",
             "--foreground",
             "-f",
             "a.cfg",

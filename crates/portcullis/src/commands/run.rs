@@ -23,8 +23,8 @@ pub struct Arguments {
     /// Go to the background once the ports are open, as `daemon` in the file does
     #[arg(short = 'D')]
     daemon: bool,
-    /// Stay in the foreground, whatever the file says (HAProxy's -db)
-    #[arg(long, conflicts_with = "daemon")]
+    /// Stay in the foreground, whatever the file says (HAProxy's -db and -Ws)
+    #[arg(long, conflicts_with = "daemon", overrides_with = "foreground")]
     foreground: bool,
     /// Write the process id to this file
     #[arg(short = 'p', value_name = "PIDFILE")]
