@@ -16,71 +16,6 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let listen = arguments.next().expect("an address to listen on");
     let servers: Vec<SocketAddr> = arguments.map(|text| text.parse().unwrap()).collect();
-    let members = servers.iter().map(|address| Member {
-        name: address.to_string(),
-        weight: 1,
-        tier: Tier::Active,
-        usable: true,
-    });
-    let members: Vec<Member> = members.collect();
-    let group = Group::new(Algorithm::LeastConn, AllBackups::No, &members);
-    let server = |(at, address): (usize, &SocketAddr)| {
-        Some(Arc::new(Server {
-            name: address.to_string().into(),
-            slot: MemberId(at as u32),
-            address: ServerAddress::Tcp {
-                address: *address,
-                mptcp: false,
-            },
-            user_timeout_ms: 0,
-            congestion_control: None,
-            state: Arc::default(),
-        }))
-    };
-    let backend = Backend {
-        name: "servers".into(),
-        group: Arc::new(group),
-        servers: servers.iter().enumerate().map(server).collect(),
-        connect_timeout_ms: 5_000,
-        server_timeout_ms: 60_000,
-        server_fin_timeout_ms: 0,
-        tunnel_timeout_ms: 0,
-        retries: 3,
-        redispatch: -1,
-        keepalive: None,
-        no_linger: false,
-        splice: true,
-        abort_on_close: false,
-        smart_connect: false,
-        state: Arc::default(),
-    };
-    let frontend = Frontend {
-        name: "door".into(),
-        backend: Some(Arc::new(backend)),
-        maxconn: 0,
-        client_timeout_ms: 60_000,
-        client_fin_timeout_ms: 0,
-        log: None,
-        keepalive: None,
-        no_linger: false,
-        splice: true,
-        state: Arc::default(),
-    };
-    let snapshot = Snapshot {
-        generation: 1,
-        frontends: vec![Arc::new(frontend)],
-        tuning: Tuning {
-            max_accept: 64,
-            pipe_size: 1 << 20,
-            buffer_size: 64 * 1024,
-            max_pipes: 256,
-            client_receive_buffer: None,
-            client_send_buffer: None,
-            server_receive_buffer: None,
-            server_send_buffer: None,
-        },
-        process: Arc::default(),
-    };
     let listener = TcpListener::bind(listen).unwrap();
     listener.set_nonblocking(true).unwrap();
     rustix::net::sockopt::set_tcp_nodelay(&listener, true).unwrap();
@@ -99,6 +34,75 @@ fn main() {
         frontend: 0,
         state: Arc::default(),
     };
-    worker.install(Arc::new(snapshot), vec![listener]);
+    worker.install(Arc::new(snapshot(&servers)), vec![listener]);
     worker.join().unwrap();
+}
+
+fn snapshot(servers: &[SocketAddr]) -> Snapshot {
+    let frontend = Frontend {
+        name: "door".into(),
+        backend: Some(Arc::new(backend(servers))),
+        maxconn: 0,
+        client_timeout_ms: 60_000,
+        client_fin_timeout_ms: 0,
+        log: None,
+        keepalive: None,
+        no_linger: false,
+        splice: true,
+        state: Arc::default(),
+    };
+    Snapshot {
+        generation: 1,
+        frontends: vec![Arc::new(frontend)],
+        tuning: Tuning {
+            max_accept: 64,
+            pipe_size: 1 << 20,
+            buffer_size: 64 * 1024,
+            max_pipes: 256,
+            client_receive_buffer: None,
+            client_send_buffer: None,
+            server_receive_buffer: None,
+            server_send_buffer: None,
+        },
+        process: Arc::default(),
+    }
+}
+
+fn backend(servers: &[SocketAddr]) -> Backend {
+    let members = servers.iter().map(|address| Member {
+        name: address.to_string(),
+        weight: 1,
+        tier: Tier::Active,
+        usable: true,
+    });
+    let members: Vec<Member> = members.collect();
+    let server = |(at, &address): (usize, &SocketAddr)| Server {
+        name: address.to_string().into(),
+        slot: MemberId(at as u32),
+        address: ServerAddress::Tcp {
+            address,
+            mptcp: false,
+        },
+        user_timeout_ms: 0,
+        congestion_control: None,
+        state: Arc::default(),
+    };
+    let with_slot = |entry| Some(Arc::new(server(entry)));
+    Backend {
+        name: "servers".into(),
+        group: Arc::new(Group::new(Algorithm::LeastConn, AllBackups::No, &members)),
+        servers: servers.iter().enumerate().map(with_slot).collect(),
+        connect_timeout_ms: 5_000,
+        server_timeout_ms: 60_000,
+        server_fin_timeout_ms: 0,
+        tunnel_timeout_ms: 0,
+        retries: 3,
+        redispatch: -1,
+        keepalive: None,
+        no_linger: false,
+        splice: true,
+        abort_on_close: false,
+        smart_connect: false,
+        state: Arc::default(),
+    }
 }

@@ -1,4 +1,8 @@
 //! The data plane: sessions, health, limits, logs; the worker and its event loop.
+//!
+//! `worker::thread::spawn` starts a worker; `WorkerHandle::install` gives it a `snapshot::Snapshot`
+//! and its listeners. What sessions did comes out as `record::SessionRecord`s, what is counted as
+//! `state`. `examples/relay.rs` is the smallest whole: one worker, one frontend, one backend.
 
 pub mod health;
 pub mod limits;
