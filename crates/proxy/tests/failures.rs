@@ -381,6 +381,7 @@ fn a_worker_that_stops_accepting_serves_its_queue_and_drains() {
     client.write_all(b"x").unwrap();
     client.read_exact(&mut [0]).unwrap();
     proxy.handles[0].pause();
+    eventually("it pauses", || proxy.handles[0].has_obeyed());
     // Queued while paused: the promise is that it is served.
     let mut queued = proxy.connect();
     queued.write_all(b"q").unwrap();
@@ -414,6 +415,7 @@ fn a_paused_worker_leaves_its_queue_and_resumes() {
         ..Plan::default()
     });
     proxy.handles[0].pause();
+    eventually("it pauses", || proxy.handles[0].has_obeyed());
     let mut queued = proxy.connect();
     queued.write_all(b"q").unwrap();
     queued

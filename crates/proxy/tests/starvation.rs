@@ -64,7 +64,7 @@ fn connections_wait_while_there_are_no_descriptors_and_none_leaks() {
     // Clients first; then every descriptor that is left is taken by files.
     let mut clients: Vec<TcpStream> = Vec::new();
     proxy.handles[0].pause();
-    std::thread::sleep(Duration::from_millis(50));
+    eventually("it pauses", || proxy.handles[0].has_obeyed());
     for _ in 0..6 {
         clients.push(proxy.connect());
     }

@@ -91,6 +91,8 @@ pub struct WorkerHandle {
     commands: mpsc::Sender<Command>,
     bell: Arc<Bell>,
     sessions: Arc<AtomicU32>,
+    told: AtomicU32,
+    obeyed: Arc<AtomicU32>,
     thread: JoinHandle<Result<(), String>>,
 }
 
@@ -108,6 +110,7 @@ pub fn spawn(config: WorkerConfig) -> io::Result<WorkerHandle> {
     });
     let (sender, receiver) = mpsc::channel();
     let sessions = Arc::new(AtomicU32::new(0));
+    let obeyed = Arc::new(AtomicU32::new(0));
     let worker = config.worker;
     let (started, starting) = mpsc::sync_channel(1);
     let setting = Setting {
@@ -115,6 +118,7 @@ pub fn spawn(config: WorkerConfig) -> io::Result<WorkerHandle> {
         commands: receiver,
         bell: Arc::clone(&bell),
         sessions: Arc::clone(&sessions),
+        obeyed: Arc::clone(&obeyed),
         eventfd,
         started,
     };
@@ -130,6 +134,8 @@ pub fn spawn(config: WorkerConfig) -> io::Result<WorkerHandle> {
         commands: sender,
         bell,
         sessions,
+        told: AtomicU32::new(0),
+        obeyed,
         thread,
     })
 }
@@ -143,6 +149,11 @@ impl WorkerHandle {
     /// Its sessions, as of its last wake-up.
     pub fn sessions(&self) -> u32 {
         self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// Has it done all that it was told so far?
+    pub fn has_obeyed(&self) -> bool {
+        self.obeyed.load(Ordering::SeqCst) == self.told.load(Ordering::SeqCst)
     }
 
     /// Runs by `snapshot` from now on, with these listeners in place of the ones it has. Sessions
@@ -186,6 +197,7 @@ impl WorkerHandle {
     }
 
     fn tell(&self, command: Command) {
+        self.told.fetch_add(1, Ordering::SeqCst);
         // A worker that is gone has reported why.
         let _ = self.commands.send(command);
         self.bell.ring();
@@ -198,6 +210,7 @@ struct Setting {
     commands: mpsc::Receiver<Command>,
     bell: Arc<Bell>,
     sessions: Arc<AtomicU32>,
+    obeyed: Arc<AtomicU32>,
     eventfd: Arc<OwnedFd>,
     started: mpsc::SyncSender<io::Result<()>>,
 }
@@ -267,6 +280,7 @@ impl Setting {
                     if !obey(&mut engine, command) {
                         return Ok(());
                     }
+                    self.obeyed.fetch_add(1, Ordering::SeqCst);
                 }
                 engine.woken();
             }
