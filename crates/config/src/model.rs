@@ -272,8 +272,6 @@ pub struct ProxyLog {
     pub skip_null: bool,
     /// `option dontlog-normal`: only sessions that went wrong.
     pub skip_normal: bool,
-    /// `option logasap`
-    pub as_soon_as_possible: bool,
     /// `option log-separate-errors`: errors at level err.
     pub separate_errors: bool,
     /// `log-tag`
@@ -311,8 +309,6 @@ pub struct Flow {
     /// `option splice-auto`, `splice-request`, `splice-response`: told apart from their absence only
     /// by `no option …`; bulk is spliced by default.
     pub splice: Splice,
-    /// `option independent-streams`
-    pub independent_streams: bool,
 }
 
 /// What the configuration says about splice(2).

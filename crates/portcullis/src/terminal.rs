@@ -27,7 +27,7 @@ pub fn out_colours() -> bool {
     colours(std::io::stdout().is_terminal())
 }
 
-/// https://no-color.org: any value but the empty one turns them off.
+/// `NO_COLOR` (<https://no-color.org>): any value but the empty one turns them off.
 fn colours(terminal: bool) -> bool {
     terminal
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())

@@ -184,8 +184,6 @@ pub enum Toggle {
     SkipNull,
     /// `option dontlog-normal`
     SkipNormal,
-    /// `option logasap`
-    LogEarly,
     /// `option log-separate-errors`
     SeparateErrors,
     /// `option log-health-checks`
@@ -204,8 +202,6 @@ pub enum Toggle {
     SpliceRequest,
     /// `option splice-response`
     SpliceResponse,
-    /// `option independent-streams`
-    IndependentStreams,
     /// `option tcp-smart-accept`
     SmartAccept,
     /// `option tcp-smart-connect`

@@ -355,7 +355,6 @@ fn log(draft: &ProxyDraft, global_logs: &[LogTarget], report: &mut Report) -> Pr
         style: log_style(draft, report),
         skip_null: draft.is_on(Toggle::SkipNull),
         skip_normal: draft.is_on(Toggle::SkipNormal),
-        as_soon_as_possible: draft.is_on(Toggle::LogEarly),
         separate_errors: draft.is_on(Toggle::SeparateErrors),
         tag: draft.log_tag.clone(),
     }
@@ -400,6 +399,5 @@ fn flow(draft: &ProxyDraft) -> Flow {
     Flow {
         no_linger: draft.is_on(Toggle::NoLinger),
         splice: if never { Splice::Never } else { Splice::Auto },
-        independent_streams: draft.is_on(Toggle::IndependentStreams),
     }
 }

@@ -67,11 +67,13 @@ pub(super) fn plan(
     }
 }
 
-/// `nbthread`, else one worker for each processor that the process may use.
+/// `nbthread`, else one worker for each processor that the process may use; at most
+/// `thread-hard-limit`.
 pub(super) fn workers(global: &Global, lookup: &dyn Lookup) -> u16 {
     let wanted = global.nbthread.map(usize::from);
     let workers = wanted.unwrap_or_else(|| lookup.cpus().len());
-    workers.clamp(1, MAX_WORKERS) as u16
+    let limit = global.thread_hard_limit.map_or(MAX_WORKERS, usize::from);
+    workers.min(limit).clamp(1, MAX_WORKERS) as u16
 }
 
 /// The workers' tuning.

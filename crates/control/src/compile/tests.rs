@@ -370,3 +370,18 @@ fn the_command_line_goes_over_the_file() {
     assert_eq!(process.maxconn, Some(6));
     assert_eq!(process.pidfile, Some(PathBuf::from("/tmp/b")));
 }
+
+#[test]
+fn workers_are_one_a_processor_unless_the_file_says_a_number_or_a_limit() {
+    for (global, workers) in [
+        ("", 4),
+        ("nbthread 2", 2),
+        ("thread-hard-limit 3", 3),
+        ("nbthread 8\n thread-hard-limit 3", 3),
+    ] {
+        let text = proxy(":80", "127.0.0.1:1").replace("nbthread 4", global);
+        let plan = plan(&text);
+        assert_eq!(plan.workers, workers, "{global}");
+        assert_eq!(plan.listeners[0].spec.shards, workers, "{global}");
+    }
+}
