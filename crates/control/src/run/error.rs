@@ -7,6 +7,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use portcullis_sys::errno;
+
 /// Whose fault it is, as exit codes tell it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -94,10 +96,13 @@ impl fmt::Display for RunError {
             }
             RunError::Limits(why) | RunError::Privileges(why) => f.write_str(why),
             RunError::Pidfile { path, error } => {
-                write!(f, "cannot write the pid file {}: {error}", path.display())
+                let why = plain(error);
+                write!(f, "cannot write the pid file {}: {why}", path.display())
             }
-            RunError::Daemon(error) => write!(f, "cannot go to the background: {error}"),
-            RunError::Host { what, error } => write!(f, "cannot {what}: {error}"),
+            RunError::Daemon(error) => {
+                write!(f, "cannot go to the background: {}", plain(error))
+            }
+            RunError::Host { what, error } => write!(f, "cannot {what}: {}", plain(error)),
             RunError::Worker(why) => write!(f, "a worker thread failed: {why}"),
             RunError::Elsewhere(code) => {
                 write!(f, "the process in the background ended with code {code}")
@@ -106,4 +111,29 @@ impl fmt::Display for RunError {
     }
 }
 
+/// The kernel's error in words and by name, like every other message has it.
+fn plain(error: &io::Error) -> String {
+    error
+        .raw_os_error()
+        .map_or_else(|| error.to_string(), errno::describe)
+}
+
 impl std::error::Error for RunError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_one_lowercase_line_with_the_errno_by_name() {
+        let error = RunError::Pidfile {
+            path: PathBuf::from("/run/x.pid"),
+            error: io::Error::from_raw_os_error(13),
+        };
+        assert_eq!(
+            error.to_string(),
+            "cannot write the pid file /run/x.pid: permission denied (EACCES)"
+        );
+        assert_eq!(error.kind(), Kind::Privileges);
+    }
+}

@@ -85,10 +85,19 @@ struct Stage {
 }
 
 impl Stage {
-    /// Opens, drops privileges, serves, and cleans up.
-    fn serve(mut self, sources: &Sources, mut job: Job) -> Result<(), RunError> {
+    /// Opens, writes the pid file, works, and removes it however that ends.
+    fn serve(mut self, sources: &Sources, job: Job) -> Result<(), RunError> {
         let listeners = open::open(&mut *self.opener, &self.plan, sources, self.messages)?;
         let pidfile = write_pidfile(&self.plan, &self.dropping)?;
+        let result = self.work(listeners, job);
+        if let Some(pidfile) = pidfile {
+            pidfile.remove_if_ours();
+        }
+        result
+    }
+
+    /// Starts the logs, drops privileges, and runs the workers to their end.
+    fn work(&mut self, listeners: Vec<Listener>, mut job: Job) -> Result<(), RunError> {
         // Before the first thread: all that follow leave these signals to the control thread.
         let signals = Signals::block(&SIGNALS).map_err(RunError::host("take over signals"))?;
         let (sink, source) = record::bounded(RECORDS);
@@ -115,12 +124,9 @@ impl Stage {
         let count = listeners.len();
         let control = self.control(listeners, ears, signals, &writer, job.run_for)?;
         let result = serve::serve(control, || self.announce(count, job.ready.take()));
-        if !matches!(result, Err(RunError::Worker(_))) {
-            // A worker that hangs would keep its log open for ever.
+        if result.is_ok() {
+            // After a failure a worker may still hold its end, and this would wait for it.
             writer.finish();
-        }
-        if let Some(pidfile) = pidfile {
-            pidfile.remove_if_ours();
         }
         result
     }
