@@ -51,6 +51,14 @@ pub fn load(
         plan: None,
     };
     let Some(config) = &loaded.config else {
+        // Refused already; what does not resolve or exist is said in the same run. Warnings of the
+        // compiler may only follow from the errors.
+        if let Some(config) = &outcome.refused {
+            let (_, found) = compile(config, &HostLookup::default(), overrides);
+            let errors = found.into_iter().filter(|d| d.severity == Severity::Error);
+            loaded.diagnostics.extend(errors);
+            diagnostic::sort(&mut loaded.diagnostics);
+        }
         return loaded;
     };
     let (plan, found) = compile(config, &HostLookup::default(), overrides);

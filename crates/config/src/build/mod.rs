@@ -32,6 +32,9 @@ use draft::{GlobalDraft, UnixDefaults};
 pub struct Outcome {
     /// The configuration; `None` if there is an error (under `zero-warning`, a warning).
     pub config: Option<Config>,
+    /// What was understood of a configuration with errors: not to be run, but names and users in it
+    /// can be looked up, so that all mistakes come from one run.
+    pub refused: Option<Config>,
     /// The files, to show places with.
     pub sources: Sources,
     /// Everything that was found, by file and line.
@@ -76,11 +79,12 @@ pub fn build(document: Document) -> Outcome {
     }
     let mut outcome = Outcome {
         config: Some(config),
+        refused: None,
         sources: document.sources,
         diagnostics,
     };
     if outcome.has_errors() {
-        outcome.config = None;
+        outcome.refused = outcome.config.take();
     }
     outcome
 }
