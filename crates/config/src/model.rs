@@ -80,10 +80,6 @@ pub struct Global {
     pub quiet: bool,
     /// `zero-warning`: a warning refuses the configuration.
     pub zero_warning: bool,
-    /// `node`.
-    pub node: Option<String>,
-    /// `description`.
-    pub description: Option<String>,
 }
 
 /// `SO_RCVBUF` and `SO_SNDBUF` of accepted and of server connections, in bytes.
@@ -236,8 +232,6 @@ pub struct Frontend {
     pub disabled: bool,
     /// `id`
     pub id: Option<u32>,
-    /// `description`
-    pub description: Option<String>,
     /// `bind` lines in order.
     pub binds: Vec<Bind>,
     /// `default_backend`, or the back half of `listen`: an index into [`Config::backends`].
@@ -272,6 +266,8 @@ pub struct ProxyLog {
     pub skip_null: bool,
     /// `option dontlog-normal`: only sessions that went wrong.
     pub skip_normal: bool,
+    /// `option logasap`: a line once a server is connected.
+    pub as_soon_as_possible: bool,
     /// `option log-separate-errors`: errors at level err.
     pub separate_errors: bool,
     /// `log-tag`
@@ -309,6 +305,8 @@ pub struct Flow {
     /// `option splice-auto`, `splice-request`, `splice-response`: told apart from their absence only
     /// by `no option …`; bulk is spliced by default.
     pub splice: Splice,
+    /// `option independent-streams`
+    pub independent_streams: bool,
 }
 
 /// What the configuration says about splice(2).
@@ -437,8 +435,6 @@ pub struct Backend {
     pub disabled: bool,
     /// `id`
     pub id: Option<u32>,
-    /// `description`
-    pub description: Option<String>,
     /// `balance`
     pub balance: Balance,
     /// `option allbackups`

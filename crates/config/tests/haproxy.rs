@@ -134,7 +134,10 @@ const LISTEN: &[(&str, Expect)] = &[
     ("id 0", Refused),
     ("id", Refused),
     ("description some text", Loads),
-    ("description", Refused),
+    (
+        "description",
+        WeLoad("it has no effect yet, and its arguments are not looked at"),
+    ),
     ("disabled", Loads),
     ("disabled x", Refused),
     ("mode tcp", Loads),

@@ -107,8 +107,6 @@ fn global_keywords_fill_the_model() {
     assert_eq!(g.socket_buffers.server_send, Some(65536));
     assert_eq!(g.socket_buffers.server_receive, None);
     assert_eq!(g.spread_checks, 5);
-    assert_eq!(g.node.as_deref(), Some("n1"));
-    assert_eq!(g.description.as_deref(), Some("a b c"));
     assert_eq!(g.thread_hard_limit, Some(8));
 }
 
@@ -198,10 +196,10 @@ fn log_options_shape_the_log() {
     );
     assert_eq!(frontend(" option httplog").log.style, LogStyle::Tcplog);
     let f = frontend(
-        " option dontlognull\n option dontlog-normal\n option log-separate-errors\n log-tag q",
+        " option dontlognull\n option dontlog-normal\n option logasap\n option log-separate-errors\n log-tag q",
     );
     assert!(f.log.skip_null && f.log.skip_normal);
-    assert!(f.log.separate_errors);
+    assert!(f.log.as_soon_as_possible && f.log.separate_errors);
     assert_eq!(f.log.tag.as_deref(), Some("q"));
 }
 
@@ -210,7 +208,7 @@ fn frontend_keywords_fill_the_model() {
     let f = frontend(
         " maxconn 7\n backlog 9\n timeout client-fin 4s\n option clitcpka\n clitcpka-cnt 3\n \
          clitcpka-idle 10\n clitcpka-intvl 500ms\n option tcp-smart-accept\n option nolinger\n \
-         id 12\n description x y",
+         option independent-streams\n id 12\n description x y",
     );
     assert_eq!((f.maxconn, f.backlog), (Some(7), Some(9)));
     assert_eq!(
@@ -221,9 +219,8 @@ fn frontend_keywords_fill_the_model() {
     assert_eq!(keepalive.count, Some(3));
     assert_eq!(keepalive.idle, ms(10_000), "a bare number is seconds");
     assert_eq!(keepalive.interval, ms(1000), "rounded up to a second");
-    assert!(f.smart_accept && f.flow.no_linger);
+    assert!(f.smart_accept && f.flow.no_linger && f.flow.independent_streams);
     assert_eq!(f.id, Some(12));
-    assert_eq!(f.description.as_deref(), Some("x y"));
     assert!(!f.disabled);
 }
 

@@ -99,6 +99,8 @@ pub struct FrontendPlan {
     pub keepalive: Option<Keepalive>,
     /// `option nolinger`.
     pub no_linger: bool,
+    /// `option independent-streams`
+    pub independent: bool,
     /// May bulk be spliced?
     pub splice: bool,
 }
@@ -132,6 +134,8 @@ pub struct BackendPlan {
     pub keepalive: Option<Keepalive>,
     /// `option nolinger`.
     pub no_linger: bool,
+    /// `option independent-streams`
+    pub independent: bool,
     /// May bulk be spliced?
     pub splice: bool,
     /// `option abortonclose`.
@@ -211,7 +215,7 @@ pub fn compile(
 ) -> (Option<Plan>, Vec<Diagnostic>) {
     let mut problems = Problems::default();
     let process = process::plan(&config.global, lookup, overrides, &mut problems);
-    let workers = process::workers(&config.global, lookup);
+    let workers = process::workers(&config.global, lookup, &mut problems);
     let (backends, backend_index) = backends::plan(config, lookup, &mut problems);
     let (frontends, frontend_index) = frontends::plan(config, &backend_index, &mut problems);
     let cpus = lookup.cpus();

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use portcullis_balance::group::AllBackups;
 use portcullis_balance::{Group, Member, MemberId};
-use portcullis_proxy::snapshot::{Backend, Frontend, FrontendLog, Server, Snapshot};
+use portcullis_proxy::snapshot::{Backend, Frontend, FrontendLog, LogMoment, Server, Snapshot};
 use portcullis_proxy::state::{
     BackendState, FrontendState, ListenerState, ProcessState, ServerState,
 };
@@ -126,6 +126,7 @@ impl Registry {
             log: frontend_log(index, plan),
             keepalive: plan.keepalive,
             no_linger: plan.no_linger,
+            independent: plan.independent,
             splice: plan.splice,
             state: Arc::clone(state),
         }
@@ -183,6 +184,7 @@ impl Registry {
             redispatch: plan.redispatch,
             keepalive: plan.keepalive,
             no_linger: plan.no_linger,
+            independent: plan.independent,
             splice: plan.splice,
             abort_on_close: plan.abort_on_close,
             smart_connect: plan.smart_connect,
@@ -199,7 +201,11 @@ fn frontend_log(index: usize, plan: &FrontendPlan) -> Option<FrontendLog> {
     }
     Some(FrontendLog {
         sink: u32::try_from(index).unwrap_or(u32::MAX),
-        at_accept: plan.log.style == LogStyle::Connect,
+        moment: match plan.log.style {
+            LogStyle::Connect => LogMoment::Accept,
+            _ if plan.log.as_soon_as_possible => LogMoment::Connect,
+            LogStyle::Tcplog | LogStyle::TcplogClf => LogMoment::End,
+        },
         skip_null: plan.log.skip_null,
         skip_normal: plan.log.skip_normal,
     })
@@ -257,6 +263,7 @@ mod tests {
             log: ProxyLog::default(),
             keepalive: None,
             no_linger: false,
+            independent: false,
             splice: true,
         });
         plan.backends.push(BackendPlan {
@@ -273,6 +280,7 @@ mod tests {
             redispatch: 0,
             keepalive: None,
             no_linger: false,
+            independent: false,
             splice: true,
             abort_on_close: false,
             smart_connect: false,

@@ -48,6 +48,7 @@ fn snapshot(servers: &[SocketAddr]) -> Snapshot {
         log: None,
         keepalive: None,
         no_linger: false,
+        independent: false,
         splice: true,
         state: Arc::default(),
     };
@@ -100,6 +101,7 @@ fn backend(servers: &[SocketAddr]) -> Backend {
         redispatch: -1,
         keepalive: None,
         no_linger: false,
+        independent: false,
         splice: true,
         abort_on_close: false,
         smart_connect: false,

@@ -114,6 +114,8 @@ impl std::fmt::Display for Termination {
 pub enum RecordKind {
     /// At accept: for the one-line "Connect from" log. Only addresses and counts are meaningful.
     Accepted,
+    /// When a server was connected, with `option logasap`: what is counted still grows.
+    Connected,
     /// At the end.
     Ended,
 }
@@ -121,7 +123,7 @@ pub enum RecordKind {
 /// The facts of one session.
 #[derive(Debug, Clone)]
 pub struct SessionRecord {
-    /// Made at accept or at the end.
+    /// Made at accept, when a server was connected, or at the end.
     pub kind: RecordKind,
     /// Where the connection came in.
     pub frontend: Arc<Frontend>,

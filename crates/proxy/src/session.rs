@@ -215,6 +215,8 @@ pub struct Session<S, P> {
     pub phase: Phase,
     /// It is in the ready list.
     pub queued: bool,
+    /// Its record was written already, when it was connected.
+    pub logged: bool,
     /// A retry went to another server.
     pub redispatched: bool,
     /// Attempts after the first.
@@ -245,6 +247,10 @@ pub struct Session<S, P> {
     pub client_active_ms: u64,
     /// Last sign of life at the server's side.
     pub server_active_ms: u64,
+    /// When the client last sent something; differs from the above by what was sent to him.
+    pub client_heard_ms: u64,
+    /// The same of the server.
+    pub server_heard_ms: u64,
     /// The cause that stands already, though the session goes on for what is left.
     pub decided: Option<Termination>,
 }
@@ -264,6 +270,7 @@ impl<S, P> Session<S, P> {
             server_side: Side::default(),
             phase: Phase::Connecting,
             queued: false,
+            logged: false,
             redispatched: false,
             retries: 0,
             member: None,
@@ -279,6 +286,8 @@ impl<S, P> Session<S, P> {
             connect_ms: None,
             client_active_ms: now_ms,
             server_active_ms: now_ms,
+            client_heard_ms: now_ms,
+            server_heard_ms: now_ms,
             decided: None,
         }
     }
@@ -374,7 +383,11 @@ impl<S, P> Session<S, P> {
         }
         let times = &self.route.times;
         let idle = self.idle_time(self.client_side, times.client, times.client_fin)?;
-        Some(self.client_active_ms + idle)
+        let since = match reading && self.route.frontend.independent {
+            true => self.client_heard_ms,
+            false => self.client_active_ms,
+        };
+        Some(since + idle)
     }
 
     fn server_deadline(&self) -> Option<u64> {
@@ -384,7 +397,12 @@ impl<S, P> Session<S, P> {
         }
         let times = &self.route.times;
         let idle = self.idle_time(self.server_side, times.server, times.server_fin)?;
-        Some(self.server_active_ms + idle)
+        let backend = self.route.backend.as_ref();
+        let since = match reading && backend.is_some_and(|backend| backend.independent) {
+            true => self.server_heard_ms,
+            false => self.server_active_ms,
+        };
+        Some(since + idle)
     }
 
     fn idle_time(&self, side: Side, usual: u32, fin: u32) -> Option<u64> {
@@ -399,23 +417,30 @@ impl<S, P> Session<S, P> {
     }
 
     /// The client was idle too long: its end is taken as sent, and what it does not take is lost.
-    pub fn client_idle(&mut self) {
+    /// With `option independent-streams` he may be silent, and yet take what he is sent.
+    pub fn client_idle(&mut self, now_ms: u64) {
+        let times = &self.route.times;
+        let idle = self.idle_time(self.client_side, times.client, times.client_fin);
+        let stalled = idle.is_some_and(|idle| now_ms >= self.client_active_ms + idle);
         self.decide(EndCause::ClientTimeout);
         self.client_side.end_seen = true;
         self.client_side.readable = false;
         self.up.source_done = true;
-        if !self.down.carry.is_empty() {
+        if stalled && !self.down.carry.is_empty() {
             self.down.broken = true;
         }
     }
 
     /// The same at the server's side.
-    pub fn server_idle(&mut self) {
+    pub fn server_idle(&mut self, now_ms: u64) {
+        let times = &self.route.times;
+        let idle = self.idle_time(self.server_side, times.server, times.server_fin);
+        let stalled = idle.is_some_and(|idle| now_ms >= self.server_active_ms + idle);
         self.decide(EndCause::ServerTimeout);
         self.server_side.end_seen = true;
         self.server_side.readable = false;
         self.down.source_done = true;
-        if !self.up.carry.is_empty() {
+        if stalled && !self.up.carry.is_empty() {
             self.up.broken = true;
         }
     }

@@ -63,6 +63,8 @@ pub struct Frontend {
     pub keepalive: Option<Keepalive>,
     /// `option nolinger`.
     pub no_linger: bool,
+    /// `option independent-streams`: what is sent to this side is no sign of its life.
+    pub independent: bool,
     /// May bulk be spliced?
     pub splice: bool,
     /// Counters and what limits count.
@@ -74,12 +76,23 @@ pub struct Frontend {
 pub struct FrontendLog {
     /// By which the log writer finds targets and style.
     pub sink: u32,
-    /// A record at accept ("Connect from"), else at the end.
-    pub at_accept: bool,
+    /// When a session's record is written.
+    pub moment: LogMoment,
     /// `option dontlognull`
     pub skip_null: bool,
     /// `option dontlog-normal`
     pub skip_normal: bool,
+}
+
+/// When a session's record is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogMoment {
+    /// At accept: "Connect from".
+    Accept,
+    /// Once a server is connected, else at the end: `option logasap`.
+    Connect,
+    /// At the end.
+    End,
 }
 
 /// TCP keepalive; zero leaves the system's value.
@@ -118,6 +131,8 @@ pub struct Backend {
     pub keepalive: Option<Keepalive>,
     /// `option nolinger`.
     pub no_linger: bool,
+    /// `option independent-streams`: what is sent to this side is no sign of its life.
+    pub independent: bool,
     /// May bulk be spliced?
     pub splice: bool,
     /// `option abortonclose`.

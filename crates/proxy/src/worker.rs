@@ -339,12 +339,12 @@ impl<N: Net> Engine<N> {
             (Alarm::WatchClient, _) => self.watch_client_early(key),
             (Alarm::Retry, _) => self.retry(key),
             (Alarm::Client, Phase::Relaying) => {
-                session.client_idle();
+                session.client_idle(self.now_ms);
                 self.pump(key);
             }
             (Alarm::Client, _) => self.end_with(key, EndCause::ClientTimeout),
             (Alarm::Server, _) => {
-                session.server_idle();
+                session.server_idle(self.now_ms);
                 self.pump(key);
             }
         }

@@ -13,7 +13,7 @@ use std::sync::{Arc, mpsc};
 
 use common::*;
 use portcullis_proxy::record::{self, SessionEvent};
-use portcullis_proxy::snapshot::{ServerAddress, Sharing, WorkerListener};
+use portcullis_proxy::snapshot::{LogMoment, ServerAddress, Sharing, WorkerListener};
 use portcullis_proxy::worker::thread::{WorkerConfig, WorkerEvent, spawn};
 
 #[test]
@@ -203,7 +203,7 @@ fn nolinger_resets_the_client_at_the_end() {
 fn a_record_at_accept_has_both_addresses_and_comes_before_the_end() {
     let proxy = start(Plan {
         servers: vec![tcp(echo())],
-        at_accept: true,
+        log_moment: LogMoment::Accept,
         ..Plan::default()
     });
     let client = proxy.connect();
@@ -215,6 +215,43 @@ fn a_record_at_accept_has_both_addresses_and_comes_before_the_end() {
     drop(client);
     proxy.assert_idle();
     assert!(proxy.log.receiver().try_recv().is_err(), "no second record");
+    proxy.stop();
+}
+
+#[test]
+fn with_logasap_the_one_record_comes_while_the_session_goes_on() {
+    let proxy = start(Plan {
+        servers: vec![tcp(echo())],
+        log_moment: LogMoment::Connect,
+        ..Plan::default()
+    });
+    let mut client = proxy.connect();
+    client.write_all(b"x").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    let record = proxy.record();
+    assert_eq!(record.kind, record::RecordKind::Connected);
+    assert_eq!(record.termination, record::Termination::NORMAL);
+    assert!(record.server.is_some() && record.connect_ms.is_some());
+    let counts = (record.backend_connections, record.server_connections);
+    assert_eq!(counts, (1, 1), "it counts itself, as in HAProxy");
+    drop(client);
+    proxy.assert_idle();
+    assert!(proxy.log.receiver().try_recv().is_err(), "no second record");
+    proxy.stop();
+}
+
+#[test]
+fn with_logasap_a_session_that_never_connected_is_logged_at_its_end() {
+    let proxy = start(Plan {
+        servers: vec![tcp(refusing())],
+        retries: 0,
+        log_moment: LogMoment::Connect,
+        ..Plan::default()
+    });
+    let _client = proxy.connect();
+    let record = proxy.record();
+    assert_eq!(record.kind, record::RecordKind::Ended);
+    assert_eq!(record.termination.to_string(), "SC");
     proxy.stop();
 }
 

@@ -430,3 +430,68 @@ fn a_paused_worker_leaves_its_queue_and_resumes() {
     queued.read_exact(&mut [0]).unwrap();
     proxy.stop();
 }
+
+/// A server that sends a byte every 20 ms, 40 of them, and stops early at the client's end.
+fn dripping() -> SocketAddr {
+    server(|mut stream| {
+        stream.set_nonblocking(true).unwrap();
+        for _ in 0..40 {
+            if matches!(stream.read(&mut [0]), Ok(0)) || stream.write_all(b"y").is_err() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    })
+}
+
+#[test]
+fn a_client_that_only_listens_is_silent_where_streams_are_independent() {
+    // Compared with HAProxy 2.6: there the server sees the client's end, and the line says cD.
+    for (independent, ending, whole) in [(false, "--", true), (true, "cD", false)] {
+        let proxy = start(Plan {
+            servers: vec![tcp(dripping())],
+            times: Times {
+                client: 200,
+                server: 5_000,
+                ..Times::default()
+            },
+            independent: (independent, false),
+            ..Plan::default()
+        });
+        let mut client = proxy.connect();
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).unwrap();
+        drop(client);
+        assert_eq!(proxy.ending(), ending);
+        assert_eq!(got.len() == 40, whole, "{} bytes", got.len());
+        proxy.stop();
+    }
+}
+
+#[test]
+fn a_server_that_only_listens_is_silent_where_streams_are_independent() {
+    for (independent, ending) in [(false, "--"), (true, "sD")] {
+        let proxy = start(Plan {
+            servers: vec![tcp(server(
+                |mut stream| while let Ok(1..) = stream.read(&mut [0]) {},
+            ))],
+            times: Times {
+                client: 5_000,
+                server: 200,
+                ..Times::default()
+            },
+            independent: (false, independent),
+            ..Plan::default()
+        });
+        let mut client = proxy.connect();
+        for _ in 0..25 {
+            if client.write_all(b"x").is_err() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        drop(client);
+        assert_eq!(proxy.ending(), ending);
+        proxy.stop();
+    }
+}

@@ -184,6 +184,8 @@ pub enum Toggle {
     SkipNull,
     /// `option dontlog-normal`
     SkipNormal,
+    /// `option logasap`
+    LogEarly,
     /// `option log-separate-errors`
     SeparateErrors,
     /// `option log-health-checks`
@@ -202,6 +204,8 @@ pub enum Toggle {
     SpliceRequest,
     /// `option splice-response`
     SpliceResponse,
+    /// `option independent-streams`
+    IndependentStreams,
     /// `option tcp-smart-accept`
     SmartAccept,
     /// `option tcp-smart-connect`
@@ -270,8 +274,6 @@ pub struct ProxyDraft {
     pub disabled: Option<At<bool>>,
     /// `id`
     pub id: Option<At<u32>>,
-    /// `description`
-    pub description: Option<String>,
     /// `bind`
     pub binds: Vec<Bind>,
     /// `default_backend`
@@ -318,7 +320,6 @@ impl ProxyDraft {
             mode: None,
             disabled: None,
             id: None,
-            description: None,
             binds: Vec::new(),
             default_backend: None,
             maxconn: None,

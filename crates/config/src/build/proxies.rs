@@ -94,12 +94,7 @@ impl Reader<'_> {
             None => String::new(),
         };
         let base = section.from.as_ref().and_then(|from| self.from(from));
-        let mut draft = self.draft(section, number, name, base);
-        // Whether a section is in use is its own matter.
-        if draft.kind == SectionKind::Defaults {
-            draft.description = None;
-        }
-        draft
+        self.draft(section, number, name, base)
     }
 
     /// A `defaults` name may come again only while nothing says `from` with it.

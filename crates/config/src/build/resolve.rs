@@ -277,7 +277,6 @@ fn frontend(
         place: draft.place,
         disabled: draft.is_disabled(),
         id: draft.id.map(|at| at.value),
-        description: draft.description.clone(),
         binds: draft.binds.clone(),
         default_backend,
         maxconn: positive(draft.maxconn),
@@ -303,7 +302,6 @@ fn backend(draft: &ProxyDraft, global_logs: &[LogTarget], report: &mut Report) -
         place: draft.place,
         disabled: draft.is_disabled(),
         id: draft.id.map(|at| at.value),
-        description: draft.description.clone(),
         balance: draft.balance.map_or(DEFAULT_BALANCE, |at| at.value),
         all_backups: draft.is_on(Toggle::AllBackups),
         servers: servers::servers(draft, report),
@@ -355,6 +353,7 @@ fn log(draft: &ProxyDraft, global_logs: &[LogTarget], report: &mut Report) -> Pr
         style: log_style(draft, report),
         skip_null: draft.is_on(Toggle::SkipNull),
         skip_normal: draft.is_on(Toggle::SkipNormal),
+        as_soon_as_possible: draft.is_on(Toggle::LogEarly),
         separate_errors: draft.is_on(Toggle::SeparateErrors),
         tag: draft.log_tag.clone(),
     }
@@ -399,5 +398,6 @@ fn flow(draft: &ProxyDraft) -> Flow {
     Flow {
         no_linger: draft.is_on(Toggle::NoLinger),
         splice: if never { Splice::Never } else { Splice::Auto },
+        independent_streams: draft.is_on(Toggle::IndependentStreams),
     }
 }

@@ -54,6 +54,7 @@ pub(super) fn plan(
             redispatch: backend.redispatch.unwrap_or(0),
             keepalive: keepalive(backend.keepalive),
             no_linger: backend.flow.no_linger,
+            independent: backend.flow.independent_streams,
             splice: !config.global.no_splice && backend.flow.splice == Splice::Auto,
             abort_on_close: backend.abort_on_close,
             smart_connect: backend.smart_connect,

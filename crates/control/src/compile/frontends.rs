@@ -51,6 +51,7 @@ pub(super) fn plan(
             log: frontend.log.clone(),
             keepalive: keepalive(frontend.keepalive),
             no_linger: frontend.flow.no_linger,
+            independent: frontend.flow.independent_streams,
             splice: !config.global.no_splice && frontend.flow.splice == Splice::Auto,
         });
     }

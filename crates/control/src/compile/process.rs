@@ -67,13 +67,18 @@ pub(super) fn plan(
     }
 }
 
-/// `nbthread`, else one worker for each processor that the process may use; at most
+/// `nbthread`, else one worker for each processor that the process may use; no more than
 /// `thread-hard-limit`.
-pub(super) fn workers(global: &Global, lookup: &dyn Lookup) -> u16 {
+pub(super) fn workers(global: &Global, lookup: &dyn Lookup, problems: &mut Problems) -> u16 {
     let wanted = global.nbthread.map(usize::from);
     let workers = wanted.unwrap_or_else(|| lookup.cpus().len());
-    let limit = global.thread_hard_limit.map_or(MAX_WORKERS, usize::from);
-    workers.min(limit).clamp(1, MAX_WORKERS) as u16
+    let most = global.thread_hard_limit.map_or(MAX_WORKERS, usize::from);
+    if wanted.is_some_and(|wanted| wanted > most) {
+        let message = format!("nbthread {workers} is above thread-hard-limit {most}");
+        let finding = problems.warning("thread-hard-limit", None, message);
+        finding.label = Some(format!("{most} workers are started"));
+    }
+    workers.clamp(1, most.clamp(1, MAX_WORKERS)) as u16
 }
 
 /// The workers' tuning.

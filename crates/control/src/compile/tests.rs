@@ -207,6 +207,32 @@ fn an_address_has_a_shard_a_worker_where_the_kernel_can_and_the_file_wants() {
 }
 
 #[test]
+fn workers_are_one_a_processor_unless_the_file_says_a_number_or_a_limit() {
+    let with = |global: &str| {
+        let text = proxy(":80", "127.0.0.1:1").replace("nbthread 4", global);
+        let (plan, found, _) = compiled(&text, &Overrides::default());
+        let codes: Vec<_> = found.iter().map(|d| d.code).collect();
+        let plan = plan.unwrap();
+        assert_eq!(plan.listeners[0].spec.shards, plan.workers, "{global}");
+        (plan.workers, codes)
+    };
+    let rows: [(&str, u16, &[&str]); 5] = [
+        ("", 4, &[]),
+        (
+            "nbthread 8\n thread-hard-limit 3",
+            3,
+            &["thread-hard-limit"],
+        ),
+        ("nbthread 2\n thread-hard-limit 3", 2, &[]),
+        ("thread-hard-limit 3", 3, &[]),
+        ("thread-hard-limit 64", 4, &[]),
+    ];
+    for (global, workers, codes) in rows {
+        assert_eq!(with(global), (workers, codes.to_vec()), "{global}");
+    }
+}
+
+#[test]
 fn bind_parameters_reach_the_specification() {
     let spec = listener(
         ":80 name web interface lo transparent v4v6 mss 1400 defer-accept tfo tcp-ut 3s \
@@ -369,19 +395,4 @@ fn the_command_line_goes_over_the_file() {
     assert!(!process.daemon);
     assert_eq!(process.maxconn, Some(6));
     assert_eq!(process.pidfile, Some(PathBuf::from("/tmp/b")));
-}
-
-#[test]
-fn workers_are_one_a_processor_unless_the_file_says_a_number_or_a_limit() {
-    for (global, workers) in [
-        ("", 4),
-        ("nbthread 2", 2),
-        ("thread-hard-limit 3", 3),
-        ("nbthread 8\n thread-hard-limit 3", 3),
-    ] {
-        let text = proxy(":80", "127.0.0.1:1").replace("nbthread 4", global);
-        let plan = plan(&text);
-        assert_eq!(plan.workers, workers, "{global}");
-        assert_eq!(plan.listeners[0].spec.shards, workers, "{global}");
-    }
 }

@@ -56,6 +56,7 @@ fn record(total_ms: u64) -> SessionRecord {
             log: None,
             keepalive: None,
             no_linger: false,
+            independent: false,
             splice: true,
             state: Arc::default(),
         }),

@@ -11,7 +11,8 @@ use std::fmt::Write as _;
 
 use super::frame::{Level, write_escaped};
 use super::time::{Moment, Zone, write_utc_date};
-use crate::record::{PeerAddress, RecordKind, SessionRecord};
+use crate::record::{PeerAddress, SessionRecord};
+use crate::snapshot::LogMoment;
 
 /// The shape of a session's line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -176,11 +177,13 @@ fn write_optional(time: Option<u64>, out: &mut String) {
     }
 }
 
-/// `+` before what was still growing when the line was written (`option logasap`).
+/// `+` before what may still have grown after the line was written: as in HAProxy, on every line of
+/// a frontend with `option logasap`.
 fn early_mark(record: &SessionRecord) -> &'static str {
-    match record.kind {
-        RecordKind::Accepted => "+",
-        RecordKind::Ended => "",
+    let moment = record.frontend.log.map(|log| log.moment);
+    match moment == Some(LogMoment::Connect) {
+        true => "+",
+        false => "",
     }
 }
 
@@ -191,7 +194,7 @@ pub(super) mod tests {
     use portcullis_balance::{Algorithm, AllBackups, Group, MemberId};
 
     use super::*;
-    use crate::record::{EndCause, EndPhase, Termination};
+    use crate::record::{EndCause, EndPhase, RecordKind, Termination};
     use crate::snapshot::{Backend, Frontend, Server, ServerAddress};
 
     pub(in crate::log) fn backend(name: &str) -> Arc<Backend> {
@@ -207,6 +210,7 @@ pub(super) mod tests {
             redispatch: 0,
             keepalive: None,
             no_linger: false,
+            independent: false,
             splice: true,
             abort_on_close: false,
             smart_connect: false,
@@ -224,6 +228,7 @@ pub(super) mod tests {
             log: None,
             keepalive: None,
             no_linger: false,
+            independent: false,
             splice: true,
             state: Arc::default(),
         })
@@ -381,12 +386,48 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_early_line_marks_what_still_grows() {
-        let record = SessionRecord {
-            kind: RecordKind::Accepted,
+    fn with_logasap_what_may_still_grow_is_marked() {
+        // Recorded from HAProxy 2.6.12: a session just connected, one refused, and one that
+        // `dontlog-normal` kept until its timeout.
+        let log = Some(crate::snapshot::FrontendLog {
+            sink: 0,
+            moment: LogMoment::Connect,
+            skip_null: false,
+            skip_normal: false,
+        });
+        let mut early = Arc::into_inner(frontend("f")).unwrap();
+        early.log = log;
+        let begun = SessionRecord {
+            kind: RecordKind::Connected,
+            frontend: Arc::new(early),
+            bytes_out: 0,
+            backend_connections: 1,
+            server_connections: 1,
             ..record()
         };
-        assert!(written(Style::Tcplog, &record).contains(" 1/0/+0 +5 -- "));
+        let refused = SessionRecord {
+            kind: RecordKind::Ended,
+            connect_ms: None,
+            termination: ended(EndCause::ServerAbort, EndPhase::Connect),
+            backend_connections: 0,
+            server_connections: 0,
+            ..begun.clone()
+        };
+        let silent = SessionRecord {
+            connect_ms: Some(0),
+            total_ms: 2008,
+            bytes_out: 10,
+            termination: ended(EndCause::ClientTimeout, EndPhase::Data),
+            ..refused.clone()
+        };
+        for (record, end) in [
+            (begun, " 1/0/+0 +0 -- 1/1/1/1/0 0/0"),
+            (refused, " 1/-1/+0 +0 SC 1/1/0/0/0 0/0"),
+            (silent, " 1/0/+2008 +10 cD 1/1/0/0/0 0/0"),
+        ] {
+            let line = written(Style::Tcplog, &record);
+            assert!(line.ends_with(end), "{line}");
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::net::{ClientOptions, Net};
 use crate::record::{PeerAddress, RecordKind};
 use crate::session::{Route, Session};
 use crate::slab::Key;
-use crate::snapshot::{Sharing, Tuning};
+use crate::snapshot::{LogMoment, Sharing, Tuning};
 
 use super::token::Token;
 
@@ -222,7 +222,8 @@ impl<N: Net> Engine<N> {
             backend.state.connections.fetch_add(1, Ordering::Relaxed);
             backend.state.total.fetch_add(1, Ordering::Relaxed);
         }
-        let at_accept = route.frontend.log.is_some_and(|log| log.at_accept);
+        let log = route.frontend.log;
+        let at_accept = log.is_some_and(|log| log.moment == LogMoment::Accept);
         let session = Session::new(socket, peer, route, self.now_ms);
         if let (true, Some(log)) = (at_accept, &self.reports.log) {
             let mut record = self.record(&session, session.ending(crate::record::EndCause::Normal));

@@ -298,9 +298,12 @@ impl<N: Net> Engine<N> {
         session.server_side.writable = true;
         session.client_active_ms = self.now_ms;
         session.server_active_ms = self.now_ms;
+        session.client_heard_ms = self.now_ms;
+        session.server_heard_ms = self.now_ms;
         // Most clients speak first: looking at once saves a wait for the event.
         session.client_side.readable = !session.client_side.end_seen;
         self.tell_opened(key);
+        self.report_early(key);
         self.pump(key);
     }
 

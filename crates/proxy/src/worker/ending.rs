@@ -18,6 +18,7 @@ use crate::net::{Close, Net};
 use crate::record::{EndCause, RecordKind, SessionEvent, SessionRecord, Termination};
 use crate::session::{Phase, Verdict};
 use crate::slab::Key;
+use crate::snapshot::LogMoment;
 
 impl<N: Net> Engine<N> {
     /// Ends a session for `cause`, in the phase that it is in.
@@ -125,7 +126,8 @@ impl<N: Net> Engine<N> {
 
     /// Writes a session's record, if anybody wants it.
     fn report(&self, key: Key, session: &SessionOf<N>, termination: Termination) {
-        let logged = session.route.frontend.log.filter(|log| !log.at_accept);
+        let log = session.route.frontend.log;
+        let logged = log.filter(|log| log.moment != LogMoment::Accept && !session.logged);
         let wanted = self.reports.log.is_some() && logged.is_some();
         if !wanted && self.reports.observer.is_none() {
             return;
@@ -145,6 +147,27 @@ impl<N: Net> Engine<N> {
         let normal = log.skip_normal && !record.is_error();
         if !null && !normal {
             sink.send(record);
+        }
+    }
+
+    /// Writes the record of a session that was just connected, with `option logasap`.
+    pub(super) fn report_early(&mut self, key: Key) {
+        let (Some(sink), Some(session)) = (&self.reports.log, self.sessions.get(key)) else {
+            return;
+        };
+        let log = session.route.frontend.log;
+        let Some(log) = log.filter(|log| log.moment == LogMoment::Connect) else {
+            return;
+        };
+        let mut record = self.record(session, Termination::NORMAL);
+        // As in HAProxy, `dontlognull` cannot know yet, and `dontlog-normal` waits for the end.
+        if log.skip_normal && !record.is_error() {
+            return;
+        }
+        record.kind = RecordKind::Connected;
+        sink.send(record);
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.logged = true;
         }
     }
 

@@ -86,11 +86,20 @@ pub enum Turn {
     More,
 }
 
-/// One end of a flow: its socket, what is known of it, and its last sign of life.
+/// One end of a flow: its socket, what is known of it, and its last signs of life.
 struct End<'a, S> {
     socket: &'a S,
     side: &'a mut Side,
     active_ms: &'a mut u64,
+    heard_ms: &'a mut u64,
+}
+
+impl<S> End<'_, S> {
+    /// It sent something.
+    fn heard(&mut self, now_ms: u64) {
+        *self.active_ms = now_ms;
+        *self.heard_ms = now_ms;
+    }
 }
 
 /// Moves what can be moved both ways, then passes ends on.
@@ -102,11 +111,13 @@ pub fn turn<N: Net>(session: &mut Session<N::Socket, N::Pipe>, kit: &mut Kit<'_,
         socket: &session.client,
         side: &mut session.client_side,
         active_ms: &mut session.client_active_ms,
+        heard_ms: &mut session.client_heard_ms,
     };
     let mut server = End {
         socket: server,
         side: &mut session.server_side,
         active_ms: &mut session.server_active_ms,
+        heard_ms: &mut session.server_heard_ms,
     };
     let up = advance(&mut session.up, &mut client, &mut server, kit);
     let down = advance(&mut session.down, &mut server, &mut client, kit);
@@ -215,7 +226,7 @@ fn note_read<N: Net>(
     kit: &Kit<'_, N>,
 ) {
     flow.bytes += read as u64;
-    *from.active_ms = kit.now_ms;
+    from.heard(kit.now_ms);
     if read < length {
         flow.streak = 0;
         if !from.side.hung_up {
@@ -367,7 +378,7 @@ fn splice<N: Net>(
                 pipe.load = read as u32;
                 flow.carry = Carry::Pipe(pipe);
                 flow.bytes += read as u64;
-                *from.active_ms = kit.now_ms;
+                from.heard(kit.now_ms);
                 quota = quota.saturating_sub(read);
                 note_splice(flow, read);
             }

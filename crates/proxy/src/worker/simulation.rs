@@ -68,6 +68,7 @@ fn snapshot(trial: Trial, dice: &mut Dice) -> Arc<Snapshot> {
         redispatch: dice.below(4) as i32 - 2,
         keepalive: None,
         no_linger: false,
+        independent: dice.once_in(3),
         splice: true,
         abort_on_close: dice.once_in(3),
         smart_connect: false,
@@ -81,12 +82,13 @@ fn snapshot(trial: Trial, dice: &mut Dice) -> Arc<Snapshot> {
         client_fin_timeout_ms: idle(400),
         log: Some(FrontendLog {
             sink: 0,
-            at_accept: false,
+            moment: LogMoment::End,
             skip_null: false,
             skip_normal: false,
         }),
         keepalive: None,
         no_linger: false,
+        independent: dice.once_in(3),
         splice: !dice.once_in(3),
         state: Arc::new(FrontendState::default()),
     };

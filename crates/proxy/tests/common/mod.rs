@@ -37,7 +37,8 @@ pub struct Plan {
     pub client_send_buffer: Option<u32>,
     pub buffer_size: u32,
     pub client_no_linger: bool,
-    pub at_accept: bool,
+    pub independent: (bool, bool),
+    pub log_moment: LogMoment,
     pub extra_listeners: Vec<TcpListener>,
 }
 
@@ -64,7 +65,8 @@ impl Default for Plan {
             client_send_buffer: None,
             buffer_size: 64 * 1024,
             client_no_linger: false,
-            at_accept: false,
+            independent: (false, false),
+            log_moment: LogMoment::End,
             extra_listeners: Vec::new(),
         }
     }
@@ -171,6 +173,7 @@ fn snapshot_of(plan: &Plan) -> Arc<Snapshot> {
         redispatch: plan.redispatch,
         keepalive: None,
         no_linger: false,
+        independent: plan.independent.1,
         splice: plan.splice,
         abort_on_close: plan.abort_on_close,
         smart_connect: false,
@@ -184,7 +187,7 @@ fn snapshot_of(plan: &Plan) -> Arc<Snapshot> {
         client_fin_timeout_ms: plan.times.client_fin,
         log: Some(FrontendLog {
             sink: 0,
-            at_accept: plan.at_accept,
+            moment: plan.log_moment,
             skip_null: false,
             skip_normal: false,
         }),
@@ -194,6 +197,7 @@ fn snapshot_of(plan: &Plan) -> Arc<Snapshot> {
             interval_s: 10,
         }),
         no_linger: plan.client_no_linger,
+        independent: plan.independent.0,
         splice: plan.splice,
         state: Arc::default(),
     };

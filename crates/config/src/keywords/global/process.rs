@@ -13,6 +13,7 @@ use crate::keyword::{Entry, Prefixes, entries};
 use crate::model::{Capability, Chroot, Id};
 use crate::source::At;
 
+const STATISTICS: &str = "the statistics page";
 const ENVIRONMENT: &str = "it works while the file is read, in the order of its lines";
 
 /// The family's entries.
@@ -29,13 +30,13 @@ pub const ENTRIES: &[Entry<GlobalDraft>] = entries! {
     "grace" "<time>" G supported(grace) "how long a soft stop goes on accepting" default("0");
     "quiet" "" G supported(quiet) "no messages at start";
     "zero-warning" "" G supported(zero_warning) "a warning refuses the configuration";
-    "node" "<name>" G supported(node) "this node's name" default("the host's name");
-    "description" "<text>" G supported(description) "a text for people";
+    "node" "<name>" G inert(STATISTICS) "this node's name";
+    "description" "<text>" G inert(STATISTICS) "a text for people";
     "setenv" "<name> <value>" G supported(environment) "set a variable" note(ENVIRONMENT);
     "presetenv" "<name> <value>" G supported(environment) "set a variable unless it is there" note(ENVIRONMENT);
     "unsetenv" "<name>…" G supported(environment) "take variables away" note(ENVIRONMENT);
     "resetenv" "[<name>…]" G supported(environment) "take all variables away but these" note(ENVIRONMENT);
-    "master-worker" "[no-exit-on-failure]" G warned("a reload works without a second process; supervision is not there yet") "a master process that reloads";
+    "master-worker" "[no-exit-on-failure]" G warned("there is neither a reload nor supervision yet") "a master process that reloads";
     "mworker-max-reloads" "<number>" G inert("`master-worker`") "reloads that a worker may outlive";
     "set-dumpable" "[on|off|libs]" G warned("core dumps are left to the system") "allow core dumps" prefixes(Prefixes::NoAndDefault);
     "insecure-fork-wanted" "" G inert("`external-check`") "let workers start programs" prefixes(Prefixes::NoAndDefault);
@@ -152,30 +153,6 @@ fn quiet(global: &mut GlobalDraft, args: &mut Args<'_>) -> Option<()> {
 fn zero_warning(global: &mut GlobalDraft, args: &mut Args<'_>) -> Option<()> {
     global.config.zero_warning = true;
     args.end()
-}
-
-fn node(global: &mut GlobalDraft, args: &mut Args<'_>) -> Option<()> {
-    let name = args.word("a name")?;
-    args.end()?;
-    let wrong = name
-        .text
-        .char_indices()
-        .find(|(_, c)| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')));
-    if let Some((at, c)) = wrong {
-        let place = name.place_of(at..at + c.len_utf8());
-        return args.bad_at(
-            place,
-            &format!("a node's name cannot hold `{c}`"),
-            "letters, digits, `_`, `-` and `.` are allowed",
-        );
-    }
-    global.config.node = Some(name.text.clone());
-    Some(())
-}
-
-fn description(global: &mut GlobalDraft, args: &mut Args<'_>) -> Option<()> {
-    global.config.description = Some(args.text("a text")?);
-    Some(())
 }
 
 /// `setenv` and its like did their work while the file was read.

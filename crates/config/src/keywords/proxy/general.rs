@@ -9,6 +9,7 @@ use crate::build::draft::{Mode, ProxyDraft};
 use crate::keyword::{Entry, entries};
 use crate::source::At;
 
+pub(crate) const NUMBER: &str = "checked, that no other has it; nothing shows it yet";
 const UNPUBLISHED: &str = "a backend cannot be hidden yet";
 
 /// The family's entries.
@@ -16,8 +17,8 @@ pub const ENTRIES: &[Entry<ProxyDraft>] = entries! {
     "mode" "tcp" DFLB supported(mode) "what the proxy carries; only `tcp` is served" default("tcp") note("`http`, `log` and `spop` are refused, once a proxy");
     "disabled" "" DFLB supported(disabled) "the proxy is read but not started";
     "enabled" "" DFLB supported(enabled) "takes `disabled` back" default("enabled");
-    "description" "<text>" FLB supported(description) "a text for people";
-    "id" "<number>" FLB supported(id) "the proxy's number" default("the next that is free");
+    "description" "<text>" FLB inert("the statistics page") "a text for people";
+    "id" "<number>" FLB supported(id) "the proxy's number" default("the next that is free") note(NUMBER);
     "guid" "<text>" FLB inert("`stats-file`") "a name that outlives a reload";
     "be-unpublished" "" LB refused(UNPUBLISHED) "no rule chooses this backend";
     "force-be-switch" "<condition>" FL inert("`be-unpublished`") "choose it nevertheless";
@@ -52,11 +53,6 @@ fn disabled(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
 fn enabled(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
     proxy.disabled = Some(At::new(false, args.place()));
     args.end()
-}
-
-fn description(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
-    proxy.description = Some(args.text("a text")?);
-    Some(())
 }
 
 fn id(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {

@@ -19,7 +19,7 @@ pub const ENTRIES: &[Entry<ProxyDraft>] = entries! {
     "option httpslog" "" DFL supported(httplog) "the HTTPS log line; a TCP proxy falls back to `option tcplog`, with a warning";
     "option dontlognull" "" DFL supported(|p: &mut ProxyDraft, a: &mut Args<'_>| toggle(p, a, Toggle::SkipNull)) "no line for a session without a byte" prefixes(BOTH) default("off");
     "option dontlog-normal" "" DFL supported(|p: &mut ProxyDraft, a: &mut Args<'_>| toggle(p, a, Toggle::SkipNormal)) "only lines for sessions that went wrong" prefixes(BOTH) default("off");
-    "option logasap" "" DFL warned("lines are written at the end of a session so far") "log as soon as the server is connected" prefixes(BOTH) default("off");
+    "option logasap" "" DFL supported(|p: &mut ProxyDraft, a: &mut Args<'_>| toggle(p, a, Toggle::LogEarly)) "log as soon as the server is connected" prefixes(BOTH) default("off");
     "option log-separate-errors" "" DFL supported(|p: &mut ProxyDraft, a: &mut Args<'_>| toggle(p, a, Toggle::SeparateErrors)) "failed sessions at level err" prefixes(BOTH) default("off");
     "option log-health-checks" "" DLB supported(|p: &mut ProxyDraft, a: &mut Args<'_>| toggle(p, a, Toggle::LogChecks)) "log every change of a check's result" prefixes(BOTH) default("off");
     "option tcpka" "" DFLB supported(|p: &mut ProxyDraft, a: &mut Args<'_>| toggle(p, a, Toggle::Keepalive)) "SO_KEEPALIVE on both sides" default("off");
@@ -29,7 +29,7 @@ pub const ENTRIES: &[Entry<ProxyDraft>] = entries! {
     "option splice-auto" "" DFLB supported(|p: &mut ProxyDraft, a: &mut Args<'_>| toggle(p, a, Toggle::SpliceAuto)) "splice(2) both ways where it pays" prefixes(BOTH) default("the worker splices bulk data") note("HAProxy: off; here `no option splice-auto` forbids it");
     "option splice-request" "" DFLB supported(|p: &mut ProxyDraft, a: &mut Args<'_>| toggle(p, a, Toggle::SpliceRequest)) "splice(2) towards servers" prefixes(BOTH) default("the worker splices bulk data") note("as `option splice-auto`");
     "option splice-response" "" DFLB supported(|p: &mut ProxyDraft, a: &mut Args<'_>| toggle(p, a, Toggle::SpliceResponse)) "splice(2) towards clients" prefixes(BOTH) default("the worker splices bulk data") note("as `option splice-auto`");
-    "option independent-streams" "" DFLB warned("what is sent to a side counts as its activity so far") "what is sent does not count against a silent side's timeout" prefixes(BOTH) default("off");
+    "option independent-streams" "" DFLB supported(|p: &mut ProxyDraft, a: &mut Args<'_>| toggle(p, a, Toggle::IndependentStreams)) "what is sent does not count against a silent side's timeout" prefixes(BOTH) default("off");
     "option tcp-smart-accept" "" DFL supported(|p: &mut ProxyDraft, a: &mut Args<'_>| toggle(p, a, Toggle::SmartAccept)) "TCP_QUICKACK off on accepted connections" prefixes(BOTH) default("off");
     "option tcp-smart-connect" "" DLB supported(|p: &mut ProxyDraft, a: &mut Args<'_>| toggle(p, a, Toggle::SmartConnect)) "TCP_QUICKACK off on connections to servers" prefixes(BOTH) default("off");
     "option abortonclose" "" DFLB supported(|p: &mut ProxyDraft, a: &mut Args<'_>| toggle(p, a, Toggle::AbortOnClose)) "give up connecting for a client that has closed" prefixes(BOTH) default("off");

@@ -7,6 +7,7 @@
 use crate::arguments::Args;
 use crate::build::draft::ServerDraft;
 use crate::keyword::{Entry, entries};
+use crate::keywords::proxy::general::NUMBER;
 use crate::source::At;
 
 const MAXCONN: &str = "`maxconn`";
@@ -19,7 +20,7 @@ pub const ENTRIES: &[Entry<ServerDraft>] = entries! {
     "no-backup" "" SD supported(|s: &mut ServerDraft, _| set(&mut s.backup, false)) "takes `backup` back";
     "disabled" "" SD supported(|s: &mut ServerDraft, _| set(&mut s.disabled, true)) "starts in maintenance";
     "enabled" "" SD supported(|s: &mut ServerDraft, _| set(&mut s.disabled, false)) "takes `disabled` back" default("enabled");
-    "id" "<number>" S supported(id) "its number" default("the next that is free");
+    "id" "<number>" S supported(id) "its number" default("the next that is free") note(NUMBER);
     "guid" "<text>" S inert("`stats-file`") "a name that outlives a reload";
     "from" "none|be:<name>|srv:<name>" S refused("settings of a named `default-server` would be missing") "where its settings come from";
     "maxconn" "<number>" SD refused("a limit that is not kept would not protect the server") "connections at once";
