@@ -170,8 +170,8 @@ impl OpenSet {
         let mut fresh = BTreeMap::new();
         let mut tries = 0;
         loop {
-            tries += 1;
-            let tries_left = (context.retry.times + 1).saturating_sub(tries);
+            let tries_left = context.retry.times.saturating_sub(tries);
+            tries = tries.saturating_add(1);
             let errors = self.try_all(context, tries_left, &mut fresh);
             if errors.is_empty() {
                 break;

@@ -254,3 +254,16 @@ fn a_socket_that_does_not_listen_is_no_listener() {
     let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     assert!(portcullis_listener::Listener::from_parts(udp.into(), facts).is_err());
 }
+
+#[test]
+fn as_many_tries_as_a_number_can_say_are_tries_too() {
+    let held = TcpListener::bind("127.0.0.1:0").unwrap();
+    let spec = ListenerSpec::tcp(held.local_addr().unwrap());
+    let free = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        drop(held);
+    });
+    let opened = open_set(&[spec], &retry(libc::EADDRINUSE, u32::MAX, 5)).unwrap();
+    assert_eq!(opened.listeners.len(), 1);
+    free.join().unwrap();
+}
