@@ -65,6 +65,13 @@ pub enum Cause {
         /// `net.core.somaxconn`.
         limit: u32,
     },
+    /// A TCP-MD5 key without a secret: to the kernel it means to take the peers' key away.
+    EmptySecret,
+    /// Two TCP-MD5 secrets for the same peers, of which the kernel would keep the second.
+    SamePeers {
+        /// The peers, like `10.0.0.0/8`.
+        peers: String,
+    },
     /// Why one socket serves in place of several.
     NotSharded(NotSharded),
     /// The path of a Unix socket is too long.
@@ -131,6 +138,8 @@ impl fmt::Display for Cause {
                 f,
                 "the backlog of {asked} is cut to net.core.somaxconn, {limit}"
             ),
+            Cause::EmptySecret => f.write_str("a key without a secret protects nothing"),
+            Cause::SamePeers { peers } => write!(f, "there are two secrets for {peers}"),
             Cause::NotSharded(why) => why.fmt(f),
             Cause::PathTooLong { length, max } => {
                 write!(f, "the path is {length} bytes long, more than {max}")

@@ -222,7 +222,9 @@ impl Opening<'_> {
             && get_int(fd, option.level.number(), option.number)
                 .map_err(|errno| self.fail(Step::Md5, errno.into()))?
                 == 0;
-        for setting in options::md5(self.place.spec, kind, takes_v4) {
+        let plan = options::md5(self.place.spec, kind, takes_v4);
+        options::md5_fault(&plan).map_or(Ok(()), |cause| Err(self.fail(Step::Md5, cause)))?;
+        for setting in plan {
             if let Err(cause) = setting.apply(fd.as_fd()) {
                 return Err(self.fail(Step::Md5, cause));
             }

@@ -7,6 +7,7 @@
 //!
 //! The plan is pure; `Setting::apply` is the only call.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -250,6 +251,33 @@ pub(crate) fn md5(spec: &ListenerSpec, kind: Kind, takes_v4: bool) -> Vec<Settin
         }
     }
     plan
+}
+
+/// What the kernel would take without a word, and then let unsigned clients in: a key without a
+/// secret removes the entry of its peers, and another one for the same peers replaces the first.
+pub(crate) fn md5_fault(plan: &[Setting]) -> Option<Cause> {
+    let mut keys = BTreeMap::new();
+    for (_, value) in plan.iter().flat_map(|setting| &setting.choices) {
+        let Value::Md5 {
+            peer,
+            prefix_len,
+            key,
+        } = value
+        else {
+            continue;
+        };
+        if key.is_empty() {
+            return Some(Cause::EmptySecret);
+        }
+        if keys
+            .insert((peer, prefix_len), key)
+            .is_some_and(|first| first != key)
+        {
+            let peers = format!("{peer}/{prefix_len}");
+            return Some(Cause::SamePeers { peers });
+        }
+    }
+    None
 }
 
 /// The queue of `listen`: the backlog, else maxconn.

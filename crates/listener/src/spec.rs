@@ -81,7 +81,8 @@ pub struct ListenerSpec {
     pub user_timeout: Option<Duration>,
     /// `TCP_CONGESTION`, inherited by accepted connections.
     pub congestion_control: Option<String>,
-    /// `TCP_MD5SIG_EXT` keys (RFC 2385). Empty: unsigned.
+    /// `TCP_MD5SIG_EXT` keys (RFC 2385), one for each prefix of peers; the longest prefix counts.
+    /// Empty: unsigned. Peers of no prefix get in unsigned.
     pub md5_keys: Vec<Md5Key>,
     /// `TCP_NODELAY`, inherited by accepted connections.
     pub no_delay: bool,
@@ -132,7 +133,7 @@ pub enum Ipv6Only {
 pub struct Md5Key {
     /// The peers, as a prefix; `None` is every peer of every family of the socket.
     pub peers: Option<(std::net::IpAddr, u8)>,
-    /// The secret, at most 80 bytes.
+    /// The secret, 1 to 80 bytes.
     pub secret: String,
 }
 

@@ -148,6 +148,35 @@ fn a_key_that_the_kernel_refuses_leaves_nothing_open() {
 }
 
 #[test]
+fn a_key_that_would_take_another_away_leaves_nothing_open() {
+    let key = |peers: Option<&str>, secret: &str| Md5Key {
+        peers: peers.map(|ip| (ip.parse().unwrap(), 8)),
+        secret: secret.to_owned(),
+    };
+    let table = [
+        (vec![key(None, "")], "without a secret"),
+        (vec![key(None, "a"), key(None, "")], "without a secret"),
+        (vec![key(None, "a"), key(None, "b")], "two secrets for ::/0"),
+        (
+            vec![
+                key(Some("10.0.0.0"), "a"),
+                key(None, "b"),
+                key(Some("10.0.0.0"), "c"),
+            ],
+            "two secrets for ::ffff:10.0.0.0/8",
+        ),
+    ];
+    for (keys, said) in table {
+        let mut spec = ListenerSpec::tcp("[::]:0".parse().unwrap());
+        spec.ipv6_only = Some(Ipv6Only::Off);
+        spec.md5_keys = keys;
+        let error = open(&spec).unwrap_err();
+        assert_eq!(error.step(), Step::Md5);
+        assert!(error.to_string().contains(said), "{error}");
+    }
+}
+
+#[test]
 fn a_secret_is_not_shown() {
     let mut spec = ListenerSpec::unix("/nonexistent-portcullis/x");
     spec.md5_keys = every_peer();
