@@ -6,6 +6,7 @@
 //!           `inspect`).
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use portcullis_sys::errno;
 use rustix::io::Errno;
@@ -357,6 +358,12 @@ impl From<SetError> for std::io::Error {
 pub enum Hint {
     /// The port is privileged.
     PrivilegedPort,
+    /// The directory of a Unix socket does not let this user make a file.
+    DirectoryNotWritable,
+    /// The name of an abstract Unix socket is in use.
+    NameHeld,
+    /// A link-local address means nothing without a device.
+    LinkLocalNeedsDevice,
     /// The address is in use.
     PortHeld,
     /// The address is not this host's.
@@ -377,6 +384,11 @@ impl fmt::Display for Hint {
             Hint::PrivilegedPort => {
                 "the port needs CAP_NET_BIND_SERVICE, or a lower net.ipv4.ip_unprivileged_port_start"
             }
+            Hint::DirectoryNotWritable => {
+                "this user needs the right to write to the directory, where the socket gets its name"
+            }
+            Hint::NameHeld => "another socket has the name, and abstract names cannot be shared",
+            Hint::LinkLocalNeedsDevice => "a link-local address needs its device (`interface`)",
             Hint::PortHeld => {
                 "another socket holds the port; to share it, both need SO_REUSEPORT and one user id"
             }
@@ -388,7 +400,7 @@ impl fmt::Display for Hint {
             }
             Hint::MoreDescriptors => "raise the limit of open files (RLIMIT_NOFILE)",
             Hint::NoSuchDevice => "no network device has this name (`ip link` lists them)",
-            Hint::NotInThisKernel => "this kernel does not have the option",
+            Hint::NotInThisKernel => "this kernel does not have the option for such a socket",
         })
     }
 }
@@ -400,8 +412,17 @@ fn hints(report: &Report) -> Vec<Hint> {
             _ => Vec::new(),
         };
     };
+    let unix = matches!(
+        report.address,
+        Address::UnixPath(_) | Address::UnixAbstract { .. }
+    );
     let hint = match (report.step, errno) {
+        (Step::Bind, Errno::ACCESS) if unix => Hint::DirectoryNotWritable,
         (Step::Bind, Errno::ACCESS) => Hint::PrivilegedPort,
+        (Step::Bind, Errno::ADDRINUSE) if unix => Hint::NameHeld,
+        (Step::Bind, Errno::INVAL) if link_local_alone(&report.address) => {
+            Hint::LinkLocalNeedsDevice
+        }
         (Step::Bind | Step::Listen, Errno::ADDRINUSE) => Hint::PortHeld,
         (Step::Bind, Errno::ADDRNOTAVAIL) => Hint::AddressNotLocal,
         (Step::Create, Errno::MFILE) => Hint::MoreDescriptors,
@@ -410,6 +431,16 @@ fn hints(report: &Report) -> Vec<Hint> {
         _ => return Vec::new(),
     };
     vec![hint]
+}
+
+/// Is it an address of one link (RFC 4291, section 2.5.6) that does not say of which?
+fn link_local_alone(address: &Address) -> bool {
+    match address {
+        Address::Tcp(SocketAddr::V6(v6)) | Address::Mptcp(SocketAddr::V6(v6)) => {
+            v6.ip().is_unicast_link_local() && v6.scope_id() == 0
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -440,6 +471,33 @@ mod tests {
         for (errno, hint) in table {
             let hints = bind_error("127.0.0.1:80", errno).hints();
             assert_eq!(hints.first().copied(), hint, "{errno}");
+        }
+    }
+
+    #[test]
+    fn a_unix_socket_has_no_port_to_be_privileged_or_held() {
+        let hints = |spec: &ListenerSpec, errno: Errno| {
+            Report::new(spec, 0, Step::Bind, errno.into()).hints()
+        };
+        let path = ListenerSpec::unix("/run/door");
+        assert_eq!(hints(&path, Errno::ACCESS), [Hint::DirectoryNotWritable]);
+        let name = ListenerSpec::unix_abstract("door");
+        assert_eq!(hints(&name, Errno::ADDRINUSE), [Hint::NameHeld]);
+    }
+
+    #[test]
+    fn only_a_link_local_address_without_its_link_needs_a_device() {
+        let table = [
+            ("[fe80::1]:80", vec![Hint::LinkLocalNeedsDevice]),
+            ("[fe80::1%1]:80", vec![]),
+            ("[fd00::1]:80", vec![]),
+        ];
+        for (address, hints) in table {
+            assert_eq!(
+                bind_error(address, Errno::INVAL).hints(),
+                hints,
+                "{address}"
+            );
         }
     }
 
