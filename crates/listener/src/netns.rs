@@ -56,7 +56,9 @@ pub(crate) fn inside<T: Send>(
 }
 
 fn open(path: &Path) -> Result<std::os::fd::OwnedFd> {
-    openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    // A pipe at the path would otherwise be waited for until somebody writes to it.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    openat(CWD, path, flags, Mode::empty())
 }
 
 #[cfg(test)]
@@ -83,6 +85,16 @@ mod tests {
 
     #[test]
     fn a_file_that_is_no_namespace_is_refused() {
-        assert_eq!(inside("/dev/null", || ()), Err(CannotEnter(Errno::INVAL)));
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        let mode = Mode::RUSR | Mode::WUSR;
+        rustix::fs::mknodat(CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        for file in ["/dev/null", "/", pipe.to_str().unwrap()] {
+            assert_eq!(
+                inside(file, || ()),
+                Err(CannotEnter(Errno::INVAL)),
+                "{file}"
+            );
+        }
     }
 }
