@@ -5,6 +5,7 @@
 //!           may repeat, and without names each is `unknown`.
 //! Not here: whether such a number is a socket (inherited.rs).
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::OnceLock;
 
@@ -46,7 +47,7 @@ pub enum ActivationFault {
     NoSockets,
     /// None of the sockets has this name.
     NoSuchName {
-        /// The names that there are.
+        /// The names that there are, each once.
         known: Vec<String>,
     },
 }
@@ -147,8 +148,8 @@ impl Activation {
         let named = |(of, _): &&(String, i32)| of == name;
         let numbers: Vec<i32> = self.sockets.iter().filter(named).map(|(_, n)| *n).collect();
         if numbers.is_empty() {
-            let mut known: Vec<String> = self.sockets.iter().map(|(n, _)| n.clone()).collect();
-            known.dedup();
+            let known: BTreeSet<&String> = self.sockets.iter().map(|(n, _)| n).collect();
+            let known = known.into_iter().cloned().collect();
             return Err(ActivationFault::NoSuchName { known });
         }
         Ok(numbers)
@@ -254,7 +255,7 @@ mod tests {
         };
         assert_eq!(activation.numbers("web"), Ok(vec![3, 5]));
         let error = activation.numbers("wep").unwrap_err();
-        assert!(error.to_string().contains("web, admin"), "{error}");
+        assert!(error.to_string().ends_with("are: admin, web"), "{error}");
         assert_eq!(
             Activation::default().numbers("web"),
             Err(ActivationFault::NoSockets)

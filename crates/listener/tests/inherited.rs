@@ -236,7 +236,7 @@ fn sockets_of_one_activation_name_are_as_many_listeners() {
     let error = open_with(&ListenerSpec::activated("mail"), &context).unwrap_err();
     assert_eq!(error.step(), Step::Activation);
     assert!(
-        error.to_string().contains("there are: web, admin"),
+        error.to_string().contains("there are: admin, web"),
         "{error}"
     );
 }
