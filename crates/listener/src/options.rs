@@ -355,7 +355,7 @@ fn ipv6_only(spec: &ListenerSpec, kind: Kind, origin: Origin) -> Option<Setting>
 fn for_connections(spec: &ListenerSpec) -> Vec<Setting> {
     let mut plan = Vec::new();
     if let Some(timeout) = spec.user_timeout {
-        let ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        let ms = whole_milliseconds(timeout);
         let option = &sockopt::TCP_USER_TIMEOUT;
         plan.push(Setting::one(Step::UserTimeout, option, Value::Int(ms)));
     }
@@ -408,6 +408,12 @@ fn whole_seconds(duration: Duration) -> i32 {
     let started = u64::from(duration.subsec_nanos() > 0);
     let seconds = duration.as_secs().saturating_add(started);
     i32::try_from(seconds).unwrap_or(i32::MAX)
+}
+
+/// Rounded up: to the kernel 0 is no time limit at all.
+fn whole_milliseconds(duration: Duration) -> i32 {
+    let ms = duration.as_nanos().div_ceil(1_000_000);
+    i32::try_from(ms).unwrap_or(i32::MAX)
 }
 
 fn cpu_of_shard(cpus: &[u32], shard: u16) -> Option<u32> {
@@ -476,6 +482,15 @@ mod tests {
             assert_eq!(whole_seconds(Duration::from_millis(ms)), seconds);
         }
         assert_eq!(whole_seconds(Duration::MAX), i32::MAX);
+    }
+
+    #[test]
+    fn a_user_timeout_is_in_whole_milliseconds_rounded_up() {
+        let table = [(0, 0), (1, 1), (999_999, 1), (1_000_000, 1), (1_000_001, 2)];
+        for (ns, ms) in table {
+            assert_eq!(whole_milliseconds(Duration::from_nanos(ns)), ms);
+        }
+        assert_eq!(whole_milliseconds(Duration::MAX), i32::MAX);
     }
 
     #[test]

@@ -65,7 +65,9 @@ pub struct ListenerSpec {
     pub foreign: Option<Foreign>,
     /// `SO_BINDTODEVICE`: only traffic of this device. Fails closed.
     pub interface: Option<String>,
-    /// `TCP_MAXSEG`, in bytes: positive is the advertised MSS. See `sockopt` for the range.
+    /// `TCP_MAXSEG`, in bytes: the advertised MSS; the kernel takes 88 to 32,767, and 0 leaves it
+    /// alone. A negative one sets nothing here: it is HAProxy's word for "so much less than each
+    /// connection's own", and left to whoever accepts.
     pub mss: Option<i32>,
     /// `TCP_DEFER_ACCEPT`: wake the acceptor when data came, or this time went by (whole seconds).
     pub defer_accept: Option<Duration>,
@@ -77,7 +79,8 @@ pub struct ListenerSpec {
     pub no_linger: bool,
     /// `TCP_QUICKACK` off.
     pub no_quick_ack: bool,
-    /// `TCP_USER_TIMEOUT`, inherited by accepted connections (whole milliseconds).
+    /// `TCP_USER_TIMEOUT`, inherited by accepted connections (whole milliseconds, rounded up; zero
+    /// is the kernel's own limit).
     pub user_timeout: Option<Duration>,
     /// `TCP_CONGESTION`, inherited by accepted connections.
     pub congestion_control: Option<String>,
