@@ -19,7 +19,7 @@ use crate::open::{OpenSocket, Source, Which, abstract_source, open_socket};
 use crate::shards::{self, NotSharded};
 use crate::spec::{Address, ListenerSpec};
 use crate::step::{Step, Strict};
-use crate::unix::Placed;
+use crate::unix::{self, Placed};
 use crate::{Flags, Listener};
 
 /// Listeners that are open, and what was refused or is worth knowing about them.
@@ -240,7 +240,8 @@ impl OpenSet {
         let wanted = path(&self.members[index])?;
         self.members.iter().enumerate().find_map(|(other, member)| {
             let first = other < index || matches!(member.state, State::Listening(_));
-            (other != index && first && path(member).as_ref() == Some(&wanted)).then_some(other)
+            let same = || path(member).is_some_and(|path| unix::same_name(&path, &wanted));
+            (other != index && first && same()).then_some(other)
         })
     }
 

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, RenameFlags, Stat, Uid, chmodat, chownat, link, lstat,
-    rename, renameat_with, unlink,
+    rename, renameat_with, stat, unlink,
 };
 use rustix::io::{Errno, Result};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -28,6 +28,8 @@ use crate::spec::UnixPermissions;
 
 /// How often a path that changes under our hands is looked at again.
 const TRIES: u32 = 4;
+/// How many names beside a path are tried, where sockets that are open have some of them.
+const NAMES: u32 = 256;
 
 /// A path that a socket is to take, and the free name beside it.
 #[derive(Debug, Clone)]
@@ -71,16 +73,22 @@ impl Place {
             let max = UNIX_PATH_MAX;
             return Err(Cause::PathTooLong { length, max });
         }
-        let place = Place {
-            path: path.to_owned(),
-            beside: beside(path, std::process::id())?,
-        };
-        place.old_is_a_socket()?;
-        if socket_at(&place.beside)?.is_some() {
-            // Left behind by an earlier process of our number.
-            unlink(&place.beside)?;
+        socket_at(path)?;
+        for number in 0..NAMES {
+            let beside = beside(path, std::process::id(), number)?;
+            if socket_at(&beside)?.is_some() {
+                if is_live(&beside) {
+                    // Another one on its way: of this process, or of one that has the same
+                    // number in another container.
+                    continue;
+                }
+                // Left behind by an earlier process of our number.
+                unlink(&beside)?;
+            }
+            let path = path.to_owned();
+            return Ok(Place { path, beside });
         }
-        Ok(place)
+        Err(Errno::BUSY.into())
     }
 
     /// The address to bind to.
@@ -260,20 +268,39 @@ fn group(id: u32) -> Result<Gid> {
     }
 }
 
+/// Do two paths lead to one name, whatever they look like (`/run/door` and `/var/run/door`)?
+pub(crate) fn same_name(one: &Path, other: &Path) -> bool {
+    let directory = |path: &Path| {
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
+        let stat = stat(parent.unwrap_or(Path::new("."))).ok()?;
+        Some((stat.st_dev, stat.st_ino))
+    };
+    if one == other {
+        return true;
+    }
+    let (Some(name), Some(other_name)) = (one.file_name(), other.file_name()) else {
+        return false;
+    };
+    name == other_name && directory(one).is_some_and(|at| directory(other) == Some(at))
+}
+
 /// `path.PID.tmp`, as HAProxy names it, or a shorter name in the same directory where that is
-/// too long to be bound.
-fn beside(path: &Path, pid: u32) -> std::result::Result<PathBuf, Cause> {
+/// too long to be bound; the next ones for a `number` that is not 0.
+fn beside(path: &Path, pid: u32, number: u32) -> std::result::Result<PathBuf, Cause> {
     let mut long: OsString = path.as_os_str().to_owned();
-    long.push(format!(".{pid}.tmp"));
+    match number {
+        0 => long.push(format!(".{pid}.tmp")),
+        _ => long.push(format!(".{pid}.{number}.tmp")),
+    }
     if long.len() <= UNIX_PATH_MAX {
         return Ok(PathBuf::from(long));
     }
-    // 64 names by the path's bytes, so that two long paths of one directory seldom share one.
+    // 256 names by the path's bytes, so that two long paths of one directory seldom share one.
     let sum = path.as_os_str().as_bytes().iter().fold(0u32, |sum, b| {
         sum.wrapping_mul(31).wrapping_add(u32::from(*b))
     });
     let parent = path.parent().unwrap_or(Path::new(""));
-    let short = parent.join(format!(".{pid:x}{:02x}", sum % 64));
+    let short = parent.join(format!(".{pid:x}{:02x}", sum.wrapping_add(number) % 256));
     let length = short.as_os_str().len();
     if length > UNIX_PATH_MAX {
         let max = UNIX_PATH_MAX;
@@ -294,15 +321,16 @@ fn socket_at(path: &Path) -> std::result::Result<Option<Stat>, Cause> {
     }
 }
 
-/// Is the socket at a path open somewhere? Asked without making a connection: a datagram socket
-/// that connects to a stream socket is told EPROTOTYPE if there is one, ECONNREFUSED if not.
+/// Is the socket at a path open somewhere, as far as can be told? Asked without making a
+/// connection: a datagram socket that connects to a stream socket is told EPROTOTYPE if there is
+/// one, ECONNREFUSED if not.
 fn is_live(path: &Path) -> bool {
     let probe = || -> Result<()> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let probe: OwnedFd = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
         connect(&probe, &SocketAddrUnix::new(path)?)
     };
-    matches!(probe(), Ok(()) | Err(Errno::PROTOTYPE))
+    !matches!(probe(), Err(Errno::CONNREFUSED | Errno::NOENT))
 }
 
 fn socket_file(path: &Path, stat: &Stat) -> SocketFile {

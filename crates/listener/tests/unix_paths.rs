@@ -285,6 +285,60 @@ fn one_path_twice_in_a_set_is_an_error() {
 }
 
 #[test]
+fn one_path_in_two_spellings_is_one_path() {
+    let directory = directory();
+    let door = directory.path().join("real/door");
+    fs::create_dir(directory.path().join("real")).unwrap();
+    std::os::unix::fs::symlink("real", directory.path().join("link")).unwrap();
+    let old = UnixListener::bind(&door).unwrap();
+    for spelling in ["link/door", "real/../real/door", "real/./door"] {
+        let other = directory.path().join(spelling);
+        let set = [ListenerSpec::unix(&door), ListenerSpec::unix(&other)];
+        let error = open_set(&set, &OpenContext::default()).unwrap_err();
+        assert_eq!(error.errors[0].step(), Step::Distinct, "{spelling}");
+        UnixStream::connect(&door).unwrap();
+        old.accept().unwrap();
+    }
+    // One name in two directories is two paths.
+    let other = directory.path().join("door");
+    let set = [ListenerSpec::unix(&door), ListenerSpec::unix(&other)];
+    open_set(&set, &OpenContext::default()).unwrap();
+}
+
+#[test]
+fn many_long_paths_of_one_directory_open_together() {
+    let directory = directory();
+    let length = 104;
+    let paths: Vec<PathBuf> = (0..100)
+        .map(|number| {
+            let mut path = long_path(directory.path(), length - 3).into_os_string();
+            path.push(format!("{number:03}"));
+            path.into()
+        })
+        .collect();
+    let set: Vec<ListenerSpec> = paths.iter().map(ListenerSpec::unix).collect();
+    let opened = open_set(&set, &OpenContext::default()).unwrap();
+    for path in &paths {
+        UnixStream::connect(path).unwrap();
+    }
+    assert_eq!(opened.listeners.len(), 100);
+    assert_eq!(entries(directory.path()).len(), 100);
+}
+
+#[test]
+fn a_temporary_name_in_use_is_not_taken_away() {
+    let directory = directory();
+    let path = directory.path().join("door");
+    // As the first process of another container would have it.
+    let beside = format!("door.{}.tmp", std::process::id());
+    let other = UnixListener::bind(directory.path().join(&beside)).unwrap();
+    open(&ListenerSpec::unix(&path)).unwrap();
+    assert_eq!(entries(directory.path()), ["door", &beside]);
+    UnixStream::connect(directory.path().join(&beside)).unwrap();
+    other.accept().unwrap();
+}
+
+#[test]
 fn a_path_may_be_as_long_as_clients_can_name_it_and_no_longer() {
     let directory = directory();
     for length in [90, 97, 103, 107] {
