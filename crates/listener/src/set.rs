@@ -265,6 +265,9 @@ impl OpenSet {
                         placed.extend(taken);
                     }
                     Err(cause) => {
+                        // The old sockets get their paths back before the new ones close, so
+                        // that there is somebody at each path all the time.
+                        drop(placed);
                         let report = Report::new(spec, index, Step::UnixReplace, cause);
                         let errors = vec![OpenError::new(report, Vec::new())];
                         return Err(set_error(errors, reports, tries));
