@@ -16,7 +16,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use super::OpenerError;
 use super::codec::{self, Assembler, MAX_PACKET, Message};
 
-/// How long the other side may take to read a packet before it counts as hung.
+/// How long the other side may take to read a message before it counts as hung.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// While the kernel says `ETOOMANYREFS`, how long until the next attempt.
 const TOO_MANY_ON_THE_WAY_DELAY: Duration = Duration::from_millis(5);
@@ -68,34 +68,55 @@ impl Channel {
         text: &[u8],
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), OpenerError> {
+        self.send_within(SEND_TIMEOUT, id, text, descriptors)
+    }
+
+    /// The time is for the whole message: one who reads a packet now and then would otherwise
+    /// hold the opener, and the signals that it passes on, for as long as there are packets.
+    fn send_within(
+        &mut self,
+        patience: Duration,
+        id: u32,
+        text: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), OpenerError> {
+        let deadline = Instant::now() + patience;
         let mut bytes = Vec::with_capacity(MAX_PACKET);
         for packet in codec::packets(id, text.len(), descriptors.len())? {
             bytes.clear();
             bytes.extend_from_slice(&packet.header);
             bytes.extend_from_slice(&text[packet.text]);
-            self.send_packet(&bytes, &descriptors[packet.descriptors])?;
+            if !self.send_packet(&bytes, &descriptors[packet.descriptors], deadline)? {
+                return Err(OpenerError::TimedOut { waited: patience });
+            }
         }
         Ok(())
     }
 
-    fn send_packet(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), OpenerError> {
-        let deadline = Instant::now() + SEND_TIMEOUT;
+    /// Sends one packet; `false` if the deadline passed.
+    fn send_packet(
+        &self,
+        bytes: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+        deadline: Instant,
+    ) -> Result<bool, OpenerError> {
         loop {
             let error = match pass::send(&self.socket, bytes, descriptors) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(true),
                 Err(error) => error,
             };
             match error.raw_os_error().map(Errno::from_raw_os_error) {
                 Some(Errno::AGAIN) => {
                     if !wait(&self.socket, PollFlags::OUT, deadline)? {
-                        return Err(OpenerError::TimedOut {
-                            waited: SEND_TIMEOUT,
-                        });
+                        return Ok(false);
                     }
                 }
                 // More descriptors of ours are on their way than RLIMIT_NOFILE: the other side
                 // has to read some first, and no event says that it did.
-                Some(Errno::TOOMANYREFS) if Instant::now() < deadline => {
+                Some(Errno::TOOMANYREFS) => {
+                    if Instant::now() >= deadline {
+                        return Ok(false);
+                    }
                     std::thread::sleep(TOO_MANY_ON_THE_WAY_DELAY);
                 }
                 Some(Errno::PIPE | Errno::CONNRESET) => return Err(OpenerError::Gone),
@@ -254,6 +275,22 @@ mod tests {
     }
 
     #[test]
+    fn one_who_reads_a_packet_now_and_then_is_not_waited_for_again_and_again() {
+        let (mut one, mut other) = Channel::pair().unwrap();
+        let patience = Duration::from_millis(200);
+        let reader = std::thread::spawn(move || {
+            // Slow, but never as slow as the patience; until the sender has given up.
+            while !matches!(other.arrival(), Err(_) | Ok(Arrival::Gone)) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let error = one.send_within(patience, 1, &vec![b'x'; 4 << 20], &[]);
+        assert!(matches!(error, Err(OpenerError::TimedOut { waited }) if waited == patience));
+        drop(one);
+        reader.join().unwrap();
+    }
+
+    #[test]
     fn the_rest_of_a_message_that_was_given_up_does_not_spoil_the_next() {
         let (mut one, mut other) = Channel::pair().unwrap();
         let text = vec![b'x'; 4 * MAX_PACKET];
@@ -261,7 +298,8 @@ mod tests {
         // The first packet was lost with an error; these are still to come.
         for packet in &packets[1..] {
             let bytes = [&packet.header[..], &text[packet.text.clone()]].concat();
-            other.send_packet(&bytes, &[]).unwrap();
+            let deadline = Instant::now() + SEND_TIMEOUT;
+            assert!(other.send_packet(&bytes, &[], deadline).unwrap());
         }
         other.send(2, b"next", &[]).unwrap();
         let message = one.wait_for(2, Duration::from_secs(5)).unwrap();
