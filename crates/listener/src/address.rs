@@ -4,11 +4,12 @@
 //! Kernel:   net/unix/af_unix.c, unix_mkname(); unix(7) on the length of abstract names
 //! Not here: what a caller asks for (spec.rs).
 
+use std::ffi::OsString;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use portcullis_sys::socket::{UnixName, unix_name};
 use rustix::io::{Errno, Result};
@@ -28,7 +29,7 @@ pub enum LocalAddress {
     /// IPv4 or IPv6, with the port.
     Inet(SocketAddr),
     /// A Unix socket with a name in the file system.
-    UnixPath(PathBuf),
+    UnixPath(#[serde(with = "path_as_text")] PathBuf),
     /// A Unix socket with an abstract name, given without the leading NUL.
     UnixAbstract(Vec<u8>),
     /// A Unix socket without a name.
@@ -62,9 +63,7 @@ fn unix_address(socket: impl AsFd) -> Result<LocalAddress> {
     Ok(match unix_name(socket)? {
         UnixName::Unnamed => LocalAddress::UnixUnnamed,
         UnixName::Abstract(name) => LocalAddress::UnixAbstract(name),
-        UnixName::Path(path) => {
-            LocalAddress::UnixPath(PathBuf::from(std::ffi::OsString::from_vec(path)))
-        }
+        UnixName::Path(path) => LocalAddress::UnixPath(PathBuf::from(OsString::from_vec(path))),
     })
 }
 
@@ -149,6 +148,46 @@ fn write_bytes(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
     Ok(())
 }
 
+/// A path on its way to another process: as text where it is text, else as its bytes. Linux has
+/// paths that are not UTF-8, and serde takes only those that are.
+pub(crate) mod path_as_text {
+    use super::*;
+    use serde::{Deserializer, Serializer};
+
+    #[derive(Serialize)]
+    #[serde(untagged)]
+    enum Seen<'a> {
+        Text(&'a str),
+        Bytes(&'a [u8]),
+    }
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Taken {
+        Text(String),
+        Bytes(Vec<u8>),
+    }
+
+    pub fn serialize<S: Serializer>(
+        path: &Path,
+        serializer: S,
+    ) -> std::result::Result<S::Ok, S::Error> {
+        match path.to_str() {
+            Some(text) => Seen::Text(text).serialize(serializer),
+            None => Seen::Bytes(path.as_os_str().as_bytes()).serialize(serializer),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> std::result::Result<PathBuf, D::Error> {
+        Ok(match Taken::deserialize(deserializer)? {
+            Taken::Text(text) => PathBuf::from(text),
+            Taken::Bytes(bytes) => PathBuf::from(OsString::from_vec(bytes)),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,6 +236,21 @@ mod tests {
             LocalAddress::of(&tcp).unwrap().inet(),
             Some(tcp.local_addr().unwrap())
         );
+    }
+
+    #[test]
+    fn a_path_that_is_not_text_crosses_to_another_process_as_it_is() {
+        for bytes in [&b"/run/door"[..], b"/run/d\xff\xfer", b""] {
+            let path = PathBuf::from(OsString::from_vec(bytes.to_vec()));
+            let asked = Address::UnixPath(path.clone());
+            let text = serde_json::to_string(&asked).unwrap();
+            assert_eq!(serde_json::from_str::<Address>(&text).unwrap(), asked);
+            let bound = LocalAddress::UnixPath(path);
+            let text = serde_json::to_string(&bound).unwrap();
+            assert_eq!(serde_json::from_str::<LocalAddress>(&text).unwrap(), bound);
+        }
+        let text = serde_json::to_string(&Address::UnixPath("/run/door".into())).unwrap();
+        assert_eq!(text, r#"{"UnixPath":"/run/door"}"#);
     }
 
     #[test]

@@ -64,6 +64,7 @@ pub struct ListenerFacts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketFile {
     /// Where it is.
+    #[serde(with = "crate::address::path_as_text")]
     pub path: PathBuf,
     pub(crate) device: u64,
     pub(crate) inode: u64,

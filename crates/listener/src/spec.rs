@@ -17,7 +17,7 @@ pub enum Address {
     /// Multipath TCP (RFC 8684), `IPPROTO_MPTCP`, over IPv4 or IPv6.
     Mptcp(SocketAddr),
     /// A Unix stream socket with a name in the file system.
-    UnixPath(PathBuf),
+    UnixPath(#[serde(with = "crate::address::path_as_text")] PathBuf),
     /// A Unix stream socket in Linux's abstract namespace; the name is without the leading NUL.
     UnixAbstract {
         /// The name's bytes, without the leading NUL.
