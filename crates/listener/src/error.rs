@@ -171,6 +171,8 @@ pub struct Report {
     pub address: Address,
     /// The address that an inherited socket turned out to have.
     pub local: Option<LocalAddress>,
+    /// The number of the inherited descriptor, where it is one.
+    pub inherited: Option<i32>,
     /// Which of the specification's sockets, from 0.
     pub shard: u16,
     /// The step.
@@ -190,6 +192,7 @@ impl Report {
             name: spec.name.clone(),
             address: spec.address.clone(),
             local: None,
+            inherited: None,
             shard: 0,
             step,
             cause,
@@ -214,9 +217,14 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let message = self.message.as_deref().unwrap_or(self.step.info().message);
-        match &self.local {
-            Some(local) => write!(f, "{message} [{local}]: {}", self.cause),
-            None => write!(f, "{message} [{}]: {}", self.address, self.cause),
+        let (address, cause) = (&self.address, &self.cause);
+        match (&self.local, address, self.inherited) {
+            (Some(local), ..) => write!(f, "{message} [{local}]: {cause}"),
+            // A name of systemd's can stand for several.
+            (None, Address::Activated(_), Some(number)) => {
+                write!(f, "{message} [{address}, fd@{number}]: {cause}")
+            }
+            (None, ..) => write!(f, "{message} [{address}]: {cause}"),
         }
     }
 }

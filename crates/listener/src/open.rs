@@ -71,6 +71,10 @@ pub(crate) fn open_socket(
     Opening {
         place,
         local: None,
+        inherited: match source {
+            Source::Inherited(number) => Some(*number),
+            _ => None,
+        },
         reports: Vec::new(),
         sysctls: Sysctls::default(),
     }
@@ -88,6 +92,7 @@ pub(crate) fn abstract_source<'a>(
 struct Opening<'a> {
     place: Which<'a>,
     local: Option<LocalAddress>,
+    inherited: Option<i32>,
     reports: Vec<Report>,
     sysctls: Sysctls,
 }
@@ -110,7 +115,7 @@ impl Opening<'_> {
         self.listen(&fd, origin)?;
         self.apply(&fd, options::after_listen(spec, kind))?;
         self.note_sysctls(kind, origin);
-        self.finish(fd, source, beside)
+        self.finish(fd, beside)
     }
 
     /// Row 2, and what comes before it.
@@ -312,12 +317,7 @@ impl Opening<'_> {
     }
 
     /// Row 17.
-    fn finish(
-        mut self,
-        fd: OwnedFd,
-        source: &Source<'_>,
-        beside: Option<Beside>,
-    ) -> Result<OpenSocket, OpenError> {
+    fn finish(mut self, fd: OwnedFd, beside: Option<Beside>) -> Result<OpenSocket, OpenError> {
         let file: Option<SocketFile> = beside.as_ref().map(|beside| beside.file().clone());
         let local = match (&file, self.local.take()) {
             (Some(file), _) => LocalAddress::UnixPath(file.path.clone()),
@@ -332,10 +332,7 @@ impl Opening<'_> {
             local,
             shard: self.place.shard,
             shards: 1,
-            inherited: match source {
-                Source::Inherited(number) => Some(*number),
-                _ => None,
-            },
+            inherited: self.inherited,
             socket_file: file,
         };
         Ok(OpenSocket {
@@ -352,6 +349,7 @@ impl Opening<'_> {
     fn report(&self, step: Step, cause: Cause) -> Report {
         let mut report = Report::new(self.place.spec, self.place.index, step, cause);
         report.local.clone_from(&self.local);
+        report.inherited = self.inherited;
         report.shard = self.place.shard;
         report
     }

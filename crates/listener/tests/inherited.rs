@@ -233,6 +233,16 @@ fn sockets_of_one_activation_name_are_as_many_listeners() {
         .collect();
     let port = |index: usize| sockets[index].local_addr().unwrap().port();
     assert_eq!(ports, [port(0), port(2)]);
+    // The error for one of several says which.
+    let file = std::fs::File::open("/dev/null").unwrap();
+    let activation = context.activation.as_mut().unwrap();
+    activation
+        .sockets
+        .push(("web".to_owned(), file.as_raw_fd()));
+    let error = open_with(&ListenerSpec::activated("web"), &context).unwrap_err();
+    assert_eq!(error.report().inherited, Some(file.as_raw_fd()));
+    let place = format!("[LISTEN_FDNAMES=web, fd@{}]", file.as_raw_fd());
+    assert!(error.to_string().contains(&place), "{error}");
     let error = open_with(&ListenerSpec::activated("mail"), &context).unwrap_err();
     assert_eq!(error.step(), Step::Activation);
     assert!(
