@@ -12,8 +12,12 @@
 
 use std::error::Error;
 use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
 
 use portcullis_listener::{ListenerSpec, open};
+
+/// After a failed accept (no descriptors left), which would fail again at once.
+const PAUSE: Duration = Duration::from_millis(100);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:0".to_owned());
@@ -41,15 +45,21 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let server = TcpListener::try_from(listener)?;
     server.set_nonblocking(false)?; // listeners come non-blocking
-    for connection in server.incoming() {
-        let connection = connection?;
-        std::thread::spawn(move || {
-            if let Err(error) = echo(&connection) {
-                eprintln!("{error}");
+    loop {
+        match server.accept() {
+            Ok((connection, peer)) => {
+                std::thread::spawn(move || {
+                    if let Err(error) = echo(&connection) {
+                        eprintln!("{peer}: {error}");
+                    }
+                });
             }
-        });
+            Err(error) => {
+                eprintln!("cannot accept: {error}");
+                std::thread::sleep(PAUSE);
+            }
+        }
     }
-    Ok(())
 }
 
 fn echo(connection: &TcpStream) -> std::io::Result<u64> {

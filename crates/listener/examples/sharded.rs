@@ -14,8 +14,12 @@
 use std::error::Error;
 use std::net::TcpListener;
 use std::thread;
+use std::time::Duration;
 
 use portcullis_listener::{Listener, ListenerSpec, open};
+
+/// After a failed accept (no descriptors left), which would fail again at once.
+const PAUSE: Duration = Duration::from_millis(100);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:0".to_owned());
@@ -37,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         workers.push(thread::spawn(move || serve(number, &listener)));
     }
     for worker in workers {
-        worker.join().map_err(|_| "a worker panicked")??;
+        worker.join().map_err(|_| "a worker panicked")?;
     }
     Ok(())
 }
@@ -51,14 +55,20 @@ fn share(listeners: &[Listener], number: usize) -> Result<TcpListener, Box<dyn E
 }
 
 /// One connection at a time, as a sketch: a real worker has an event loop here.
-fn serve(number: usize, server: &TcpListener) -> std::io::Result<()> {
-    for connection in server.incoming() {
-        let connection = connection?;
-        let bytes = std::io::copy(&mut &connection, &mut &connection)?;
-        println!(
-            "thread {number}: {bytes} bytes for {}",
-            connection.peer_addr()?
-        );
+fn serve(number: usize, server: &TcpListener) {
+    loop {
+        match server.accept() {
+            Ok((connection, peer)) => {
+                match std::io::copy(&mut &connection, &mut &connection) {
+                    Ok(bytes) => println!("thread {number}: {bytes} bytes for {peer}"),
+                    // Its client's fault, or the network's: the others are served.
+                    Err(error) => eprintln!("thread {number}: {peer}: {error}"),
+                }
+            }
+            Err(error) => {
+                eprintln!("thread {number}: cannot accept: {error}");
+                thread::sleep(PAUSE);
+            }
+        }
     }
-    Ok(())
 }

@@ -12,6 +12,7 @@
 #![allow(clippy::print_stdout)]
 
 use std::error::Error;
+use std::time::Duration;
 
 use portcullis_listener::{ListenerSpec, LocalAddress, open};
 use tokio::io::{AsyncRead, AsyncWrite, copy, split};
@@ -36,18 +37,28 @@ async fn main() -> Result<(), Box<dyn Error>> {
         LocalAddress::Inet(_) => {
             let server = tokio::net::TcpListener::from_std(listener.try_into()?)?;
             loop {
-                let (connection, _) = server.accept().await?;
-                tokio::spawn(echo(connection));
+                match server.accept().await {
+                    Ok((connection, _)) => drop(tokio::spawn(echo(connection))),
+                    Err(error) => not_accepted(&error).await,
+                }
             }
         }
         _ => {
             let server = tokio::net::UnixListener::from_std(listener.try_into()?)?;
             loop {
-                let (connection, _) = server.accept().await?;
-                tokio::spawn(echo(connection));
+                match server.accept().await {
+                    Ok((connection, _)) => drop(tokio::spawn(echo(connection))),
+                    Err(error) => not_accepted(&error).await,
+                }
             }
         }
     }
+}
+
+/// An accept that failed (no descriptors left) would fail again at once.
+async fn not_accepted(error: &std::io::Error) {
+    eprintln!("cannot accept: {error}");
+    tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
 async fn echo(connection: impl AsyncRead + AsyncWrite) {

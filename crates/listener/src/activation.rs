@@ -4,6 +4,9 @@
 //! Source:   sd_listen_fds(3): LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES; numbers begin at 3, names
 //!           may repeat, and without names each is `unknown`.
 //! Not here: whether such a number is a socket (inherited.rs).
+//!
+//! A socket that no specification asks for stays open as it was passed: clients can connect to it
+//! and wait. [`Activation::sockets`] has them all, so a program can say which it does not use.
 
 use std::collections::BTreeSet;
 use std::fmt;

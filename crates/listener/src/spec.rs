@@ -43,7 +43,13 @@ pub enum AbstractForm {
 
 /// Everything about one listener: an address, how many sockets, and their options.
 ///
-/// `ListenerSpec::new(address)` gives the defaults; set the public fields that differ.
+/// `ListenerSpec::new(address)` gives the defaults; set the public fields that differ. Each field
+/// names its socket option; what an option does in full is in `portcullis-sockopt`.
+///
+/// Whoever made an inherited or activated socket has bound it: `reuse_addr`, `reuse_port`,
+/// `foreign` and `owner_uid` are left as they are, `interface` and `ipv6_only` are compared, and a
+/// backlog is set only where it does not listen yet. A Unix socket has no use for the options of
+/// TCP, which is reported.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ListenerSpec {
@@ -51,33 +57,42 @@ pub struct ListenerSpec {
     pub name: String,
     /// Where to listen.
     pub address: Address,
-    /// How many sockets of one `SO_REUSEPORT` group to open. 1 where the address cannot be sharded.
+    /// How many sockets of one `SO_REUSEPORT` group to open; 0 is 1. One socket where the address
+    /// cannot be sharded, which is reported.
     pub shards: u16,
-    /// The accept queue's length, each shard's own; `maxconn` where it is `None`.
+    /// The accept queue's length, each shard's own; `maxconn` where it is `None`. The kernel cuts
+    /// it to `net.core.somaxconn`, which is reported.
     pub backlog: Option<u32>,
-    /// The default of `backlog` and of the fast-open queue.
+    /// The default of `backlog` and of the fast-open queue; 1,024. It limits nothing else.
     pub maxconn: u32,
-    /// `SO_REUSEADDR`; on by default.
+    /// `SO_REUSEADDR`; on by default: a restart need not wait for old connections to time out.
+    /// It never lets two sockets listen on one port.
     pub reuse_addr: bool,
-    /// `SO_REUSEPORT`; on by default.
+    /// `SO_REUSEPORT`; on by default: other sockets of the same user that have it too may listen
+    /// on the same port, now and later, and the kernel spreads connections over all of them. Off,
+    /// a second server on the port is refused (`EADDRINUSE`) instead of sharing it unnoticed.
     pub reuse_port: bool,
     /// Bind to an address that is not (yet) this host's.
     pub foreign: Option<Foreign>,
-    /// `SO_BINDTODEVICE`: only traffic of this device. Fails closed.
+    /// `SO_BINDTODEVICE`: only traffic that comes in by this device. Where that cannot be had, the
+    /// listener does not open.
     pub interface: Option<String>,
     /// `TCP_MAXSEG`, in bytes: the advertised MSS; the kernel takes 88 to 32,767, and 0 leaves it
     /// alone. A negative one sets nothing here: it is HAProxy's word for "so much less than each
     /// connection's own", and left to whoever accepts.
     pub mss: Option<i32>,
-    /// `TCP_DEFER_ACCEPT`: wake the acceptor when data came, or this time went by (whole seconds).
+    /// `TCP_DEFER_ACCEPT`: wake the acceptor when data came, or this time went by (whole seconds,
+    /// rounded up).
     pub defer_accept: Option<Duration>,
-    /// `TCP_FASTOPEN`: the queue of connections that carry data in their SYN.
+    /// `TCP_FASTOPEN`: the queue of connections that carry data in their SYN. It takes effect where
+    /// bit 2 of `net.ipv4.tcp_fastopen` is set; where not, that is reported.
     pub fast_open: Option<FastOpenQueue>,
     /// `IPV6_V6ONLY`; `None` leaves `net.ipv6.bindv6only` to decide.
     pub ipv6_only: Option<Ipv6Only>,
-    /// `SO_LINGER` on with zero seconds: a close resets.
+    /// `SO_LINGER` on with zero seconds, inherited by accepted connections: a close sends a reset
+    /// and drops what was not sent yet.
     pub no_linger: bool,
-    /// `TCP_QUICKACK` off.
+    /// `TCP_QUICKACK` off: acknowledgements may wait to go with data.
     pub no_quick_ack: bool,
     /// `TCP_USER_TIMEOUT`, inherited by accepted connections (whole milliseconds, rounded up; zero
     /// is the kernel's own limit).
@@ -87,18 +102,19 @@ pub struct ListenerSpec {
     /// `TCP_MD5SIG_EXT` keys (RFC 2385), one for each prefix of peers; the longest prefix counts.
     /// Empty: unsigned. Peers of no prefix get in unsigned.
     pub md5_keys: Vec<Md5Key>,
-    /// `TCP_NODELAY`, inherited by accepted connections.
+    /// `TCP_NODELAY`, inherited by accepted connections: small writes go out at once.
     pub no_delay: bool,
-    /// `SO_INCOMING_CPU` of each shard in turn; empty leaves it alone.
+    /// `SO_INCOMING_CPU` of each shard in turn: the kernel prefers the shard of the CPU that
+    /// handles the packet. Empty leaves it alone.
     pub incoming_cpus: Vec<u32>,
     /// The network namespace to create the socket in: a name under `/run/netns`, or a path.
     pub network_namespace: Option<String>,
     /// Owner and mode of a Unix path socket.
     pub unix_permissions: UnixPermissions,
-    /// The user that will run: the sockets are given to it with `fchown(2)`, since
-    /// `SO_REUSEPORT` compares the owners' user ids.
+    /// The user that will run: the TCP sockets are given to it with `fchown(2)`, since
+    /// `SO_REUSEPORT` compares the owners' user ids. Needs CAP_CHOWN, where it is another user.
     pub owner_uid: Option<u32>,
-    /// A refused option is an error rather than a warning.
+    /// A refused option is an error rather than a warning, and the listener does not open.
     pub strict: bool,
 }
 
