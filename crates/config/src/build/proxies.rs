@@ -85,6 +85,8 @@ fn place_of(kind: SectionKind) -> Option<Sections> {
 impl Reader<'_> {
     fn begin_defaults(&mut self, number: usize, section: &Section) -> ProxyDraft {
         self.no_extra(section);
+        // Before its own name is known: a section takes nothing over from itself.
+        let base = section.from.as_ref().and_then(|from| self.from(from));
         let name = match &section.name {
             Some(name) => {
                 self.valid_name(section.kind, name);
@@ -93,7 +95,6 @@ impl Reader<'_> {
             }
             None => String::new(),
         };
-        let base = section.from.as_ref().and_then(|from| self.from(from));
         self.draft(section, number, name, base)
     }
 
