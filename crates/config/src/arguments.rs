@@ -14,7 +14,7 @@ use crate::build::draft::UnixDefaults;
 use crate::diagnostic::Diagnostic;
 use crate::environment::Environment;
 use crate::model::{BindAddress, Host, LogDestination, ServerAddress};
-use crate::report::{NOT_SUPPORTED, Report};
+use crate::report::{MAX_ADDRESSES, MAX_SERVERS, NOT_SUPPORTED, Report};
 use crate::source::{At, Place};
 use crate::suggest::suggest;
 use crate::syntax::{Line, SectionKind, Word};
@@ -130,12 +130,28 @@ impl<'a> Args<'a> {
     pub fn bind_addresses(&mut self) -> Option<Vec<At<BindAddress>>> {
         let word = self.word("an address")?;
         match self.addresses().bind(word) {
-            Ok(addresses) => Some(addresses),
+            Ok(addresses) if self.report.room_for_addresses(addresses.len()) => Some(addresses),
+            Ok(_) => self.too_many("addresses", MAX_ADDRESSES, word.place),
             Err(findings) => {
                 self.report.extend(findings);
                 None
             }
         }
+    }
+
+    /// So many servers more.
+    pub fn servers(&mut self, more: usize, place: Place) -> Option<()> {
+        match self.report.room_for_servers(more) {
+            true => Some(()),
+            false => self.too_many("servers", MAX_SERVERS, place),
+        }
+    }
+
+    fn too_many<T>(&mut self, what: &str, most: usize, place: Place) -> Option<T> {
+        let message = format!("more than {most} {what} in all");
+        let finding = Diagnostic::error("too-many", place, message);
+        self.push(finding.label("from here on they are not read"));
+        None
     }
 
     /// A server's address.

@@ -1,6 +1,7 @@
 //! Findings while keywords are understood, with the section that each is about.
 //!
-//! Decides:  the codes of these findings, and which of them a `mode http` proxy keeps quiet.
+//! Decides:  the codes of these findings, which of them a `mode http` proxy keeps quiet, and how much
+//!           a configuration may hold.
 //! Not here: how findings are shown (render.rs).
 
 use crate::diagnostic::{Diagnostic, Severity};
@@ -15,6 +16,12 @@ pub const HTTP_ONLY: &str = "http-only";
 /// After as many findings, more are only counted.
 pub const MAX_FINDINGS: usize = 1000;
 
+/// Addresses of all `bind` lines together, each port of a range counted: four addresses with all
+/// their ports. A short file of ranges would fill the memory otherwise.
+pub const MAX_ADDRESSES: usize = 4 * 65_536;
+/// Servers of all backends together, each one of a template counted.
+pub const MAX_SERVERS: usize = 4 * 65_536;
+
 /// Findings by section.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -23,9 +30,23 @@ pub struct Report {
     /// Findings that were only counted, and how many of them are errors.
     more: usize,
     more_errors: usize,
+    /// Of `bind` lines so far.
+    addresses: usize,
+    /// So far.
+    servers: usize,
 }
 
 impl Report {
+    /// Is there room for so many more addresses of `bind` lines? Then they are counted.
+    pub fn room_for_addresses(&mut self, more: usize) -> bool {
+        take(&mut self.addresses, more, MAX_ADDRESSES)
+    }
+
+    /// Is there room for so many more servers? Then they are counted.
+    pub fn room_for_servers(&mut self, more: usize) -> bool {
+        take(&mut self.servers, more, MAX_SERVERS)
+    }
+
     /// What is found from now on is about this section.
     pub fn enter(&mut self, section: usize) {
         self.section = section;
@@ -93,6 +114,14 @@ impl Report {
             .chain(more)
             .collect()
     }
+}
+
+fn take(count: &mut usize, more: usize, most: usize) -> bool {
+    let fits = *count + more <= most;
+    if fits {
+        *count += more;
+    }
+    fits
 }
 
 impl Extend<Diagnostic> for Report {

@@ -670,3 +670,36 @@ fn debians_own_file_here_is_the_one_we_test_with() {
     ));
     assert!(!outcome.has_errors(), "{:#?}", outcome.diagnostics);
 }
+
+#[test]
+fn a_short_file_cannot_ask_for_more_listeners_or_servers_than_there_is_room_for() {
+    let binds = |count: usize| {
+        let binds: String = (1..=count)
+            .map(|n| format!(" bind 127.0.0.{n}:1-65535\n"))
+            .collect();
+        format!("frontend f\n{binds}")
+    };
+    let servers = |count: usize| {
+        let lines: String = (0..count)
+            .map(|n| format!(" server-template s{n}x 10000 127.0.0.1:80\n"))
+            .collect();
+        format!("backend b\n{lines}")
+    };
+    for (text, refused) in [
+        (binds(4), None),
+        (binds(6), Some("more than 262144 addresses in all")),
+        (servers(26), None),
+        (servers(28), Some("more than 262144 servers in all")),
+    ] {
+        let outcome = outcome(&text);
+        let errors: Vec<&str> = outcome
+            .diagnostics
+            .iter()
+            .filter(|d| d.severity == Severity::Error)
+            .map(|d| d.message.as_str())
+            .collect();
+        // Each line that finds no room says so.
+        assert_eq!(errors.first().copied(), refused, "{errors:?}");
+        assert_eq!(errors.len(), if refused.is_some() { 2 } else { 0 });
+    }
+}

@@ -35,6 +35,7 @@ fn server(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
     let mut settings = proxy.default_server.clone();
     let read = args.parameters(&mut settings, keywords::SERVER, S, ON_A_SERVER_LINE);
     valid?;
+    args.servers(1, name.place)?;
     proxy.servers.push(ServerLine {
         name: name.text.clone(),
         place: args.place(),
@@ -65,6 +66,7 @@ fn server_template(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
     valid?;
     let (low, high) = range?;
     let address = address?;
+    args.servers((high - low) as usize + 1, count.place)?;
     for number in low..=high {
         proxy.servers.push(ServerLine {
             name: format!("{}{number}", prefix.text),
