@@ -140,15 +140,21 @@ impl<'a> Args<'a> {
         None
     }
 
-    /// As HAProxy has it: what a proxy has no use for is a warning, but `server`; what cannot be
-    /// a default is an error. `bind` in a backend is an error too: a port would not be opened.
+    /// As HAProxy has it: what a proxy has no use for is a warning, but `server` and the rules of
+    /// `tcp-request` and `tcp-response`; what cannot be a default is an error. `bind` in a backend is an error too: a port would not be opened.
     fn misplaced<T>(&mut self, entry: &Entry<T>, place: Place) -> Option<()> {
         self.rest();
         let section = self.kind.word();
         let fatal = self.kind == SectionKind::Defaults
             || matches!(
                 entry.name,
-                "server" | "server-template" | "default-server" | "bind"
+                "server"
+                    | "server-template"
+                    | "default-server"
+                    | "bind"
+                    | "tcp-request connection"
+                    | "tcp-request session"
+                    | "tcp-response content"
             );
         let finding = if fatal {
             let message = format!("`{}` cannot stand in a `{section}` section", entry.name);
@@ -187,12 +193,14 @@ impl<'a> Args<'a> {
                 let names = keyword::iter(table)
                     .filter(|entry| entry.sections.meets(here))
                     .map(|entry| entry.name.split(' ').next().unwrap_or_default());
+                // A section that is not begun makes all its lines look wrong: it is the likelier one.
+                let begun = self.words.len() <= MOST_WORDS_OF_A_SECTION;
+                let sections = SectionKind::words().filter(|_| begun);
                 let message = format!("unknown keyword `{}` in a `{section}` section", first.text);
-                let finding = Diagnostic::error("unknown-keyword", first.place, message)
-                    .suggest(suggest(&first.text, names));
-                match crate::keywords::elsewhere(&first.text) {
-                    Some(place) if finding.label.is_none() => finding.label(place),
-                    _ => finding,
+                let finding = Diagnostic::error("unknown-keyword", first.place, message);
+                match crate::keywords::elsewhere(&first.text).or_else(|| invisible(&first.text)) {
+                    Some(place) => finding.label(place),
+                    None => finding.suggest(suggest(&first.text, sections.chain(names))),
                 }
             }
         };
@@ -213,10 +221,11 @@ impl<'a> Args<'a> {
         let known = || keyword::iter(table).filter(|entry| entry.sections.meets(here));
         let meant = suggest(&word.text, known().map(|entry| entry.name));
         let message = format!("unknown keyword `{}` {on}", word.text);
-        let finding = Diagnostic::error("unknown-keyword", word.place, message).suggest(meant);
-        self.push(match crate::keywords::elsewhere(&word.text) {
-            Some(place) if meant.is_none() => finding.label(place),
-            _ => finding,
+        let finding = Diagnostic::error("unknown-keyword", word.place, message);
+        let label = || crate::keywords::elsewhere(&word.text).or_else(|| invisible(&word.text));
+        self.push(match meant.is_none().then(label).flatten() {
+            Some(place) => finding.label(place),
+            None => finding.suggest(meant),
         });
         // Its arguments are not worth a finding each: go on with the next word that is known.
         match known().find(|entry| Some(entry.name) == meant) {
@@ -234,8 +243,23 @@ impl<'a> Args<'a> {
     }
 }
 
+/// `frontend NAME from NAME`
+const MOST_WORDS_OF_A_SECTION: usize = 4;
+
+/// What an editor or a web page put in the place of a space, and nobody sees.
+fn invisible(word: &str) -> Option<String> {
+    let hidden = word.chars().find(|c| {
+        (c.is_whitespace() && !c.is_ascii())
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}')
+    })?;
+    let code = u32::from(hidden);
+    Some(format!(
+        "there is an invisible character in it, U+{code:04X}: only spaces and tabs part words"
+    ))
+}
+
 /// "it belongs in …"
-fn belongs(sections: Sections) -> String {
+pub(crate) fn belongs(sections: Sections) -> String {
     let names: Vec<String> = sections
         .names()
         .iter()

@@ -223,6 +223,8 @@ const LISTEN: &[(&str, Expect)] = &[
     ("server x 10.0.0.1:80 ssl verify none", WeRefuse(YET)),
     ("server x 10.0.0.1:80 cookie c", Loads),
     ("server x 10.0.0.1:80 proto none", Loads),
+    ("server x 10.0.0.1:80 interface lo", Refused),
+    ("server x 10.0.0.1:80 usesrc client", Refused),
     ("server a 10.0.0.2:80", Refused),
     ("server-template x 3 10.0.0.1:80", Loads),
     ("server-template x 2-4 10.0.0.1:80", Loads),
@@ -320,6 +322,9 @@ const WHOLE: &[(&str, Expect)] = &[
     ("frontend f\n server a 10.0.0.1:80\n", Refused),
     ("frontend f\n balance leastconn\n", Loads),
     ("backend b\n maxconn 5\n", Loads),
+    ("backend b\n tcp-request connection reject\n", Refused),
+    ("backend b\n tcp-request session reject\n", Refused),
+    ("frontend f\n tcp-response content reject\n", Refused),
     ("defaults\n bind 127.0.0.1:9003\n", Refused),
     ("defaults\n server a 10.0.0.1:80\n", Refused),
     (

@@ -12,6 +12,7 @@ pub mod server;
 
 use crate::build::draft::{BindDraft, GlobalDraft, ProxyDraft, ServerDraft};
 use crate::keyword::{self, Entry, Table};
+use crate::understand::belongs;
 
 /// Keywords of `global`.
 pub const GLOBAL: Table<GlobalDraft> = &[
@@ -67,8 +68,7 @@ pub fn elsewhere(word: &str) -> Option<String> {
     if known(GLOBAL, word).is_some() {
         Some("it belongs in `global`".to_owned())
     } else if let Some(entry) = known(PROXY, word) {
-        let names = entry.sections.names().join(", ");
-        Some(format!("it belongs in {names}"))
+        Some(belongs(entry.sections))
     } else if known(BIND, word).is_some() {
         Some("it is a parameter of `bind` lines".to_owned())
     } else if known(SERVER, word).is_some() {

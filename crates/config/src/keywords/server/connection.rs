@@ -30,8 +30,8 @@ pub const ENTRIES: &[Entry<ServerDraft>] = entries! {
     "set-proxy-v2-tlv-fmt" "<format>" SD inert("`send-proxy-v2`") "a value of the PROXY header";
     "socks4" "<address>:<port>" SD refused("the server would be reached by another path") "connect through a SOCKS proxy";
     "source" "<address>" SD refused("the server would see another address") "our own address towards it";
-    "usesrc" "<address>|client|clientip" SD inert("`source`") "the address it sees";
-    "interface" "<name>" SD inert("`source`") "the device of `source`";
+    "usesrc" "<address>|client|clientip" SD refused("it belongs to `source`") "the address it sees";
+    "interface" "<name>" SD refused("it belongs to `source`") "the device of `source`";
     "namespace" "<name>" SD refused("the server would be looked for in another network") "the network namespace it is in";
     "tcp-md5sig" "<password>" SD refused("segments would not be signed") "TCP_MD5SIG";
     "quic-cc-algo" "<algorithm>" SD inert("QUIC") "QUIC's congestion control";
