@@ -359,7 +359,7 @@ fn bind_parameters_fill_the_model() {
     assert_eq!(o.user_timeout, ms(5000));
     assert_eq!(o.congestion_control.unwrap().value, "bbr");
     assert_eq!(o.namespace.unwrap().value, "blue");
-    assert_eq!(bind("mss -40").mss, Some(-40));
+    assert_eq!(bind("mss -40").mss, None);
     assert_eq!(bind("shards by-thread").shards, Some(Shards::ByThread));
     assert_eq!(bind("freebind").foreign, Some(ForeignBind::Freebind));
     assert_eq!(

@@ -8,8 +8,10 @@ use std::net::IpAddr;
 
 use crate::arguments::Args;
 use crate::build::draft::BindDraft;
+use crate::diagnostic::Diagnostic;
 use crate::keyword::{Entry, entries};
 use crate::model::ForeignBind;
+use crate::report::NO_EFFECT;
 use crate::source::At;
 
 /// The family's entries.
@@ -19,7 +21,7 @@ pub const ENTRIES: &[Entry<BindDraft>] = entries! {
     "freebind" "" BIND supported(freebind) "IP_FREEBIND: an address that is not there yet" note("ours");
     "v4v6" "" BIND supported(v4v6) "IPV6_V6ONLY off: IPv4 too" default("net.ipv6.bindv6only");
     "v6only" "" BIND supported(v6only) "IPV6_V6ONLY on; it wins over `v4v6`" default("net.ipv6.bindv6only");
-    "mss" "<number>" BIND supported(mss) "TCP_MAXSEG; below 0: this much less than the path's" default("the system's");
+    "mss" "<number>" BIND supported(mss) "TCP_MAXSEG: the MSS that is advertised" default("the system's") note("below 0 has no effect, as Linux does not lower the MSS of a connection that is made: a warning");
     "defer-accept" "" BIND supported(defer_accept) "TCP_DEFER_ACCEPT: connections count once data came" default("off");
     "tfo" "" BIND supported(tfo) "TCP_FASTOPEN, with the backlog as its queue" default("off");
     "tcp-ut" "<time>" BIND supported(tcp_ut) "TCP_USER_TIMEOUT: how long sent data may stay unacknowledged" default("the system's");
@@ -72,6 +74,14 @@ fn mss(bind: &mut BindDraft, args: &mut Args<'_>) -> Option<()> {
             "`mss 0` is no segment size",
             "expected 1 to 65535, or -65535 to -1",
         );
+    }
+    if number.value < 0 {
+        // HAProxy lowers the MSS of each accepted connection, which Linux takes and ignores:
+        // net/ipv4/tcp.c, do_tcp_setsockopt(), TCP_MAXSEG matters before the handshake only (6.18).
+        let message = format!("`mss {}` has no effect", number.value);
+        let finding = Diagnostic::warning(NO_EFFECT, number.place, message);
+        args.push(finding.label("Linux does not lower the MSS of a connection that is made"));
+        return Some(());
     }
     bind.options.mss = Some(number.value as i32);
     Some(())
