@@ -342,7 +342,7 @@ impl<N: Net> Engine<N> {
                 session.client_idle(self.now_ms);
                 self.pump(key);
             }
-            (Alarm::Client, _) => self.end_with(key, EndCause::ClientTimeout),
+            (Alarm::Client, _) => self.client_silent(key),
             (Alarm::Server, _) => {
                 session.server_idle(self.now_ms);
                 self.pump(key);

@@ -66,6 +66,23 @@ fn a_server_that_comes_between_two_attempts_is_found() {
 }
 
 #[test]
+fn a_client_who_spoke_is_not_idle_while_his_server_is_sought() {
+    private_network(|| {
+        let config = listen("127.0.0.1:8000", &[local(9001)]).replace("client 60s", "client 400ms");
+        let balancer = Balancer::start(&config, &[local(FRONT)]);
+        // One said nothing: his time runs out between two attempts.
+        let silent = std::thread::spawn(waits_for_the_end);
+        let mut client = connect(local(FRONT));
+        client.write_all(b"early\n").unwrap();
+        std::thread::sleep(Duration::from_millis(700));
+        let _server = Server::echo(local(9001), "came");
+        assert_eq!(super::clients::read_line(&mut client), "came early");
+        assert_about(silent.join().unwrap(), 400);
+        balancer.stop();
+    });
+}
+
+#[test]
 fn redispatch_finds_the_server_that_answers() {
     private_network(|| {
         let server = Server::echo(local(9002), "second");

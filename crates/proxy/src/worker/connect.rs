@@ -354,6 +354,19 @@ impl<N: Net> Engine<N> {
         }
     }
 
+    /// The client's time ran out while he waits for his server. If he spoke, it is not he who is idle:
+    /// what he said lies in his socket until there is a server to say it to.
+    pub(super) fn client_silent(&mut self, key: Key) {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        if self.net.unread(&session.client) == 0 {
+            return self.end_with(key, EndCause::ClientTimeout);
+        }
+        session.client_active_ms = self.now_ms;
+        self.arm(key);
+    }
+
     /// An event of a client who waits for his server. One who hung up with nothing to say, or whose
     /// backend has `option abortonclose`, does not wait any more; what one said is still delivered.
     pub(super) fn client_while_connecting(&mut self, key: Key, readiness: Readiness) {
