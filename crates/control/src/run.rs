@@ -40,6 +40,18 @@ pub struct Job {
     pub ready: Option<Ready>,
     /// End by itself after this time.
     pub run_for: Option<Duration>,
+    /// What HUP does.
+    pub on_hangup: OnHangup,
+}
+
+/// What HUP does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnHangup {
+    /// What it does in HAProxy: the process goes on.
+    #[default]
+    GoOn,
+    /// It ends as by TERM: for what lives in a terminal, and would outlive it unseen.
+    End,
 }
 
 /// How a run ended.

@@ -15,9 +15,9 @@ use rustix::process::Signal;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::Sleep;
 
-use super::RunError;
 use super::status::Report;
 use super::workers::{Command, News, Workers};
+use super::{OnHangup, RunError};
 use crate::health::{Checker, HealthPlan};
 use crate::life::{Action, Event, Life};
 use crate::logs::{Audience, LogHandle};
@@ -39,8 +39,9 @@ pub(super) const SIGNALS: [Signal; 8] = [
 const END_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a signal asks for.
-fn event_of(signal: Signal) -> Option<Event> {
+fn event_of(signal: Signal, on_hangup: OnHangup) -> Option<Event> {
     Some(match signal {
+        Signal::HUP if on_hangup == OnHangup::End => Event::Terminate,
         Signal::TERM => Event::Terminate,
         Signal::INT => Event::Interrupt,
         Signal::USR1 => Event::SoftStop,
@@ -63,6 +64,8 @@ pub(super) struct Control {
     pub(super) health: HealthPlan,
     /// Ends by itself after this time.
     pub(super) run_for: Option<Duration>,
+    /// What HUP does.
+    pub(super) on_hangup: OnHangup,
 }
 
 /// Serves until the end, after `announce` has told that it does.
@@ -90,9 +93,10 @@ impl Control {
             notifier,
             status,
             run_for,
+            on_hangup,
             health: _,
         } = self;
-        let mut signals = heard(signals).map_err(RunError::host("wait for signals"))?;
+        let mut signals = heard(signals, on_hangup).map_err(RunError::host("wait for signals"))?;
         for (audience, line) in status.started() {
             log.say(audience, Level::Info, line);
         }
@@ -183,7 +187,7 @@ async fn over(timer: &mut Option<Pin<Box<Sleep>>>) {
 
 /// Reads signals in a thread of its own, which lives as long as the process: the runtime has no
 /// safe way to wait on a descriptor that is not a socket.
-fn heard(signals: Signals) -> io::Result<UnboundedReceiver<Event>> {
+fn heard(signals: Signals, on_hangup: OnHangup) -> io::Result<UnboundedReceiver<Event>> {
     let (sender, receiver) = unbounded_channel();
     std::thread::Builder::new()
         .name("signals".to_owned())
@@ -193,7 +197,7 @@ fn heard(signals: Signals) -> io::Result<UnboundedReceiver<Event>> {
                 // Interrupted or not: what is there is read.
                 let _ = rustix::event::poll(&mut waited, None);
                 while let Ok(Some(received)) = signals.next() {
-                    let Some(event) = event_of(received.signal) else {
+                    let Some(event) = event_of(received.signal, on_hangup) else {
                         continue;
                     };
                     if sender.send(event).is_err() {

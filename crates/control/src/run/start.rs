@@ -6,7 +6,6 @@
 //! Not here: serving (serve.rs), how sockets are opened (the listener crate).
 
 use std::io;
-use std::time::Duration;
 
 use portcullis_config::Sources;
 use portcullis_listener::opener::{InProcess, Opener, OpenerProcess, Split, split};
@@ -122,7 +121,7 @@ impl Stage {
             observer: job.observer.take(),
         };
         let count = listeners.len();
-        let control = self.control(listeners, ears, signals, &writer, job.run_for)?;
+        let control = self.control(listeners, ears, signals, &writer, &job)?;
         let result = serve::serve(control, || self.announce(count, job.ready.take()));
         if result.is_ok() {
             // After a failure a worker may still hold its end, and this would wait for it.
@@ -138,7 +137,7 @@ impl Stage {
         ears: Ears,
         signals: Signals,
         writer: &LogWriter,
-        run_for: Option<Duration>,
+        job: &Job,
     ) -> Result<Control, RunError> {
         let plan = &self.plan;
         let mut registry = Registry::default();
@@ -153,7 +152,8 @@ impl Stage {
             notifier: self.notifier.clone(),
             health: HealthPlan::new(plan, &registry),
             status: Report::new(plan, registry),
-            run_for,
+            run_for: job.run_for,
+            on_hangup: job.on_hangup,
         })
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use portcullis_config::MemoryFiles;
 use portcullis_control::Overrides;
-use portcullis_control::run::{self, HeldSignals, Job};
+use portcullis_control::run::{self, HeldSignals, Job, OnHangup};
 use portcullis_proxy::record::{self, ObserverSource};
 
 use crate::demo::view::{Colours, View};
@@ -62,6 +62,7 @@ pub fn run(arguments: &Arguments) -> Exit {
     let job = Job {
         observer: Some(sink),
         run_for: seconds.map(Duration::from_secs),
+        on_hangup: OnHangup::End,
         ready: Some(Box::new(move || {
             terminal::out(&welcome(port, &text, seconds));
         })),

@@ -1,6 +1,7 @@
 //! The demo's live view: one line for each connection that opens and each that closes.
 //!
-//! Decides:  what a line says, and the tallies.
+//! Decides:  what a line says, and the tallies. A line of an ordinary connection fits a terminal of
+//!           80 columns.
 //! Not here: where the events come from (the workers, through an observer queue).
 
 use std::collections::BTreeMap;
@@ -72,7 +73,14 @@ impl View {
         tally.served += 1;
         tally.open += 1;
         let mark = self.paint("32", "opened");
-        format!("{mark}  {client} -> {frontend} -> {server}\n")
+        let served: Vec<String> = self
+            .tallies
+            .iter()
+            .map(|(name, tally)| format!("{name} {}", tally.served))
+            .collect();
+        let open: u64 = self.tallies.values().map(|tally| tally.open).sum();
+        let served = served.join(", ");
+        format!("{mark}  {client} -> {frontend} -> {server}  [{served}; {open} open]\n")
     }
 
     fn closed(&mut self, closed: &Closed<'_>) -> String {
@@ -83,23 +91,14 @@ impl View {
         }
         let code = closed.termination.to_string();
         let mark = self.paint(if code == "--" { "36" } else { "31" }, "closed");
-        let tallies: Vec<String> = self
-            .tallies
-            .iter()
-            .map(|(name, tally)| match tally.open {
-                0 => format!("{name} {}", tally.served),
-                open => format!("{name} {} ({open} open)", tally.served),
-            })
-            .collect();
         format!(
-            "{mark}  {} -> {}  {} in, {} out, {}, {code} {}  [{}]\n",
+            "{mark}  {} -> {}  {} in, {} out, {}, {code} {}\n",
             closed.client,
             closed.server.unwrap_or("no server"),
             bytes(closed.bytes_in),
             bytes(closed.bytes_out),
             time(closed.lasted),
             meaning(&code),
-            tallies.join(", "),
         )
     }
 
@@ -185,7 +184,7 @@ mod tests {
         let mut view = view();
         assert_eq!(
             view.opened("127.0.0.1:5", "door", "elm"),
-            "opened  127.0.0.1:5 -> door -> elm\n"
+            "opened  127.0.0.1:5 -> door -> elm  [ash 0, elm 1; 1 open]\n"
         );
         let closed = Closed {
             client: "127.0.0.1:5".to_owned(),
@@ -198,13 +197,33 @@ mod tests {
         };
         assert_eq!(
             view.closed(&closed),
-            "closed  127.0.0.1:5 -> elm  6 B in, 20 KiB out, 1.2 s, -- (normal end)  \
-             [ash 0, elm 1]\n"
+            "closed  127.0.0.1:5 -> elm  6 B in, 20 KiB out, 1.2 s, -- (normal end)\n"
         );
         assert_eq!(view.summary(), "connections served: ash 0, elm 1\n");
-        view.opened("127.0.0.1:6", "door", "ash");
-        let line = view.closed(&closed);
-        assert!(line.ends_with("[ash 1 (1 open), elm 1]\n"), "{line}");
+        let line = view.opened("127.0.0.1:6", "door", "ash");
+        assert!(line.ends_with("  [ash 1, elm 1; 1 open]\n"), "{line}");
+    }
+
+    #[test]
+    fn the_lines_of_an_ordinary_connection_fit_eighty_columns() {
+        let mut view = View::new(["ash", "elm", "oak"].map(str::to_owned), Colours::Off);
+        let client = "127.0.0.1:65535";
+        for _ in 0..999 {
+            for server in ["ash", "elm", "oak"] {
+                let line = view.opened(client, "door", server);
+                assert!(line.trim_end().len() <= 80, "{line}");
+            }
+        }
+        let line = view.closed(&Closed {
+            client: client.to_owned(),
+            server: Some("elm"),
+            connected: true,
+            bytes_in: 9_999,
+            bytes_out: 9_999,
+            lasted: Duration::from_millis(999),
+            termination: Termination::NORMAL,
+        });
+        assert!(line.trim_end().len() <= 80, "{line}");
     }
 
     #[test]
@@ -233,6 +252,6 @@ mod tests {
     fn colours_are_escapes_around_the_first_word_only() {
         let mut view = View::new([], Colours::On);
         let line = view.opened("c", "f", "s");
-        assert_eq!(line, "\x1b[32mopened\x1b[0m  c -> f -> s\n");
+        assert_eq!(line, "\x1b[32mopened\x1b[0m  c -> f -> s  [s 1; 1 open]\n");
     }
 }

@@ -22,7 +22,8 @@ fn the_demo_says_what_to_try_serves_it_and_ends_on_interrupt() {
         return;
     }
     private_network(|| {
-        for signal in [Signal::INT, Signal::TERM] {
+        // HUP: the terminal was closed.
+        for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
             let mut demo = Process::spawn(portcullis().arg("demo"));
             let line = demo.wait_line("nc 127.0.0.1", SOON);
             let port = port(&line).unwrap_or_else(|| panic!("no port in {line:?}"));
