@@ -131,6 +131,8 @@ pub enum LimitError {
         fd_hard_limit: Option<u64>,
         /// The errno, where the kernel was in the way.
         errno: Option<i32>,
+        /// Whether a configured `maxconn` or `ulimit-n` asked for it.
+        configured: bool,
         /// A `maxconn` that would fit.
         suggestion: u64,
     },
@@ -155,6 +157,7 @@ impl fmt::Display for LimitError {
                 present,
                 fd_hard_limit,
                 errno,
+                configured,
                 suggestion,
             } => {
                 write!(f, "cannot raise the descriptor limit to {wanted}")?;
@@ -165,10 +168,21 @@ impl fmt::Display for LimitError {
                 }
                 write!(
                     f,
-                    " (soft limit {}, hard limit {}); leave `maxconn` and `ulimit-n` out to have \
-                     them computed, or set `maxconn {suggestion}`",
+                    " (soft limit {}, hard limit {}); ",
                     present.soft, present.hard
-                )
+                )?;
+                match configured {
+                    true => write!(
+                        f,
+                        "leave `maxconn` and `ulimit-n` out to have them computed, or set \
+                         `maxconn {suggestion}`"
+                    ),
+                    false => write!(
+                        f,
+                        "that is for the {LEAST_AUTOMATIC_MAXCONN} connections that there should \
+                         be at least; raise the limit, or set `maxconn {suggestion}`"
+                    ),
+                }
             }
             LimitError::TooLow {
                 nofile,
@@ -286,6 +300,7 @@ fn target(
             present,
             fd_hard_limit: Some(limit),
             errno: None,
+            configured: !plan.automatic || wishes.ulimit_n.is_some(),
             suggestion: suggestion(demand, limit.min(present.hard)),
         });
     }
@@ -369,6 +384,7 @@ pub fn apply(demand: &Demand, wishes: &Wishes) -> Result<Settled, LimitError> {
                 present: before,
                 fd_hard_limit: None,
                 errno: error.raw_os_error(),
+                configured: !plan.automatic || wishes.ulimit_n.is_some(),
                 suggestion: suggestion(demand, before.hard),
             }),
         },
