@@ -137,6 +137,8 @@ pub struct Entry<T: 'static> {
     pub default: &'static str,
     /// What differs from HAProxy, or since when it is so.
     pub note: &'static str,
+    /// Of a refused one: the argument by which it changes nothing, which is accepted.
+    pub off: &'static str,
 }
 
 impl<T> Entry<T> {
@@ -156,6 +158,7 @@ impl<T> Entry<T> {
             doc,
             default: "",
             note: "",
+            off: "",
         }
     }
 
@@ -234,6 +237,12 @@ impl<T> Entry<T> {
     /// Says what differs, or since when.
     pub const fn note(mut self, note: &'static str) -> Self {
         self.note = note;
+        self
+    }
+
+    /// Says with which argument a refused keyword changes nothing.
+    pub const fn off(mut self, off: &'static str) -> Self {
+        self.off = off;
         self
     }
 

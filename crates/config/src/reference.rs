@@ -29,6 +29,8 @@ pub struct Row {
     pub default: &'static str,
     /// What differs from HAProxy; empty for nothing.
     pub note: &'static str,
+    /// Of a refused one: the argument that is accepted.
+    pub off: &'static str,
 }
 
 /// What becomes of a keyword, and why.
@@ -118,6 +120,7 @@ fn row<T>(table: &'static str, entry: &'static Entry<T>) -> Row {
         doc: entry.doc,
         default: entry.default,
         note: entry.note,
+        off: entry.off,
     }
 }
 
@@ -176,7 +179,11 @@ fn chapter(text: &mut String, title: &str, rows: &[&Row]) {
     );
     for row in rows {
         let mut what = row.doc.to_owned();
-        for more in [row.treatment.why(), row.note.to_owned()] {
+        let accepted = match row.off {
+            "" => String::new(),
+            off => format!("`{off}` is accepted"),
+        };
+        for more in [row.treatment.why(), row.note.to_owned(), accepted] {
             if !more.is_empty() {
                 let _ = write!(what, ". {}", capital(&more));
             }

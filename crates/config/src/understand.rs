@@ -87,6 +87,7 @@ impl<'a> Args<'a> {
             Class::Supported(parse) => return parse(draft, self),
             // Turned off, a keyword that is not there does what it should.
             Class::Refused(_) | Class::Warned(_) if self.prefix != Prefix::None => {}
+            Class::Refused(_) if !entry.off.is_empty() && self.peek_is(entry.off) => {}
             Class::Refused(why) => return self.not_supported(place, &what, why),
             Class::Warned(why) => self.push(
                 Diagnostic::warning(NO_EFFECT, place, format!("{what} has no effect")).label(why),

@@ -17,12 +17,12 @@ pub const ENTRIES: &[Entry<GlobalDraft>] = entries! {
     "fd-hard-limit" "<number>" G supported(fd_hard_limit) "the most that the descriptor limit may become" default("the system's");
     "strict-limits" "" G supported(strict_limits) "a limit that cannot be raised is an error" prefixes(Prefixes::NoAndDefault) default("on");
     "maxpipes" "<number>" G supported(maxpipes) "pipes for splicing" default("as many as are needed");
-    "maxconnrate" "<number>" G refused(LIMIT) "connections a second";
-    "maxsessrate" "<number>" G refused(LIMIT) "sessions a second";
+    "maxconnrate" "<number>" G refused(LIMIT) "connections a second" off("0");
+    "maxsessrate" "<number>" G refused(LIMIT) "sessions a second" off("0");
     "maxsslconn" "<number>" G inert("`ssl`") "TLS connections";
     "maxsslrate" "<number>" G inert("`ssl`") "TLS connections a second";
     "prealloc-fd" "" G warned("descriptors are made when they are needed") "make the descriptor table at start";
-    "harden.reject-privileged-ports.tcp" "on|off" G refused("it closes connections that would then come in") "refuse clients whose port is below 1024" default("off");
+    "harden.reject-privileged-ports.tcp" "on|off" G refused("it closes connections that would then come in") "refuse clients whose port is below 1024" default("off") off("off");
     "harden.reject-privileged-ports.quic" "on|off" G inert("QUIC") "the same for QUIC";
 };
 

@@ -20,7 +20,7 @@ pub const ENTRIES: &[Entry<ProxyDraft>] = entries! {
     "clitcpka-cnt" "<number>" DFL supported(keepalive_count) "TCP_KEEPCNT of clients; needs `option clitcpka`" default("the system's");
     "clitcpka-idle" "<time>" DFL supported(keepalive_idle) "TCP_KEEPIDLE of clients; needs `option clitcpka`" default("the system's");
     "clitcpka-intvl" "<time>" DFL supported(keepalive_interval) "TCP_KEEPINTVL of clients; needs `option clitcpka`" default("the system's");
-    "rate-limit sessions" "<number>" DFL refused("a limit that is not kept would not protect") "sessions accepted a second";
+    "rate-limit sessions" "<number>" DFL refused("a limit that is not kept would not protect") "sessions accepted a second" off("0");
     "max-session-srv-conns" "<number>" DFL inert("HTTP") "idle server connections a client may hold";
     "crt" "<file> [<parameter>…]" FL inert("`ssl`") "a certificate";
     "ssl-f-use" "<parameter>…" FL inert("`ssl`") "a certificate of the section's own";

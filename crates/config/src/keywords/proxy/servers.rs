@@ -6,9 +6,11 @@
 //!           _srv_parse_tmpl_range(), 3.5-dev5.
 //! Not here: the parameters (server/), whether a check has a port (build/).
 
+use std::net::{IpAddr, SocketAddr};
+
 use crate::arguments::Args;
 use crate::build::draft::{ProxyDraft, ServerLine};
-use crate::keyword::{DEFAULT_SERVER, Entry, S, entries};
+use crate::keyword::{self, DEFAULT_SERVER, Entry, S, entries};
 use crate::keywords;
 use crate::keywords::proxy::listening::KEEPALIVE_COUNT;
 use crate::source::{At, Place};
@@ -22,7 +24,7 @@ pub const ENTRIES: &[Entry<ProxyDraft>] = entries! {
     "srvtcpka-cnt" "<number>" DLB supported(keepalive_count) "TCP_KEEPCNT of servers; needs `option srvtcpka`" default("the system's");
     "srvtcpka-idle" "<time>" DLB supported(keepalive_idle) "TCP_KEEPIDLE of servers; needs `option srvtcpka`" default("the system's");
     "srvtcpka-intvl" "<time>" DLB supported(keepalive_interval) "TCP_KEEPINTVL of servers; needs `option srvtcpka`" default("the system's");
-    "load-server-state-from-file" "global|local|none" DLB refused("it changes which servers get traffic") "states of servers to start from" default("none");
+    "load-server-state-from-file" "global|local|none" DLB refused("it changes which servers get traffic") "states of servers to start from" default("none") off("none");
     "server-state-file-name" "[use-backend-name|<file>]" DLB inert("`load-server-state-from-file`") "the backend's state file";
 };
 
@@ -30,6 +32,7 @@ const ON_A_SERVER_LINE: &str = "on a `server` line";
 
 fn server(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
     let name = args.word("a name and an address")?;
+    name_is_missing(name, args)?;
     let valid = args.valid_name(name, "a server's name", ".:_-");
     let address = args.server_address();
     let mut settings = proxy.default_server.clone();
@@ -45,6 +48,24 @@ fn server(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
     });
     // It is a server all the same: no further findings for want of it.
     read
+}
+
+/// `server 10.0.0.1:80 check` would be a server of that name at the host `check`.
+fn name_is_missing(name: &Word, args: &mut Args<'_>) -> Option<()> {
+    let text = &name.text;
+    if text.parse::<SocketAddr>().is_err() && text.parse::<IpAddr>().is_err() {
+        return Some(());
+    }
+    if !keyword::iter(keywords::SERVER).any(|entry| args.peek_is(entry.name)) {
+        return Some(());
+    }
+    args.rest();
+    let label = format!("expected `server NAME {text} …`");
+    args.bad_at(
+        name.place,
+        "`server` needs a name before the address",
+        &label,
+    )
 }
 
 /// The most servers of one template. HAProxy has no limit, but for round robin's 4095 a backend.

@@ -23,15 +23,15 @@ pub const ENTRIES: &[Entry<ServerDraft>] = entries! {
     "id" "<number>" S supported(id) "its number" default("the next that is free") note(NUMBER);
     "guid" "<text>" S inert("`stats-file`") "a name that outlives a reload";
     "from" "none|be:<name>|srv:<name>" S refused("settings of a named `default-server` would be missing") "where its settings come from";
-    "maxconn" "<number>" SD refused("a limit that is not kept would not protect the server") "connections at once";
+    "maxconn" "<number>" SD refused("a limit that is not kept would not protect the server") "connections at once" off("0");
     "minconn" "<number>" SD inert(MAXCONN) "`maxconn` at low load";
     "maxqueue" "<number>" SD inert(MAXCONN) "how many may wait for it";
     "strict-maxconn" "" SD inert(MAXCONN) "count idle connections too";
-    "slowstart" "<time>" SD refused("a server that comes back would get its full share at once") "grow to full weight over this time";
+    "slowstart" "<time>" SD refused("a server that comes back would get its full share at once") "grow to full weight over this time" off("0");
     "track" "<backend>/<server>|<server>" SD refused("the server would not follow the other's state") "take over another server's state";
     "on-marked-down" "shutdown-sessions" SD refused(DEATH) "end its sessions when it goes down";
     "on-marked-up" "shutdown-backup-sessions" SD refused(DEATH) "end the backups' sessions when it comes up";
-    "init-state" "fully-up|up|down|fully-down|none" SD refused("the server would start in another state") "the state to start in" default("up");
+    "init-state" "fully-up|up|down|fully-down|none" SD refused("the server would start in another state") "the state to start in" default("up") off("up");
     "hash-key" "id|id32|guid|addr|addr-port" SD inert("`balance hash`") "what its place in a hash ring comes from";
     "stick" "" SD inert("stick tables") "may be remembered in stick tables";
     "non-stick" "" SD inert("stick tables") "is not remembered in stick tables";
