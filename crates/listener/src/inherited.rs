@@ -13,7 +13,8 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use portcullis_sockopt as sockopt;
-use portcullis_sys::{errno, fd, sockopt::get_int};
+use portcullis_sys::sockopt::{get_int, is_connecting_or_connected};
+use portcullis_sys::{errno, fd};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::getpeername;
@@ -56,7 +57,7 @@ pub enum InheritedFault {
     },
     /// It has no address yet.
     NotBound,
-    /// It is a connection.
+    /// It is a connection, or is about to be one.
     Connected,
     /// It cannot be looked at.
     Errno(i32),
@@ -131,7 +132,10 @@ pub(crate) fn check(socket: BorrowedFd<'_>) -> Result<Checked, InheritedFault> {
         (AF_INET | AF_INET6, _) => return Err(InheritedFault::UnknownProtocol { protocol }),
         _ => return Err(InheritedFault::UnknownFamily { family }),
     };
-    if getpeername(socket).is_ok_and(|peer| peer.is_some()) {
+    let connected = getpeername(socket).is_ok_and(|peer| peer.is_some());
+    if connected
+        || (protocol == IPPROTO_TCP && is_connecting_or_connected(socket).map_err(fault)?)
+    {
         return Err(InheritedFault::Connected);
     }
     let local = LocalAddress::of(socket).map_err(fault)?;

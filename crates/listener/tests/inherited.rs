@@ -6,7 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
@@ -19,8 +19,8 @@ use portcullis_listener::{
 use portcullis_sys::sockopt as sys;
 use portcullis_testkit::private_network;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
-use rustix::net::{AddressFamily, SocketType, bind, socket};
+use rustix::io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd};
+use rustix::net::{AddressFamily, SocketType, bind, connect, listen, socket};
 
 fn fault_of(number: i32) -> InheritedFault {
     let error = open(&ListenerSpec::inherited(number)).unwrap_err();
@@ -76,6 +76,28 @@ fn a_refused_descriptor_is_left_exactly_as_it_was() {
     fault_of(udp.as_raw_fd());
     assert_eq!(fcntl_getfl(&udp).unwrap(), before);
     assert_eq!(fcntl_getfd(&udp).unwrap(), FdFlags::empty());
+}
+
+#[test]
+fn a_connection_that_is_still_being_made_is_refused_and_left_as_it_was() {
+    private_network(|| {
+        // The queue of one is full, so the next SYN gets no answer.
+        let server = unbound(AddressFamily::INET);
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        bind(&server, &any).unwrap();
+        listen(&server, 0).unwrap();
+        let server = TcpListener::from(server);
+        let to = server.local_addr().unwrap();
+        let _in_the_queue = TcpStream::connect(to).unwrap();
+        let pending = unbound(AddressFamily::INET);
+        bind(&pending, &any).unwrap();
+        fcntl_setfl(&pending, OFlags::NONBLOCK).unwrap();
+        assert_eq!(connect(&pending, &to), Err(Errno::INPROGRESS));
+        fcntl_setfl(&pending, OFlags::empty()).unwrap();
+        let before = fcntl_getfl(&pending).unwrap();
+        assert_eq!(fault_of(pending.as_raw_fd()), InheritedFault::Connected);
+        assert_eq!(fcntl_getfl(&pending).unwrap(), before);
+    });
 }
 
 #[test]

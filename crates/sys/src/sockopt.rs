@@ -200,6 +200,17 @@ pub fn accept_queue(fd: impl AsFd) -> Result<Option<AcceptQueue>> {
     }))
 }
 
+/// Whether a TCP socket is on its way to a connection or has one (`TCP_INFO`): any state but CLOSE
+/// and LISTEN. `getpeername` does not tell while a connection is still being made.
+pub fn is_connecting_or_connected(fd: impl AsFd) -> Result<bool> {
+    const TCP_CLOSE: u8 = 7;
+    const TCP_LISTEN: u8 = 10;
+    // SAFETY: tcp_info is integers only, for which all zero is a valid value.
+    let empty: libc::tcp_info = unsafe { MaybeUninit::zeroed().assume_init() };
+    let (info, _) = get(fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, empty)?;
+    Ok(![TCP_CLOSE, TCP_LISTEN].contains(&info.tcpi_state))
+}
+
 fn set<T>(fd: BorrowedFd<'_>, level: i32, number: i32, value: &T) -> Result<()> {
     // SAFETY: `value` is an initialised T of plain data without pointers (every caller in this
     // file); the kernel reads its bytes during the call and keeps no pointer to them.
