@@ -703,3 +703,10 @@ fn a_short_file_cannot_ask_for_more_listeners_or_servers_than_there_is_room_for(
         assert_eq!(errors.len(), if refused.is_some() { 2 } else { 0 });
     }
 }
+
+#[test]
+fn what_could_not_be_read_is_not_said_to_be_missing() {
+    let unread =
+        "frontend f\n bind \":80\n default_backend b\nbackend b\n server \"a 127.0.0.1:1\n";
+    assert_eq!(codes(unread), ["unmatched-quote", "unmatched-quote"]);
+}

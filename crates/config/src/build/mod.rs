@@ -60,6 +60,15 @@ pub fn load(
     build(load_document(paths, files, environment, features))
 }
 
+/// Warnings of what is not there: it may stand in a line or a file that could not be read.
+const MISSING: [&str; 5] = [
+    "missing-timeout",
+    "no-backend",
+    "no-bind",
+    "no-listener",
+    "no-server",
+];
+
 /// Understands what the files say.
 pub fn build(document: Document) -> Outcome {
     let mut report = Report::default();
@@ -72,7 +81,10 @@ pub fn build(document: Document) -> Outcome {
     let zero_warning = global.config.zero_warning;
     let (config, quiet) = resolve::resolve(global, proxies, &mut report);
     let mut diagnostics = document.diagnostics;
-    diagnostics.extend(report.finish(&quiet));
+    let unread = diagnostics.iter().any(|d| d.severity == Severity::Error);
+    let mut found = report.finish(&quiet);
+    found.retain(|d| !(unread && MISSING.contains(&d.code)));
+    diagnostics.extend(found);
     sort(&mut diagnostics);
     if zero_warning {
         refuse_warnings(&mut diagnostics);

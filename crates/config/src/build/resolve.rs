@@ -221,7 +221,7 @@ fn default_backend(
                 .get(draft.name.as_str())
                 .map(|index| At::new(*index, draft.place));
         }
-        if !draft.is_disabled() && !draft.binds.is_empty() {
+        if !draft.is_disabled() && !draft.binds.is_empty() && !has_errors(draft, report) {
             let message = format!("frontend `{}` has no `default_backend`", draft.name);
             report.push(
                 Diagnostic::warning("no-backend", draft.place, message)
