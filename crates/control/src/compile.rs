@@ -76,6 +76,8 @@ pub struct ListenerPlan {
     pub place: Place,
     /// Index into [`Plan::frontends`].
     pub frontend: usize,
+    /// Its number among the frontend's addresses.
+    pub number: u32,
     /// `maxconn` of the address over its shards; 0: no limit of its own.
     pub maxconn: u32,
 }

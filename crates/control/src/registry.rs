@@ -95,6 +95,7 @@ impl Registry {
                     .entry((frontend.clone(), address))
                     .or_default();
                 state.maxconn.store(listener.maxconn, Ordering::Relaxed);
+                state.number.store(listener.number, Ordering::Relaxed);
                 Arc::clone(state)
             })
             .collect();
@@ -296,6 +297,7 @@ mod tests {
                 end: 1,
             },
             frontend: 0,
+            number: 1,
             maxconn: 7,
         });
         plan

@@ -133,6 +133,8 @@ pub struct SessionRecord {
     pub server: Option<Arc<Server>>,
     /// The client.
     pub client: PeerAddress,
+    /// The number of the listener in its frontend, which a Unix client is logged with.
+    pub listener: u32,
     /// The address that the client connected to; only with [`RecordKind::Accepted`].
     pub local: Option<PeerAddress>,
     /// Wall-clock time of accept, ms since 1970 UTC.

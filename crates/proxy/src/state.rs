@@ -42,6 +42,8 @@ pub struct FrontendState {
 /// Of one address of a `bind` line, over its shards.
 #[derive(Debug, Default)]
 pub struct ListenerState {
+    /// Its number in its frontend: `id`, or its place among the addresses, from 1.
+    pub number: AtomicU32,
     /// Connections now.
     pub connections: AtomicU32,
     /// The limit; 0: none.

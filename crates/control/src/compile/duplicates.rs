@@ -185,6 +185,7 @@ mod tests {
                 end: 9,
             },
             frontend: 0,
+            number: 1,
             maxconn: 0,
         }
     }

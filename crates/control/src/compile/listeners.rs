@@ -5,6 +5,7 @@
 //! Not here: two lines on one address (duplicates.rs), to whom a socket is given (run/start.rs),
 //!           opening (the listener crate).
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use portcullis_config::Place;
@@ -33,6 +34,33 @@ pub(super) struct Surroundings<'a> {
     pub(super) cpus: &'a [u32],
 }
 
+/// The numbers of a frontend's addresses: `id`, or the next from the address's place on that no
+/// `id` took (HAProxy 2.6, src/cfgparse.c, check_config_validity()).
+struct Numbers {
+    taken: BTreeSet<u32>,
+    place: u32,
+}
+
+impl Numbers {
+    fn of(frontend: &Frontend) -> Numbers {
+        Numbers {
+            taken: frontend.binds.iter().filter_map(|b| b.options.id).collect(),
+            place: 0,
+        }
+    }
+
+    fn next(&mut self, id: Option<u32>) -> u32 {
+        self.place = self.place.saturating_add(1);
+        if let Some(id) = id {
+            return id;
+        }
+        let free = (self.place..=u32::MAX).find(|number| !self.taken.contains(number));
+        let number = free.unwrap_or(u32::MAX);
+        self.taken.insert(number);
+        number
+    }
+}
+
 /// Every listener of every enabled frontend, in the order of the file.
 pub(super) fn plan(
     config: &Config,
@@ -44,9 +72,11 @@ pub(super) fn plan(
     let mut plans = Vec::new();
     for (frontend, index) in config.frontends.iter().zip(frontend_index) {
         let Some(index) = *index else { continue };
+        let mut numbers = Numbers::of(frontend);
         for bind in &frontend.binds {
             let template = template(config, frontend, bind, &around, lookup, problems);
             for at in &bind.addresses {
+                let number = numbers.next(bind.options.id);
                 let Some(address) = address(&at.value, at.place, lookup, problems) else {
                     continue;
                 };
@@ -54,6 +84,7 @@ pub(super) fn plan(
                     spec: spec(config, frontend, &template, address, &around),
                     place: at.place,
                     frontend: index,
+                    number,
                     maxconn: bind.options.maxconn.unwrap_or(0),
                 });
             }

@@ -396,3 +396,14 @@ fn the_command_line_goes_over_the_file() {
     assert_eq!(process.maxconn, Some(6));
     assert_eq!(process.pidfile, Some(PathBuf::from("/tmp/b")));
 }
+
+#[test]
+fn addresses_are_numbered_in_their_frontend_as_haproxy_does() {
+    // HAProxy 2.6 logs `unix:4`, `unix:77` and `unix:6` for clients of these three sockets.
+    let text = "defaults\n timeout client 1s\n timeout server 1s\n timeout connect 1s\n\
+                listen a\n bind 127.0.0.1:8000-8002\n bind /a\n bind /b id 77\n bind /c\n\
+                server s 127.0.0.1:1\n\
+                listen b\n bind /d\n bind /e id 1\n server s 127.0.0.1:1\n";
+    let numbers: Vec<u32> = plan(text).listeners.iter().map(|l| l.number).collect();
+    assert_eq!(numbers, [1, 2, 3, 4, 77, 6, 2, 1]);
+}

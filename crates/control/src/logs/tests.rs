@@ -63,6 +63,7 @@ fn record(total_ms: u64) -> SessionRecord {
         backend: None,
         server: None,
         client: PeerAddress::Ip("127.0.0.1:1".parse().unwrap()),
+        listener: 1,
         local: None,
         accepted_ms: 0,
         queue_ms: None,

@@ -148,7 +148,9 @@ fn write_client_port(record: &SessionRecord, out: &mut String) {
         PeerAddress::Ip(address) => {
             let _ = write!(out, "{}", address.port());
         }
-        PeerAddress::Unix => out.push('0'),
+        PeerAddress::Unix => {
+            let _ = write!(out, "{}", record.listener);
+        }
     }
 }
 
@@ -253,6 +255,7 @@ pub(super) mod tests {
             backend: Some(backend("be")),
             server: Some(server("s0")),
             client: PeerAddress::Ip("127.0.0.1:50308".parse().unwrap()),
+            listener: 1,
             local: None,
             accepted_ms: 1_795_321_863_475,
             queue_ms: Some(1),
@@ -285,7 +288,7 @@ pub(super) mod tests {
     #[test]
     fn tcplog_is_as_haproxy_writes_it() {
         // Recorded from HAProxy 2.6.12.
-        let rows: [(SessionRecord, &str); 5] = [
+        let rows: [(SessionRecord, &str); 6] = [
             (
                 record(),
                 "127.0.0.1:50308 [22/Nov/2026:04:31:03.475] fe be/s0 1/0/0 5 -- 1/1/0/0/0 0/0",
@@ -344,6 +347,14 @@ pub(super) mod tests {
                     ..record()
                 },
                 "127.0.0.1:50308 [22/Nov/2026:04:31:03.475] fe be/s0 1/0/0 5 cD 5/4/3/2/+3 7/8",
+            ),
+            (
+                SessionRecord {
+                    client: PeerAddress::Unix,
+                    listener: 77,
+                    ..record()
+                },
+                "unix:77 [22/Nov/2026:04:31:03.475] fe be/s0 1/0/0 5 -- 1/1/0/0/0 0/0",
             ),
         ];
         for (record, expected) in rows {

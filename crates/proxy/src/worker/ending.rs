@@ -187,6 +187,7 @@ impl<N: Net> Engine<N> {
             backend: backend.cloned(),
             server: server.cloned(),
             client: session.peer,
+            listener: route.listener.number.load(Ordering::Relaxed),
             local: None,
             accepted_ms: session.start_ms.wrapping_add(self.wall_offset_ms),
             queue_ms: session.tried.map(|_| 0),
