@@ -364,6 +364,7 @@ impl<N: Net> Engine<N> {
             return self.end_with(key, EndCause::ClientTimeout);
         }
         session.client_active_ms = self.now_ms;
+        session.client_heard_ms = self.now_ms;
         self.arm(key);
     }
 
