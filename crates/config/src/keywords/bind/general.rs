@@ -7,7 +7,6 @@
 use crate::arguments::Args;
 use crate::build::draft::BindDraft;
 use crate::keyword::{Entry, entries};
-use crate::keywords::proxy::general::NUMBER;
 use crate::model::Shards;
 use crate::units;
 
@@ -16,7 +15,7 @@ const STATS: &str = "`stats socket`";
 /// The family's entries.
 pub const ENTRIES: &[Entry<BindDraft>] = entries! {
     "name" "<name>" BIND supported(name) "the line's name" default("none");
-    "id" "<number>" BIND supported(id) "the line's number" default("the next that is free") note(NUMBER);
+    "id" "<number>" BIND supported(id) "the line's number" default("the next that is free") note("the log lines of Unix clients have it");
     "label" "<label>" BIND inert(STATS) "a label of the line";
     "guid-prefix" "<text>" BIND inert("`stats-file`") "names that outlive a reload";
     "maxconn" "<number>" BIND supported(maxconn) "connections at once, of each address of the line" default("no limit of its own");
