@@ -42,18 +42,26 @@ impl Report {
 
     /// What HAProxy says of each proxy that ends.
     pub(super) fn stopped(&self) -> Vec<(Audience, String)> {
-        self.proxies()
-            .map(|(audience, name)| {
-                let front = self.registry.frontend(name);
-                let back = self.registry.backend(name);
-                let line = format!(
-                    "Proxy {name} stopped (cumulated conns: FE: {}, BE: {}).",
-                    front.map_or(0, |state| state.total.load(Relaxed)),
-                    back.map_or(0, |runtime| runtime.state.total.load(Relaxed)),
-                );
-                (audience, line)
-            })
-            .collect()
+        let shortage = self.shortage().map(|line| (Audience::Global, line));
+        let proxies = self.proxies().map(|(audience, name)| {
+            let front = self.registry.frontend(name);
+            let back = self.registry.backend(name);
+            let line = format!(
+                "Proxy {name} stopped (cumulated conns: FE: {}, BE: {}).",
+                front.map_or(0, |state| state.total.load(Relaxed)),
+                back.map_or(0, |runtime| runtime.state.total.load(Relaxed)),
+            );
+            (audience, line)
+        });
+        shortage.into_iter().chain(proxies).collect()
+    }
+
+    /// That descriptors or memory ran out, if they did: clients waited meanwhile.
+    fn shortage(&self) -> Option<String> {
+        let times = self.registry.process().starved.load(Relaxed);
+        (times > 0).then(|| {
+            format!("descriptors or memory ran out {times} times: new connections had to wait")
+        })
     }
 
     /// Every proxy once: the two halves of a `listen` are one.
@@ -76,6 +84,9 @@ impl fmt::Display for Report {
             process.connections.load(Relaxed),
             process.maxconn.load(Relaxed)
         )?;
+        if let Some(line) = self.shortage() {
+            write!(f, "\n  {line}")?;
+        }
         for name in &self.frontends {
             if let Some(state) = self.registry.frontend(name) {
                 let (now, total) = (state.connections.load(Relaxed), state.total.load(Relaxed));

@@ -4,12 +4,12 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use portcullis_testkit::{
-    cpu_time, descriptors, eventually, private_network, set_sysctl, wait_for,
+    Signal, cpu_time, descriptors, eventually, private_network, set_sysctl, wait_for,
 };
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use super::clients::{ask, connect, raise_descriptor_limit};
-use super::harness::{Balancer, SOON, listen, local};
+use super::harness::{Balancer, Peer, SOON, listen, local, peer};
 use super::servers::Server;
 
 const FRONT: u16 = 8000;
@@ -105,6 +105,12 @@ fn without_descriptors_left_it_waits_without_spinning_and_goes_on() {
         );
         assert!(server.now() < CLIENTS, "the limit was no limit");
         assert_eq!(ask(&mut first, "y"), "one y", "sessions go on");
+        if peer() == Peer::Portcullis {
+            balancer.signal(Signal::QUIT);
+            balancer
+                .process
+                .wait_line("descriptors or memory ran out", SOON);
+        }
         // Whoever was accepted and found no descriptor may be let go; who waits gets in, and the
         // end of one client makes room for the next.
         limit_descriptors(
