@@ -84,6 +84,7 @@ pub struct Proxy {
     pub address: SocketAddr,
     pub handles: Vec<WorkerHandle>,
     pub snapshot: Arc<Snapshot>,
+    pub listener: Arc<ListenerState>,
     pub log: LogSource,
     pub events: Mutex<mpsc::Receiver<WorkerEvent>>,
 }
@@ -136,6 +137,7 @@ pub fn start_on(mut plan: Plan, listener: TcpListener) -> Proxy {
         address,
         handles,
         snapshot,
+        listener: state,
         log,
         events: Mutex::new(receiver),
     }
@@ -251,6 +253,14 @@ impl Proxy {
         self.record().termination.to_string()
     }
 
+    /// Letters and server of each session that ended by now, other than as it should.
+    pub fn odd_endings(&self) -> Vec<String> {
+        let records = self.log.receiver().try_iter();
+        let odd = records.filter(|record| record.termination.to_string() != "--");
+        odd.map(|record| format!("{} after {record:?}", record.termination))
+            .collect()
+    }
+
     pub fn wait_for_event(&self) -> WorkerEvent {
         self.events
             .lock()
@@ -259,17 +269,28 @@ impl Proxy {
             .expect("no event")
     }
 
-    /// Waits until nothing is counted any more.
+    /// Waits until nothing is counted any more; counts are given back one after the other.
     pub fn assert_idle(&self) {
-        let process = &self.snapshot.process;
-        eventually("all places are given back", || {
-            process.connections.load(Ordering::SeqCst) == 0
-        });
-        let frontend = &self.frontend().state.connections;
-        assert_eq!(frontend.load(Ordering::SeqCst), 0, "frontend");
-        let backend = &self.backend().state.connections;
-        assert_eq!(backend.load(Ordering::SeqCst), 0, "backend");
-        assert_eq!(self.backend().group.total(), 0, "group");
+        let counts = || {
+            [
+                ("process", &self.snapshot.process.connections),
+                ("frontend", &self.frontend().state.connections),
+                ("listener", &self.listener.connections),
+                ("backend", &self.backend().state.connections),
+            ]
+            .map(|(name, count)| (name, count.load(Ordering::SeqCst)))
+        };
+        let idle = || counts().iter().all(|(_, count)| *count == 0);
+        let end = Instant::now() + PATIENCE;
+        while !(idle() && self.backend().group.total() == 0) {
+            let group = self.backend().group.total();
+            assert!(
+                Instant::now() < end,
+                "still counted: {:?}, group {group}",
+                counts()
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Stops all workers; none may have failed.
