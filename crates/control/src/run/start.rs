@@ -49,6 +49,9 @@ pub(super) fn start(mut plan: Plan, sources: &Sources, job: Job) -> Result<End, 
         Background::Foreground => None,
         Background::Daemon(readiness) => Some(readiness),
     };
+    // Before there is an opener that passes signals on, and before the first thread: until the
+    // control thread takes them, they wait, and none ends or stops a half-started process.
+    let signals = Signals::block(&SIGNALS).map_err(RunError::host("take over signals"))?;
     let owner = dropping.owner_uid(&present);
     let opener: Box<dyn Opener> = match dropping.needs_opener() {
         false => Box::new(in_process(owner)),
@@ -69,7 +72,7 @@ pub(super) fn start(mut plan: Plan, sources: &Sources, job: Job) -> Result<End, 
         notifier,
         messages,
     };
-    stage.serve(sources, job).map(|()| End::Served)
+    stage.serve(signals, sources, job).map(|()| End::Served)
 }
 
 /// The process that serves, before it does.
@@ -85,10 +88,10 @@ struct Stage {
 
 impl Stage {
     /// Opens, writes the pid file, works, and removes it however that ends.
-    fn serve(mut self, sources: &Sources, job: Job) -> Result<(), RunError> {
+    fn serve(mut self, signals: Signals, sources: &Sources, job: Job) -> Result<(), RunError> {
         let listeners = open::open(&mut *self.opener, &self.plan, sources, self.messages)?;
         let pidfile = write_pidfile(&self.plan, &self.dropping)?;
-        let result = self.work(listeners, job);
+        let result = self.work(listeners, signals, job);
         if let Some(pidfile) = pidfile {
             pidfile.remove_if_ours();
         }
@@ -96,9 +99,12 @@ impl Stage {
     }
 
     /// Starts the logs, drops privileges, and runs the workers to their end.
-    fn work(&mut self, listeners: Vec<Listener>, mut job: Job) -> Result<(), RunError> {
-        // Before the first thread: all that follow leave these signals to the control thread.
-        let signals = Signals::block(&SIGNALS).map_err(RunError::host("take over signals"))?;
+    fn work(
+        &mut self,
+        listeners: Vec<Listener>,
+        signals: Signals,
+        mut job: Job,
+    ) -> Result<(), RunError> {
         let (sink, source) = record::bounded(RECORDS);
         let (writer, warnings) = LogWriter::start(self.plan.logs.clone(), Zone::system(), source)
             .map_err(RunError::host("open the logs"))?;
