@@ -145,7 +145,7 @@ const LISTEN: &[(&str, Expect)] = &[
     ("mode", Refused),
     ("mode http", WeRefuse("only `mode tcp` is served")),
     ("mode health", Refused),
-    ("acl x src 10.0.0.1", WeRefuse(YET)),
+    ("acl x src 10.0.0.1", Loads),
     ("use_backend b", WeRefuse(YET)),
     ("tcp-request connection accept", WeRefuse(YET)),
     ("tcp-request inspect-delay 5s", Loads),

@@ -1,7 +1,7 @@
 //! Rules: conditions, what they do with connections, and tables that remember.
 //!
 //! Decides:  that none is there yet, and that a file which has one is refused: it says where
-//!           traffic goes.
+//!           traffic goes. A condition that no rule uses says nothing.
 //! Source:   HAProxy's manual, chapters 4.2, 7.1 and 11.1, newest version.
 //! Not here: rules for HTTP (http.rs).
 
@@ -13,7 +13,7 @@ const TABLES: &str = "stick tables change where traffic goes; there are none yet
 
 /// The family's entries.
 pub const ENTRIES: &[Entry<ProxyDraft>] = entries! {
-    "acl" "<name> <expression> [<value>…]" DFLB refused(RULES) "a condition by name" note("in HAProxy not in a `defaults` without a name");
+    "acl" "<name> <expression> [<value>…]" DFLB inert("a rule that names it") "a condition by name" note("in HAProxy not in a `defaults` without a name");
     "use_backend" "<backend> [<condition>]" FL refused(RULES) "a backend by rule";
     "tcp-request connection" "<action> [<condition>]" DFL refused(RULES) "what to do with a new connection";
     "tcp-request session" "<action> [<condition>]" DFL refused(RULES) "what to do after the handshakes";
