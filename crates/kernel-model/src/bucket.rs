@@ -1,0 +1,414 @@
+//! The bind bucket: who owns a port, and what the bucket remembers of them.
+//!
+//! Decides:  when a bucket comes and goes; what `fastreuse` and `fastreuseport` remember, even of
+//!           sockets that have closed; the list by address inside it (the second hash).
+//! Kernel:   net/ipv4/inet_hashtables.c, inet_bind_bucket_create() and _destroy(), inet_bind2_bucket_*(),
+//!           inet_bind_hash(), __inet_put_port(), __inet_bhash2_update_saddr();
+//!           net/ipv4/inet_connection_sock.c, inet_csk_update_fastreuse(), 3.9 to 6.18
+//! Not here: whether a newcomer conflicts with the owners (conflict.rs).
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use crate::addr::{Family, is_mapped, mapped};
+use crate::call::State;
+use crate::host::{NetId, Uid};
+use crate::socket::{CONNECT_BIND, NONE, Reuse, Sock, SockIx};
+use crate::version::Change;
+use crate::world::World;
+
+/// A bucket's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BucketIx(pub u32);
+/// The place of a bucket's list for one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OwnersIx(pub u32);
+
+/// `fastreuse` and `fastreuseport` of a bucket whose ports connect chose.
+const CONNECT_ONLY: i8 = -1;
+const NO: i8 = 0;
+const ANY: i8 = 1;
+const STRICT: i8 = 2;
+
+/// One port of one namespace.
+#[derive(Debug, Clone)]
+pub(crate) struct Bucket {
+    pub net: NetId,
+    pub port: u16,
+    pub fastreuse: i8,
+    pub fastreuseport: i8,
+    /// What `fastreuseport` is about.
+    pub remembered: Remembered,
+    /// The newest last: the kernel inserts at the head and walks from there.
+    pub by_addr: Vec<OwnersIx>,
+}
+
+/// Whom the cached answer is true for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Remembered {
+    pub uid: Uid,
+    pub family: Family,
+    pub rcv4: u32,
+    pub rcv6: u128,
+    pub v6only: bool,
+}
+
+impl Remembered {
+    const NOBODY: Remembered = Remembered {
+        uid: Uid(0),
+        family: Family::Inet,
+        rcv4: 0,
+        rcv6: 0,
+        v6only: false,
+    };
+
+    fn of(sock: &Sock) -> Remembered {
+        Remembered {
+            uid: sock.uid,
+            family: sock.family,
+            rcv4: sock.rcv4,
+            rcv6: sock.rcv6,
+            v6only: sock.v6only,
+        }
+    }
+}
+
+/// The owners of one port who have one address.
+#[derive(Debug, Clone)]
+pub(crate) struct Owners {
+    pub bucket: BucketIx,
+    /// IPv4 addresses in their mapped form.
+    pub addr: u128,
+    pub fastreuse: i8,
+    pub fastreuseport: i8,
+    /// The newest last.
+    pub socks: Vec<SockIx>,
+}
+
+/// What stands at one port number of a namespace.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Slot {
+    pub bucket: u32,
+    /// The chain of listeners (lookup.rs).
+    pub chain: u32,
+}
+
+impl Slot {
+    const EMPTY: Slot = Slot {
+        bucket: NONE,
+        chain: NONE,
+    };
+}
+
+/// All port numbers of a namespace, in pages that exist once used.
+#[derive(Debug, Clone)]
+pub(crate) struct PortTable {
+    pages: Vec<Option<Box<[Slot; 256]>>>,
+}
+
+impl PortTable {
+    pub(crate) fn new() -> PortTable {
+        PortTable { pages: Vec::new() }
+    }
+
+    pub(crate) fn get(&self, port: u16) -> Slot {
+        match self.pages.get(usize::from(port >> 8)) {
+            Some(Some(page)) => page[usize::from(port & 0xff)],
+            _ => Slot::EMPTY,
+        }
+    }
+
+    pub(crate) fn get_mut(&mut self, port: u16) -> &mut Slot {
+        if self.pages.is_empty() {
+            self.pages.resize(256, None);
+        }
+        let page = &mut self.pages[usize::from(port >> 8)];
+        let page = page.get_or_insert_with(|| Box::new([Slot::EMPTY; 256]));
+        &mut page[usize::from(port & 0xff)]
+    }
+}
+
+impl World {
+    pub(crate) fn bucket_of(&self, net: NetId, port: u16) -> Option<BucketIx> {
+        let found = self.ports[net.0 as usize].get(port).bucket;
+        (found != NONE).then_some(BucketIx(found))
+    }
+
+    pub(crate) fn bucket_create(&mut self, net: NetId, port: u16) -> BucketIx {
+        let fresh = || Bucket {
+            net,
+            port,
+            fastreuse: NO,
+            fastreuseport: NO,
+            remembered: Remembered::NOBODY,
+            by_addr: Vec::new(),
+        };
+        let index = self.buckets.take(fresh);
+        let bucket = &mut self.buckets[index];
+        bucket.net = net;
+        bucket.port = port;
+        bucket.fastreuse = NO;
+        bucket.fastreuseport = NO;
+        bucket.remembered = Remembered::NOBODY;
+        self.ports[net.0 as usize].get_mut(port).bucket = index;
+        BucketIx(index)
+    }
+
+    /// A bucket that connect makes: bind has never seen it.
+    pub(crate) fn bucket_create_for_connect(&mut self, net: NetId, port: u16) -> BucketIx {
+        let bucket = self.bucket_create(net, port);
+        self.buckets[bucket.0].fastreuse = CONNECT_ONLY;
+        self.buckets[bucket.0].fastreuseport = CONNECT_ONLY;
+        bucket
+    }
+
+    /// Whether only connect uses this bucket, so that connect may choose the port once more.
+    pub(crate) fn connect_may_share(&self, bucket: BucketIx) -> bool {
+        let bucket = &self.buckets[bucket.0];
+        bucket.fastreuse < 0 && bucket.fastreuseport < 0
+    }
+
+    /// The list of the owners with the socket's address.
+    pub(crate) fn owners_of(&self, bucket: BucketIx, sock: SockIx) -> Option<OwnersIx> {
+        let addr = self.socks[sock].hash_addr();
+        self.owners_at(bucket, addr)
+    }
+
+    pub(crate) fn owners_at(&self, bucket: BucketIx, addr: u128) -> Option<OwnersIx> {
+        let lists = &self.buckets[bucket.0].by_addr;
+        lists
+            .iter()
+            .rev()
+            .copied()
+            .find(|list| self.owners[list.0].addr == addr)
+    }
+
+    pub(crate) fn owners_create(&mut self, bucket: BucketIx, sock: SockIx) -> OwnersIx {
+        let addr = self.socks[sock].hash_addr();
+        let fresh = || Owners {
+            bucket,
+            addr,
+            fastreuse: NO,
+            fastreuseport: NO,
+            socks: Vec::new(),
+        };
+        let index = self.owners.take(fresh);
+        let list = &mut self.owners[index];
+        list.bucket = bucket;
+        list.addr = addr;
+        list.fastreuse = NO;
+        list.fastreuseport = NO;
+        self.buckets[bucket.0].by_addr.push(OwnersIx(index));
+        OwnersIx(index)
+    }
+
+    /// The list for connect's use: created as connect's own where there is none.
+    pub(crate) fn owners_for_connect(&mut self, bucket: BucketIx, sock: SockIx) -> OwnersIx {
+        if let Some(list) = self.owners_of(bucket, sock) {
+            return list;
+        }
+        let list = self.owners_create(bucket, sock);
+        self.owners[list.0].fastreuse = CONNECT_ONLY;
+        self.owners[list.0].fastreuseport = CONNECT_ONLY;
+        list
+    }
+
+    /// Enters a socket as an owner of a port.
+    pub(crate) fn own(&mut self, sock: SockIx, bucket: BucketIx, list: OwnersIx) {
+        let port = self.buckets[bucket.0].port;
+        self.owners[list.0].socks.push(sock);
+        let sock = &mut self.socks[sock];
+        sock.num = port;
+        sock.bucket = Some(bucket);
+        sock.owners = Some(list);
+    }
+
+    /// Gives the port back: the socket is no owner any more. What `getsockname` tells stays.
+    pub(crate) fn put_port(&mut self, ix: SockIx) {
+        let sock = &mut self.socks[ix];
+        let bucket = sock.bucket.take();
+        let list = sock.owners.take();
+        sock.num = 0;
+        sock.locks &= !CONNECT_BIND;
+        if let Some(list) = list {
+            self.disown(ix, list);
+        }
+        if let Some(bucket) = bucket {
+            self.bucket_release(bucket);
+        }
+    }
+
+    fn disown(&mut self, ix: SockIx, list: OwnersIx) {
+        let socks = &mut self.owners[list.0].socks;
+        if socks.last() == Some(&ix) {
+            socks.pop();
+        } else if let Some(at) = socks.iter().position(|&other| other == ix) {
+            socks.remove(at);
+        }
+        self.owners_release(list);
+    }
+
+    /// The list goes with its last owner. Left to connect's own sockets, it says so.
+    fn owners_release(&mut self, list: OwnersIx) {
+        if self.owners[list.0].socks.is_empty() {
+            let bucket = self.owners[list.0].bucket;
+            let lists = &mut self.buckets[bucket.0].by_addr;
+            if let Some(at) = lists.iter().rposition(|&other| other == list) {
+                lists.remove(at);
+            }
+            self.owners.give_back(list.0);
+            return;
+        }
+        if !self.host.kernel.has(Change::ConnectBind) {
+            return;
+        }
+        let connect_only = self.owners[list.0]
+            .socks
+            .iter()
+            .all(|&owner| self.socks[owner].locked(CONNECT_BIND));
+        if connect_only {
+            self.owners[list.0].fastreuse = CONNECT_ONLY;
+            self.owners[list.0].fastreuseport = CONNECT_ONLY;
+        }
+    }
+
+    /// The bucket goes with its last owner, and its memory with it.
+    fn bucket_release(&mut self, bucket: BucketIx) {
+        let entry = &self.buckets[bucket.0];
+        if entry.by_addr.is_empty() {
+            let (net, port) = (entry.net, entry.port);
+            self.ports[net.0 as usize].get_mut(port).bucket = NONE;
+            self.buckets.give_back(bucket.0);
+            return;
+        }
+        if !self.host.kernel.has(Change::ConnectBind) {
+            return;
+        }
+        let connect_only = entry.by_addr.iter().all(|list| {
+            let list = &self.owners[list.0];
+            list.fastreuse < 0 && list.fastreuseport < 0
+        });
+        if connect_only {
+            let entry = &mut self.buckets[bucket.0];
+            entry.fastreuse = CONNECT_ONLY;
+            entry.fastreuseport = CONNECT_ONLY;
+        }
+    }
+
+    /// Changes the local address of an owner, and the list it stands in with it.
+    pub(crate) fn readdress(&mut self, ix: SockIx, change: impl FnOnce(&mut Sock)) {
+        let (Some(bucket), Some(list)) = (self.socks[ix].bucket, self.socks[ix].owners) else {
+            change(&mut self.socks[ix]);
+            return;
+        };
+        // The bucket must not fall with its only list: enter the new one first where they differ.
+        self.disown_quietly(ix, list);
+        change(&mut self.socks[ix]);
+        let list = match self.owners_of(bucket, ix) {
+            Some(list) => list,
+            None if self.socks[ix].locked(CONNECT_BIND) => self.owners_for_connect(bucket, ix),
+            None => self.owners_create(bucket, ix),
+        };
+        self.owners[list.0].socks.push(ix);
+        self.socks[ix].owners = Some(list);
+    }
+
+    fn disown_quietly(&mut self, ix: SockIx, list: OwnersIx) {
+        self.disown(ix, list);
+        self.socks[ix].owners = None;
+    }
+
+    /// Enters a TIME_WAIT socket beside the one that it stands for.
+    pub(crate) fn own_beside(&mut self, ix: SockIx, model: SockIx) {
+        if let (Some(bucket), Some(list)) = (self.socks[model].bucket, self.socks[model].owners) {
+            self.own(ix, bucket, list);
+        }
+    }
+
+    /// What the bucket remembers after a newcomer was let in.
+    ///
+    /// `first`: nobody owned the port before.
+    pub(crate) fn update_memory(
+        &mut self,
+        ix: SockIx,
+        bucket: BucketIx,
+        list: OwnersIx,
+        first: bool,
+    ) {
+        let reuse = self.socks[ix].reuse != Reuse::No && self.socks[ix].state != State::Listen;
+        let strict = self.host.kernel.has(Change::StrictReuseport);
+        let first = first && !self.host.kernel.has(Change::NoFastreuse);
+        let matches = !first && self.reuseport_matches(bucket, ix);
+        let sock = &self.socks[ix];
+        let entry = &mut self.buckets[bucket.0];
+        if first {
+            entry.fastreuse = i8::from(reuse);
+            entry.fastreuseport = if sock.reuseport { ANY } else { NO };
+            if sock.reuseport {
+                entry.remembered = Remembered::of(sock);
+            }
+        } else {
+            if !reuse {
+                entry.fastreuse = NO;
+            }
+            if !sock.reuseport || (!strict && sock.uid != entry.remembered.uid) {
+                entry.fastreuseport = NO;
+            } else if strict && !matches {
+                entry.fastreuseport = STRICT;
+                entry.remembered = Remembered::of(sock);
+            }
+        }
+        let (fastreuse, fastreuseport) = (entry.fastreuse, entry.fastreuseport);
+        self.owners[list.0].fastreuse = fastreuse;
+        self.owners[list.0].fastreuseport = fastreuseport;
+    }
+
+    /// Whether the bucket's memory alone lets this SO_REUSEPORT socket in.
+    pub(crate) fn reuseport_matches(&self, bucket: BucketIx, ix: SockIx) -> bool {
+        let entry = &self.buckets[bucket.0];
+        let sock = &self.socks[ix];
+        if entry.fastreuseport <= NO || !sock.reuseport || entry.remembered.uid != sock.uid {
+            return false;
+        }
+        if !self.host.kernel.has(Change::StrictReuseport) {
+            return true;
+        }
+        if sock.group.is_some() {
+            return false;
+        }
+        if entry.fastreuseport == ANY {
+            return true;
+        }
+        let known = &entry.remembered;
+        match known.family {
+            Family::Inet => !sock.v6only && (known.rcv4 == sock.rcv4 || known.rcv4 == 0),
+            Family::Inet6 => remembered_covers(known, sock),
+        }
+    }
+}
+
+/// Whether the address that a bucket remembers of an IPv6 socket covers this one's. The remembered
+/// wildcard covers; the newcomer's does not.
+fn remembered_covers(known: &Remembered, sock: &Sock) -> bool {
+    let other = match sock.family {
+        Family::Inet => None,
+        Family::Inet6 => Some(sock.rcv6),
+    };
+    let other_mapped = other.is_none_or(is_mapped);
+    if is_mapped(known.rcv6) && other_mapped {
+        return !sock.v6only && (known.rcv4 == sock.rcv4 || known.rcv4 == 0);
+    }
+    if known.rcv6 == 0 && (other == Some(0) || !(known.v6only && other_mapped)) {
+        return true;
+    }
+    other == Some(known.rcv6)
+}
+
+/// Whether a list holds the wildcard address, as the address check of a socket with one sees it.
+pub(crate) fn is_wildcard_list(list: &Owners, sock: &Sock) -> bool {
+    if list.addr == 0 {
+        return true;
+    }
+    let true_v6 = sock.family == Family::Inet6 && !is_mapped(sock.rcv6);
+    list.addr == mapped(0) && !true_v6
+}

@@ -1,0 +1,191 @@
+//! The ends of a socket: `close`, `shutdown`, disconnecting.
+//!
+//! Decides:  who keeps the port; what a listener's queue becomes; which end goes into TIME_WAIT.
+//! Kernel:   net/ipv4/tcp.c, __tcp_close(), tcp_set_state(), tcp_disconnect(), tcp_shutdown();
+//!           net/ipv4/af_inet.c, inet_shutdown(); net/ipv4/inet_connection_sock.c,
+//!           inet_csk_listen_stop(), inet_csk_destroy_sock(), 3.9 to 6.18
+//! Not here: what the segments do at the other end (wire.rs).
+
+use crate::bind::refuse;
+use crate::call::State;
+use crate::errno::Errno;
+use crate::explain::{NoTrace, Trace};
+use crate::rules::Rule;
+use crate::socket::{ADDR_LOCK, Hashed, PORT_LOCK, Progress, RCV_SHUTDOWN, SEND_SHUTDOWN, SockIx};
+use crate::version::Change;
+use crate::world::World;
+
+impl World {
+    /// One descriptor less; the last one releases the socket.
+    pub(crate) fn close<T: Trace>(&mut self, ix: SockIx, trace: &mut T) {
+        self.socks[ix].holders -= 1;
+        if self.socks[ix].holders > 0 {
+            return;
+        }
+        self.socks[ix].shutdown = RCV_SHUTDOWN | SEND_SHUTDOWN;
+        match self.socks[ix].state {
+            State::Listen => {
+                self.set_closed(ix);
+                self.stop_listening(ix, trace);
+            }
+            State::Close => {}
+            _ if self.socks[ix].repair || self.lingers_not(ix) => self.disconnect(ix, trace),
+            _ => {
+                if self.step_to_closing(ix) {
+                    self.send_fin(ix);
+                }
+            }
+        }
+        self.socks[ix].dead = true;
+        match self.socks[ix].state {
+            State::Close => self.destroy(ix),
+            State::FinWait2 => self.time_wait(ix, State::FinWait2),
+            _ => {}
+        }
+    }
+
+    fn lingers_not(&self, ix: SockIx) -> bool {
+        self.socks[ix].linger_on && self.socks[ix].linger_s == 0
+    }
+
+    /// The state after this side has said that it sends no more; true where a FIN tells the peer.
+    pub(crate) fn step_to_closing(&mut self, ix: SockIx) -> bool {
+        match self.socks[ix].state {
+            State::Established | State::SynRecv => {
+                self.socks[ix].state = State::FinWait1;
+                true
+            }
+            State::CloseWait => {
+                self.socks[ix].state = State::LastAck;
+                true
+            }
+            State::SynSent | State::Close | State::Listen => {
+                self.set_closed(ix);
+                false
+            }
+            _ => false,
+        }
+    }
+
+    /// CLOSE: out of the tables, and without the port unless the user bound it.
+    pub(crate) fn set_closed(&mut self, ix: SockIx) {
+        match self.socks[ix].hashed {
+            Hashed::Listening => self.unhash_listener(ix),
+            Hashed::Established => self.unhash_connection(ix),
+            Hashed::No => {}
+        }
+        if self.socks[ix].bucket.is_some() && !self.socks[ix].locked(PORT_LOCK) {
+            self.put_port(ix);
+        }
+        self.socks[ix].state = State::Close;
+    }
+
+    /// The protocol's half goes: nothing names it any more.
+    pub(crate) fn destroy(&mut self, ix: SockIx) {
+        if self.socks[ix].bucket.is_some() {
+            self.put_port(ix);
+        }
+        self.leave_group(ix);
+        let parent = self.socks[ix].parent;
+        if parent != crate::socket::NONE {
+            self.socks[parent].queue.retain(|&child| child != ix);
+        }
+        self.free_sock(ix);
+    }
+
+    /// What waited in a listener's queue: it moves to another member of the group, or is reset.
+    pub(crate) fn stop_listening<T: Trace>(&mut self, ix: SockIx, trace: &mut T) {
+        while let Some(child) = self.socks[ix].queue.pop_front() {
+            if let Some(other) = self.migrate_to(ix) {
+                trace.blame(Rule::Migrated, self.handle(other));
+                self.socks[child].parent = other;
+                self.socks[other].queue.push_back(child);
+                continue;
+            }
+            trace.rule(Rule::QueueReset);
+            self.forget_parent(child);
+            self.disconnect(child, &mut NoTrace);
+            self.socks[child].dead = true;
+            self.destroy(child);
+        }
+    }
+
+    /// Who takes over, while `tcp_migrate_req` is on and the group has a listener left.
+    fn migrate_to(&mut self, ix: SockIx) -> Option<SockIx> {
+        let group = self.socks[ix].group?;
+        let on = self.host.net(self.socks[ix].net).sysctls.tcp_migrate_req;
+        let any = !self.groups[group.0].members.is_empty();
+        (on && any && self.host.kernel.has(Change::MigrateReq)).then(|| self.choose_by_hash(group))
+    }
+
+    /// `tcp_disconnect`: back to a socket that can be used again, with what the user bound.
+    pub(crate) fn disconnect<T: Trace>(&mut self, ix: SockIx, trace: &mut T) {
+        let old = self.socks[ix].state;
+        if old != State::Close {
+            self.set_closed(ix);
+            trace.rule(if self.socks[ix].bucket.is_some() {
+                Rule::PortKept
+            } else {
+                Rule::Disconnected
+            });
+        }
+        match old {
+            State::Listen => self.stop_listening(ix, trace),
+            // Under TCP_REPAIR nobody is told, and even a closed socket gets the error.
+            _ if self.socks[ix].repair => self.socks[ix].error = Some(Errno::ECONNABORTED),
+            State::Established
+            | State::SynRecv
+            | State::CloseWait
+            | State::FinWait1
+            | State::FinWait2 => {
+                self.send_reset(ix);
+                self.socks[ix].error = Some(Errno::ECONNRESET);
+            }
+            State::SynSent => self.socks[ix].error = Some(Errno::ECONNRESET),
+            _ => {}
+        }
+        self.socks[ix].dport = 0;
+        if !self.socks[ix].locked(ADDR_LOCK) {
+            self.readdress(ix, |sock| sock.reset_addr());
+        }
+        self.socks[ix].shutdown = 0;
+    }
+
+    pub(crate) fn shutdown<T: Trace>(
+        &mut self,
+        ix: SockIx,
+        how: i32,
+        trace: &mut T,
+    ) -> Result<(), Errno> {
+        if !(0..=2).contains(&how) {
+            return refuse(trace, Rule::ShutdownHow, Errno::EINVAL);
+        }
+        let bits = (how + 1) as u8;
+        if self.socks[ix].progress == Progress::Connecting {
+            self.socks[ix].progress = match self.socks[ix].state {
+                State::SynSent | State::Close => Progress::Disconnecting,
+                _ => Progress::Connected,
+            };
+        }
+        match self.socks[ix].state {
+            State::Close => {
+                self.socks[ix].shutdown |= bits;
+                return refuse(trace, Rule::ShutdownUnconnected, Errno::ENOTCONN);
+            }
+            State::Listen if bits & RCV_SHUTDOWN == 0 => {}
+            State::Listen | State::SynSent => {
+                trace.rule(Rule::ShutdownListener);
+                self.disconnect(ix, trace);
+                self.socks[ix].progress = Progress::Unconnected;
+            }
+            state => {
+                self.socks[ix].shutdown |= bits;
+                let sends = matches!(state, State::Established | State::CloseWait);
+                if bits & SEND_SHUTDOWN != 0 && sends && self.step_to_closing(ix) {
+                    self.send_fin(ix);
+                }
+            }
+        }
+        Ok(())
+    }
+}

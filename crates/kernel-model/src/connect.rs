@@ -1,0 +1,436 @@
+//! The `connect` call.
+//!
+//! Decides:  which address and port a socket calls from; when two connections may not have the same
+//!           four numbers; when a TIME_WAIT socket makes room; what a second `connect` says.
+//! Kernel:   net/ipv4/af_inet.c, __inet_stream_connect(); net/ipv4/tcp_ipv4.c, tcp_v4_connect(),
+//!           tcp_twsk_unique(); net/ipv6/tcp_ipv6.c, tcp_v6_connect(); net/ipv4/inet_hashtables.c,
+//!           __inet_hash_connect(), __inet_check_established(), 4.5 to 6.18
+//! Not here: the handshake (wire.rs). Peers on other hosts, routes: gaps.toml.
+
+use crate::addr::{
+    AF_INET, AF_INET6, AF_UNSPEC, Family, Kind6, LOOPBACK4, LOOPBACK4_IPV6, LOOPBACK6,
+    SOCKADDR_IN_LEN, SOCKADDR_IN6_LEN, SOCKADDR_IN6_OLD_LEN, SockAddr, is_mapped, kind6, mapped,
+};
+use crate::bind::{check_length, refuse};
+use crate::call::{Answer, State};
+use crate::errno::Errno;
+use crate::explain::Trace;
+use crate::host::Kind4;
+use crate::rules::Rule;
+use crate::socket::{ADDR_LOCK, CONNECT_BIND, Progress, SockIx};
+use crate::wire::Tuple;
+use crate::world::World;
+
+/// The index of `lo`.
+pub(crate) const LOOPBACK_DEVICE: u32 = 1;
+/// Bytes of `sa_family`: shorter than this, not even disconnecting is understood.
+const FAMILY_LEN: i32 = 2;
+/// `tcp_tw_reuse_delay`: connect's own choice leaves younger TIME_WAIT sockets alone.
+const TIME_WAIT_REUSE_DELAY_MS: u64 = 1000;
+
+impl World {
+    pub(crate) fn connect<T: Trace>(
+        &mut self,
+        ix: SockIx,
+        addr: &SockAddr,
+        trace: &mut T,
+    ) -> Answer {
+        if let Err(errno) = check_length(addr, trace) {
+            return Answer::Err(errno);
+        }
+        if addr.len < FAMILY_LEN {
+            trace.rule(Rule::AddressTooShort);
+            return Answer::Err(Errno::EINVAL);
+        }
+        if addr.family == AF_UNSPEC {
+            self.disconnect(ix, trace);
+            self.socks[ix].progress = Progress::Unconnected;
+            return Answer::Ok;
+        }
+        let state = self.socks[ix].state;
+        match self.socks[ix].progress {
+            Progress::Disconnecting => fail(trace, Rule::ConnectState, Errno::EINVAL),
+            Progress::Connected => fail(trace, Rule::ConnectState, Errno::EISCONN),
+            Progress::Connecting if state == State::SynSent => {
+                if self.socks[ix].nonblocking {
+                    return fail(trace, Rule::ConnectUnderWay, Errno::EALREADY);
+                }
+                Answer::Blocks
+            }
+            Progress::Connecting => self.outcome(ix, trace),
+            Progress::Unconnected if state != State::Close => {
+                fail(trace, Rule::ConnectState, Errno::EISCONN)
+            }
+            Progress::Unconnected => match self.begin_connect(ix, addr, trace) {
+                Err(errno) => Answer::Err(errno),
+                Ok(()) => {
+                    self.socks[ix].progress = Progress::Connecting;
+                    self.socks[ix].windowless = self.socks[ix].repair;
+                    if self.socks[ix].repair {
+                        // Under TCP_REPAIR the connection is believed, and nothing is sent.
+                        self.socks[ix].state = State::Established;
+                        return self.outcome(ix, trace);
+                    }
+                    self.send_syn(ix, trace);
+                    if self.socks[ix].nonblocking {
+                        trace.rule(Rule::ConnectUnderWay);
+                        return Answer::Err(Errno::EINPROGRESS);
+                    }
+                    if self.socks[ix].state == State::SynSent {
+                        return Answer::Blocks;
+                    }
+                    self.outcome(ix, trace)
+                }
+            },
+        }
+    }
+
+    /// What became of a connect that was begun.
+    fn outcome<T: Trace>(&mut self, ix: SockIx, trace: &mut T) -> Answer {
+        if self.socks[ix].state != State::Close {
+            self.socks[ix].progress = Progress::Connected;
+            return Answer::Ok;
+        }
+        let errno = self.socks[ix].error.take().unwrap_or(Errno::ECONNABORTED);
+        self.socks[ix].progress = Progress::Unconnected;
+        self.disconnect(ix, trace);
+        Answer::Err(errno)
+    }
+
+    fn begin_connect<T: Trace>(
+        &mut self,
+        ix: SockIx,
+        addr: &SockAddr,
+        trace: &mut T,
+    ) -> Result<(), Errno> {
+        let (family, len) = match self.socks[ix].family {
+            Family::Inet => (AF_INET, SOCKADDR_IN_LEN),
+            Family::Inet6 => (AF_INET6, SOCKADDR_IN6_OLD_LEN),
+        };
+        if addr.len < len {
+            return refuse(trace, Rule::AddressTooShort, Errno::EINVAL);
+        }
+        if addr.family != family {
+            return refuse(trace, Rule::ConnectFamily, Errno::EAFNOSUPPORT);
+        }
+        if self.socks[ix].family == Family::Inet {
+            return self.connect4(ix, addr.in4(), addr.port, trace);
+        }
+        let mut to = addr.in6();
+        if to == 0 {
+            to = if is_mapped(self.socks[ix].rcv6) {
+                mapped(LOOPBACK4)
+            } else {
+                LOOPBACK6
+            };
+        }
+        match kind6(to) {
+            Kind6::Multicast { .. } => {
+                return refuse(trace, Rule::NoRoute, Errno::ENETUNREACH);
+            }
+            Kind6::LinkLocal => self.scope_of_connect(ix, addr, trace)?,
+            _ => {}
+        }
+        self.socks[ix].peer6 = to;
+        if is_mapped(to) {
+            if self.socks[ix].v6only {
+                return refuse(trace, Rule::NoRoute, Errno::ENETUNREACH);
+            }
+            let done = self.connect4(ix, to as u32, addr.port, trace);
+            if done.is_ok() {
+                self.socks[ix].src6 = self.socks[ix].rcv6;
+                self.socks[ix].sends_ipv4 = true;
+            } else {
+                self.socks[ix].sends_ipv4 = false;
+            }
+            return done;
+        }
+        self.connect6(ix, to, addr.port, trace)
+    }
+
+    fn scope_of_connect<T: Trace>(
+        &mut self,
+        ix: SockIx,
+        addr: &SockAddr,
+        trace: &mut T,
+    ) -> Result<(), Errno> {
+        let sock = &mut self.socks[ix];
+        if addr.len >= SOCKADDR_IN6_LEN && addr.scope != 0 {
+            if sock.device != 0 && sock.device != addr.scope {
+                return refuse(trace, Rule::ScopeMissing, Errno::EINVAL);
+            }
+            sock.device = addr.scope;
+        }
+        if sock.device == 0 {
+            return refuse(trace, Rule::ScopeMissing, Errno::EINVAL);
+        }
+        Ok(())
+    }
+
+    fn connect4<T: Trace>(
+        &mut self,
+        ix: SockIx,
+        to: u32,
+        port: u16,
+        trace: &mut T,
+    ) -> Result<(), Errno> {
+        let sock = &self.socks[ix];
+        let net = self.host.net(sock.net);
+        let from = sock.src4;
+        let foreign = from != 0 && net.kind4(self.host.kernel, from) != Kind4::Local;
+        if foreign && !sock.transparent {
+            return refuse(trace, Rule::ForeignSource, Errno::ENETUNREACH);
+        }
+        if sock.device != 0 && net.interface(sock.device).is_none() {
+            return refuse(trace, Rule::NoSuchDevice, Errno::ENODEV);
+        }
+        let device = (sock.device != 0).then_some(sock.device);
+        let all_zero = (to, from) == (0, 0);
+        let to = match (to, from) {
+            (0, 0) => device
+                .and_then(|device| net.first4(device))
+                .unwrap_or(LOOPBACK4),
+            (0, from) => from,
+            (to, _) => to,
+        };
+        let found = match (device, from) {
+            (Some(device), 0) if !net.is_on4(to, device) => net.source_on_link4(device),
+            (_, 0) => net.source4(to),
+            (_, from) => from,
+        };
+        let source = if all_zero { to } else { found };
+        self.check_way4(ix, source, to, trace)?;
+        let v6 = sock.family == Family::Inet6;
+        let set = |sock: &mut crate::socket::Sock| {
+            sock.src4 = source;
+            sock.rcv4 = source;
+            if v6 {
+                sock.rcv6 = mapped(source);
+            }
+        };
+        if from == 0 {
+            self.readdress(ix, set);
+        } else {
+            set(&mut self.socks[ix]);
+        }
+        let sock = &mut self.socks[ix];
+        sock.dport = port;
+        sock.peer4 = to;
+        if v6 {
+            sock.peer6 = mapped(to);
+        }
+        self.enter_syn_sent(ix, trace)
+    }
+
+    /// Whether there is a route. Through a device, every address that is not the device's own is taken to be
+    /// a neighbour behind it, who does not answer.
+    fn check_way4<T: Trace>(
+        &self,
+        ix: SockIx,
+        from: u32,
+        to: u32,
+        trace: &mut T,
+    ) -> Result<(), Errno> {
+        let sock = &self.socks[ix];
+        let net = self.host.net(sock.net);
+        let kind = net.kind4(self.host.kernel, to);
+        let many = kind == Kind4::Multicast || to == u32::MAX;
+        let loops = from >> 24 == 127;
+        let stays = match sock.device {
+            0 if kind == Kind4::Local => return Ok(()),
+            0 => many || kind == Kind4::Foreign,
+            device if net.is_on4(to, device) => return Ok(()),
+            device => device == LOOPBACK_DEVICE,
+        };
+        if loops && !stays {
+            return refuse(trace, Rule::LoopbackSource, Errno::EINVAL);
+        }
+        let neighbour = sock.device != 0 && !many && !net.is_broadcast_of(to, sock.device);
+        if neighbour {
+            return Ok(());
+        }
+        refuse(trace, Rule::NoRoute, Errno::ENETUNREACH)
+    }
+
+    fn connect6<T: Trace>(
+        &mut self,
+        ix: SockIx,
+        to: u128,
+        port: u16,
+        trace: &mut T,
+    ) -> Result<(), Errno> {
+        let sock = &self.socks[ix];
+        let net = self.host.net(sock.net);
+        let beyond = sock.device != 0 && !net.is_on6(to, sock.device);
+        if beyond || !net.has6(to, None) {
+            return refuse(trace, Rule::NoRoute, Errno::ENETUNREACH);
+        }
+        let source = if sock.rcv6 == 0 { sock.src6 } else { sock.rcv6 };
+        if is_mapped(source) {
+            return refuse(trace, Rule::MappedSource, Errno::EAFNOSUPPORT);
+        }
+        if sock.rcv6 == 0 {
+            let source = if source == 0 { to } else { source };
+            self.readdress(ix, |sock| sock.rcv6 = source);
+        }
+        let sock = &mut self.socks[ix];
+        sock.src6 = sock.rcv6;
+        sock.rcv4 = LOOPBACK4_IPV6;
+        sock.dport = port;
+        self.enter_syn_sent(ix, trace)
+    }
+
+    /// Finds a port where the socket has none, and the place in the table of connections.
+    fn enter_syn_sent<T: Trace>(&mut self, ix: SockIx, trace: &mut T) -> Result<(), Errno> {
+        self.socks[ix].state = State::SynSent;
+        self.socks[ix].error = None;
+        let done = match self.socks[ix].num {
+            0 => self.choose_for_connect(ix, trace),
+            port => self.claim_tuple(ix, port, Manner::Named, trace),
+        };
+        if let Err(errno) = done {
+            self.set_closed(ix);
+            if !self.socks[ix].locked(ADDR_LOCK) {
+                self.readdress(ix, |sock| sock.reset_addr());
+            }
+            self.socks[ix].dport = 0;
+            return Err(errno);
+        }
+        Ok(())
+    }
+
+    /// Enters the connection under this port, if its four numbers are not in use.
+    fn claim_tuple<T: Trace>(
+        &mut self,
+        ix: SockIx,
+        port: u16,
+        manner: Manner,
+        trace: &mut T,
+    ) -> Result<(), Errno> {
+        match self.tuple_user(ix, port) {
+            None => {}
+            Some(other) if self.may_take_over(other, manner) => {
+                trace.blame(Rule::TimeWaitReused, self.handle(other));
+                self.end_time_wait(other);
+            }
+            Some(other) => {
+                trace.blame(Rule::TupleTaken, self.handle(other));
+                return Err(Errno::EADDRNOTAVAIL);
+            }
+        }
+        self.socks[ix].sport = port;
+        self.socks[ix].num = port;
+        self.hash_connection(ix);
+        Ok(())
+    }
+
+    fn tuple_user(&self, ix: SockIx, port: u16) -> Option<SockIx> {
+        let sock = &self.socks[ix];
+        self.find_connection(Tuple::of(sock, port), sock.device)
+    }
+
+    /// Whether a connection in TIME_WAIT makes room. With a port that the user bound it always does
+    /// (both ends had timestamps).
+    fn may_take_over(&self, other: SockIx, manner: Manner) -> bool {
+        let old = &self.socks[other];
+        if old.state != State::TimeWait {
+            return false;
+        }
+        if manner == Manner::Named {
+            return true;
+        }
+        let reuse = self.host.net(old.net).sysctls.tcp_tw_reuse;
+        let loopback = match old.family {
+            Family::Inet => old.rcv4 >> 24 == 127 || old.peer4 >> 24 == 127,
+            Family::Inet6 => [old.rcv6, old.peer6]
+                .into_iter()
+                .any(|ip| ip == LOOPBACK6 || (is_mapped(ip) && (ip as u32) >> 24 == 127)),
+        };
+        let allowed = reuse == 1 || (reuse == 2 && (loopback || old.device == 1));
+        allowed
+            && old.substate == State::TimeWait
+            && self.time_wait_age_ms(other) > TIME_WAIT_REUSE_DELAY_MS
+    }
+
+    /// Connect's own choice: from an offset on, ports of one parity, then of the other; only those
+    /// that bind does not hold.
+    fn choose_for_connect<T: Trace>(&mut self, ix: SockIx, trace: &mut T) -> Result<(), Errno> {
+        let (low, high, own_range) = self.port_range(ix);
+        let (low, high) = (u32::from(low), u32::from(high) + 1);
+        let step = if own_range { 1 } else { 2 };
+        let mut span = high - low;
+        if !own_range && span > 1 {
+            span &= !1;
+        }
+        let drawn = self.draw(low, span);
+        let rounds: &[u32] = if own_range {
+            &[drawn]
+        } else if span > 1 {
+            &[drawn & !1, (drawn & !1) + 1]
+        } else {
+            &[drawn & !1]
+        };
+        for &offset in rounds {
+            let mut port = low + offset;
+            for _ in (0..span).step_by(step as usize) {
+                if port >= high {
+                    port -= span;
+                }
+                if self.connect_fits(ix, port as u16) {
+                    self.own_for_connect(ix, port as u16, trace)?;
+                    return Ok(());
+                }
+                port += step;
+            }
+        }
+        refuse(trace, Rule::ConnectNoPort, Errno::EADDRNOTAVAIL)
+    }
+
+    fn connect_fits(&self, ix: SockIx, port: u16) -> bool {
+        let net = self.socks[ix].net;
+        if self.host.net(net).sysctls.is_reserved(port) {
+            return false;
+        }
+        if self
+            .bucket_of(net, port)
+            .is_some_and(|bucket| !self.connect_may_share(bucket))
+        {
+            return false;
+        }
+        match self.tuple_user(ix, port) {
+            None => true,
+            Some(other) => self.may_take_over(other, Manner::Chosen),
+        }
+    }
+
+    fn own_for_connect<T: Trace>(
+        &mut self,
+        ix: SockIx,
+        port: u16,
+        trace: &mut T,
+    ) -> Result<(), Errno> {
+        let net = self.socks[ix].net;
+        // The newcomer owns the port before a TIME_WAIT socket lets go of it.
+        let bucket = match self.bucket_of(net, port) {
+            Some(bucket) => bucket,
+            None => self.bucket_create_for_connect(net, port),
+        };
+        let list = self.owners_for_connect(bucket, ix);
+        self.own(ix, bucket, list);
+        self.socks[ix].locks |= CONNECT_BIND;
+        trace.rule(Rule::ConnectChose);
+        self.claim_tuple(ix, port, Manner::Chosen, trace)
+    }
+}
+
+/// How the port of a connection came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    Named,
+    Chosen,
+}
+
+fn fail<T: Trace>(trace: &mut T, rule: Rule, errno: Errno) -> Answer {
+    trace.rule(rule);
+    Answer::Err(errno)
+}

@@ -1,0 +1,420 @@
+//! The host that sockets live on: kernel, network namespaces, interfaces, sysctls, processes.
+//!
+//! Decides:  whether an address belongs to a namespace and as what; whether a process holds a
+//!           capability over a namespace.
+//! Kernel:   net/ipv4/fib_frontend.c, inet_addr_type_table(); net/ipv6/addrconf.c,
+//!           __ipv6_chk_addr_and_flags(); security/commoncap.c, cap_capable(), 3.9 to 6.18
+//! Not here: what a socket option adds to it (bind.rs). VRFs, policy routing: gaps.toml.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::addr::{Kind6, is_multicast4, kind6};
+use crate::version::{Change, Kernel};
+
+/// A network namespace, by its place in [`Host::namespaces`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NetId(pub u16);
+
+/// A process, by its place in [`Host::processes`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProcessId(pub u16);
+
+/// A user namespace, by its place in [`Host::user_namespaces`]; 0 is the host's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UserNsId(pub u16);
+
+/// A user id, as the host's own user namespace counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Uid(pub u32);
+
+/// Everything that is not a socket.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// The release whose rules apply.
+    pub kernel: Kernel,
+    /// Network namespaces; sockets live in that of the process that made them.
+    pub namespaces: Vec<Namespace>,
+    /// User namespaces; each but the first has a parent and an owner.
+    pub user_namespaces: Vec<UserNamespace>,
+    /// Who makes calls.
+    pub processes: Vec<Process>,
+}
+
+/// A user namespace.
+#[derive(Debug, Clone, Copy)]
+pub struct UserNamespace {
+    /// The namespace that it was made in; itself for the first.
+    pub parent: UserNsId,
+    /// The user who made it, and holds every capability over it from the parent.
+    pub owner: Uid,
+}
+
+/// A process: whose capabilities and namespace a call has.
+#[derive(Debug, Clone, Copy)]
+pub struct Process {
+    /// File-system user id; it becomes the owner of new sockets.
+    pub uid: Uid,
+    /// The network namespace of new sockets.
+    pub net: NetId,
+    /// The user namespace that [`Process::caps`] are held in.
+    pub user_ns: UserNsId,
+    /// Effective capabilities.
+    pub caps: Caps,
+}
+
+/// The capabilities that socket calls ask for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Caps {
+    /// `CAP_NET_BIND_SERVICE`.
+    pub net_bind_service: bool,
+    /// `CAP_NET_ADMIN`.
+    pub net_admin: bool,
+    /// `CAP_NET_RAW`.
+    pub net_raw: bool,
+}
+
+impl Caps {
+    /// Root's.
+    pub const ALL: Caps = Caps {
+        net_bind_service: true,
+        net_admin: true,
+        net_raw: true,
+    };
+    /// An ordinary user's.
+    pub const NONE: Caps = Caps {
+        net_bind_service: false,
+        net_admin: false,
+        net_raw: false,
+    };
+}
+
+/// One of [`Caps`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cap {
+    /// `CAP_NET_BIND_SERVICE`.
+    NetBindService,
+    /// `CAP_NET_ADMIN`.
+    NetAdmin,
+    /// `CAP_NET_RAW`.
+    NetRaw,
+}
+
+/// A network namespace.
+#[derive(Debug, Clone)]
+pub struct Namespace {
+    /// The user namespace that owns it.
+    pub user_ns: UserNsId,
+    /// Interfaces; number 1 is the loopback.
+    pub interfaces: Vec<Interface>,
+    /// Its sysctls.
+    pub sysctls: Sysctls,
+}
+
+/// A network interface.
+#[derive(Debug, Clone)]
+pub struct Interface {
+    /// Its index, from 1.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Whether it is up: addresses of a downed interface are no local addresses (IPv6) or no longer
+    /// routed as such (IPv4).
+    pub up: bool,
+    /// IPv4 addresses with their prefix length.
+    pub v4: Vec<(Ipv4Addr, u8)>,
+    /// IPv6 addresses.
+    pub v6: Vec<Addr6>,
+}
+
+/// An IPv6 address of an interface.
+#[derive(Debug, Clone, Copy)]
+pub struct Addr6 {
+    /// The address.
+    pub addr: Ipv6Addr,
+    /// Duplicate address detection has not ended: it cannot be bound yet.
+    pub tentative: bool,
+}
+
+/// The sysctls that decide something here, with the kernel's own values to begin with.
+#[derive(Debug, Clone)]
+pub struct Sysctls {
+    /// `net.ipv4.ip_local_port_range`.
+    pub ip_local_port_range: (u16, u16),
+    /// `net.ipv4.ip_local_reserved_ports`: ranges, both ends included, ascending.
+    pub ip_local_reserved_ports: Vec<(u16, u16)>,
+    /// `net.ipv4.ip_unprivileged_port_start`.
+    pub ip_unprivileged_port_start: u16,
+    /// `net.ipv4.ip_nonlocal_bind`.
+    pub ip_nonlocal_bind: bool,
+    /// `net.ipv6.ip_nonlocal_bind`.
+    pub ip6_nonlocal_bind: bool,
+    /// `net.ipv4.ip_autobind_reuse`.
+    pub ip_autobind_reuse: bool,
+    /// `net.ipv6.bindv6only`.
+    pub bindv6only: bool,
+    /// `net.core.somaxconn`.
+    pub somaxconn: u32,
+    /// `net.ipv4.tcp_max_syn_backlog`.
+    pub tcp_max_syn_backlog: u32,
+    /// `net.ipv4.tcp_syncookies`.
+    pub tcp_syncookies: u8,
+    /// `net.ipv4.tcp_fastopen`, a bit mask.
+    pub tcp_fastopen: u32,
+    /// `net.ipv4.tcp_tw_reuse`: 0 never, 1 always, 2 on loopback.
+    pub tcp_tw_reuse: u8,
+    /// `net.ipv4.tcp_abort_on_overflow`.
+    pub tcp_abort_on_overflow: bool,
+    /// `net.ipv4.tcp_migrate_req`.
+    pub tcp_migrate_req: bool,
+    /// `net.ipv4.tcp_l3mdev_accept`.
+    pub tcp_l3mdev_accept: bool,
+}
+
+impl Default for Sysctls {
+    fn default() -> Self {
+        Sysctls {
+            ip_local_port_range: (32768, 60999),
+            ip_local_reserved_ports: Vec::new(),
+            ip_unprivileged_port_start: 1024,
+            ip_nonlocal_bind: false,
+            ip6_nonlocal_bind: false,
+            ip_autobind_reuse: false,
+            bindv6only: false,
+            somaxconn: 4096,
+            tcp_max_syn_backlog: 128,
+            tcp_syncookies: 1,
+            tcp_fastopen: 1,
+            tcp_tw_reuse: 2,
+            tcp_abort_on_overflow: false,
+            tcp_migrate_req: false,
+            tcp_l3mdev_accept: false,
+        }
+    }
+}
+
+impl Sysctls {
+    pub(crate) fn is_reserved(&self, port: u16) -> bool {
+        self.ip_local_reserved_ports
+            .iter()
+            .any(|&(low, high)| low <= port && port <= high)
+    }
+}
+
+impl Host {
+    /// A host of this kernel with one namespace that has a loopback, and one process: root.
+    #[must_use]
+    pub fn new(kernel: Kernel) -> Host {
+        let host = UserNamespace {
+            parent: UserNsId(0),
+            owner: Uid(0),
+        };
+        let root = Process {
+            uid: Uid(0),
+            net: NetId(0),
+            user_ns: UserNsId(0),
+            caps: Caps::ALL,
+        };
+        Host {
+            kernel,
+            namespaces: alloc::vec![Namespace::with_loopback(UserNsId(0))],
+            user_namespaces: alloc::vec![host],
+            processes: alloc::vec![root],
+        }
+    }
+
+    /// One more process in the first namespaces.
+    pub fn add_process(&mut self, uid: Uid, caps: Caps) -> ProcessId {
+        self.processes.push(Process {
+            uid,
+            net: NetId(0),
+            user_ns: UserNsId(0),
+            caps,
+        });
+        ProcessId((self.processes.len() - 1) as u16)
+    }
+
+    pub(crate) fn net(&self, net: NetId) -> &Namespace {
+        &self.namespaces[net.0 as usize]
+    }
+
+    /// Whether the process holds the capability over the namespace: in its user namespace or an
+    /// ancestor's, or as the owner of one of those on the way up.
+    pub(crate) fn capable(&self, process: ProcessId, net: NetId, cap: Cap) -> bool {
+        let process = &self.processes[process.0 as usize];
+        let mut at = self.net(net).user_ns;
+        loop {
+            if at == process.user_ns {
+                return match cap {
+                    Cap::NetBindService => process.caps.net_bind_service,
+                    Cap::NetAdmin => process.caps.net_admin,
+                    Cap::NetRaw => process.caps.net_raw,
+                };
+            }
+            if at == UserNsId(0) {
+                return false;
+            }
+            let here = &self.user_namespaces[at.0 as usize];
+            if here.parent == process.user_ns && here.owner == process.uid {
+                return true;
+            }
+            at = here.parent;
+        }
+    }
+}
+
+/// What the local routing table calls an IPv4 address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind4 {
+    Local,
+    Multicast,
+    Broadcast,
+    Foreign,
+}
+
+impl Namespace {
+    /// A namespace with `lo`, up, with 127.0.0.1/8 and ::1.
+    #[must_use]
+    pub fn with_loopback(user_ns: UserNsId) -> Namespace {
+        let lo = Interface {
+            index: 1,
+            name: String::from("lo"),
+            up: true,
+            v4: alloc::vec![(Ipv4Addr::LOCALHOST, 8)],
+            v6: alloc::vec![Addr6 {
+                addr: Ipv6Addr::LOCALHOST,
+                tentative: false
+            }],
+        };
+        Namespace {
+            user_ns,
+            interfaces: alloc::vec![lo],
+            sysctls: Sysctls::default(),
+        }
+    }
+
+    pub(crate) fn interface(&self, index: u32) -> Option<&Interface> {
+        self.interfaces
+            .iter()
+            .find(|interface| interface.index == index)
+    }
+
+    /// The kind of an IPv4 address.
+    pub(crate) fn kind4(&self, kernel: Kernel, addr: u32) -> Kind4 {
+        let zeronet = if kernel.has(Change::ZeronetIsOneAddress) {
+            addr == 0
+        } else {
+            addr >> 24 == 0
+        };
+        if zeronet || addr == u32::MAX {
+            return Kind4::Broadcast;
+        }
+        if is_multicast4(addr) {
+            return Kind4::Multicast;
+        }
+        let mut kind = Kind4::Foreign;
+        for interface in self.interfaces.iter().filter(|i| i.up) {
+            for &(own, prefix) in &interface.v4 {
+                let own = own.to_bits();
+                let host_bits = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
+                // The whole loopback net is local, not only the address that was set.
+                let whole = own >> 24 == 127 && (addr ^ own) & !host_bits == 0;
+                let broadcast = prefix < 31 && addr == own | host_bits;
+                if broadcast && addr != own {
+                    kind = Kind4::Broadcast;
+                } else if own == addr || whole {
+                    return Kind4::Local;
+                }
+            }
+        }
+        kind
+    }
+
+    /// Whether an IPv6 address may be bound, on this interface if one is given.
+    pub(crate) fn has6(&self, addr: u128, on: Option<u32>) -> bool {
+        let narrow = matches!(kind6(addr), Kind6::Loopback | Kind6::LinkLocal);
+        self.interfaces.iter().filter(|i| i.up).any(|interface| {
+            let here = on.is_none_or(|index| index == interface.index || !narrow);
+            here && interface
+                .v6
+                .iter()
+                .any(|own| own.addr.to_bits() == addr && !own.tentative)
+        })
+    }
+
+    /// Whether an IPv4 address is one of this interface's.
+    pub(crate) fn is_on4(&self, addr: u32, device: u32) -> bool {
+        let Some(interface) = self.interface(device) else {
+            return false;
+        };
+        interface.v4.iter().any(|&(own, prefix)| {
+            let own = own.to_bits();
+            let host_bits = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
+            own == addr || (own >> 24 == 127 && (addr ^ own) & !host_bits == 0)
+        })
+    }
+
+    /// Whether an IPv4 address is the broadcast address of one of this interface's networks.
+    pub(crate) fn is_broadcast_of(&self, addr: u32, device: u32) -> bool {
+        let own = self
+            .interface(device)
+            .map_or(&[][..], |interface| &interface.v4);
+        own.iter().any(|&(own, prefix)| {
+            let host_bits = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
+            prefix < 31 && addr == own.to_bits() | host_bits
+        })
+    }
+
+    /// Whether an IPv6 address is one of this interface's.
+    pub(crate) fn is_on6(&self, addr: u128, device: u32) -> bool {
+        let own = self
+            .interface(device)
+            .map_or(&[][..], |interface| &interface.v6);
+        own.iter().any(|own| own.addr.to_bits() == addr)
+    }
+
+    /// The first IPv4 address of an interface.
+    pub(crate) fn first4(&self, device: u32) -> Option<u32> {
+        let first = self.interface(device)?.v4.first()?;
+        Some(first.0.to_bits())
+    }
+
+    /// The address that neighbours behind an interface are spoken to from: its own, else another
+    /// interface's; never one that is only for the host itself.
+    pub(crate) fn source_on_link4(&self, device: u32) -> u32 {
+        let here = self.interface(device).into_iter();
+        let all = here.chain(self.interfaces.iter().filter(|i| i.up));
+        let mut addresses = all
+            .flat_map(|interface| &interface.v4)
+            .map(|own| own.0.to_bits());
+        addresses.find(|own| own >> 24 != 127).unwrap_or(0)
+    }
+
+    /// The interface that an IPv4 address of this host is on.
+    pub(crate) fn device_of4(&self, addr: u32) -> Option<u32> {
+        let mut up = self.interfaces.iter().filter(|i| i.up);
+        up.find(|i| self.is_on4(addr, i.index)).map(|i| i.index)
+    }
+
+    /// The interface that an IPv6 address of this host is on.
+    pub(crate) fn device_of6(&self, addr: u128) -> Option<u32> {
+        let mut up = self.interfaces.iter().filter(|i| i.up);
+        up.find(|i| i.v6.iter().any(|own| own.addr.to_bits() == addr))
+            .map(|i| i.index)
+    }
+
+    /// The address that packets to this local address are sent from: the route's preferred source.
+    pub(crate) fn source4(&self, to: u32) -> u32 {
+        for interface in self.interfaces.iter().filter(|i| i.up) {
+            for &(own, prefix) in &interface.v4 {
+                let own = own.to_bits();
+                let host_bits = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
+                if own >> 24 == 127 && (to ^ own) & !host_bits == 0 {
+                    return own;
+                }
+            }
+        }
+        to
+    }
+}

@@ -1,0 +1,145 @@
+//! The `listen` and `accept` calls.
+//!
+//! Decides:  who may listen; that the port is checked again; what a second `listen` changes; the
+//!           length of the queue; which connection `accept` takes.
+//! Kernel:   net/socket.c, __sys_listen_socket(); net/ipv4/af_inet.c, __inet_listen_sk();
+//!           net/ipv4/inet_connection_sock.c, inet_csk_listen_start(), inet_csk_accept(), 3.9 to 6.18
+//! Not here: the reuseport group (reuseport.rs); how a connection comes into the queue (wire.rs).
+
+use crate::addr::Family;
+use crate::bind::refuse;
+use crate::call::{Answer, State};
+use crate::errno::Errno;
+use crate::explain::Trace;
+use crate::host::ProcessId;
+use crate::rules::Rule;
+use crate::socket::{Hashed, NONE, Progress, SockIx};
+use crate::version::Change;
+use crate::world::World;
+
+/// Bits of `net.ipv4.tcp_fastopen`: servers may, and without the socket option too.
+const TFO_SERVER: u32 = 2;
+const TFO_SERVER_WITHOUT_OPTION: u32 = 0x400;
+
+impl World {
+    pub(crate) fn listen<T: Trace>(
+        &mut self,
+        ix: SockIx,
+        backlog: i32,
+        trace: &mut T,
+    ) -> Result<(), Errno> {
+        let sysctls = &self.host.net(self.socks[ix].net).sysctls;
+        let (limit, fastopen) = (sysctls.somaxconn, sysctls.tcp_fastopen);
+        let mut backlog = backlog as u32;
+        if backlog > limit {
+            trace.rule(Rule::BacklogCut);
+            backlog = limit;
+        }
+        let sock = &mut self.socks[ix];
+        let state = sock.state;
+        if sock.progress != Progress::Unconnected || !matches!(state, State::Close | State::Listen)
+        {
+            return refuse(trace, Rule::ListenState, Errno::EINVAL);
+        }
+        sock.backlog = backlog;
+        if state == State::Listen {
+            trace.rule(Rule::ListenAgain);
+            return Ok(());
+        }
+        let wanted = TFO_SERVER | TFO_SERVER_WITHOUT_OPTION;
+        if fastopen & wanted == wanted && sock.fastopen_queue == 0 {
+            sock.fastopen_queue = backlog.min(limit);
+        }
+        trace.rule(Rule::ListenChecksPort);
+        let (state, port) = (State::Listen, sock.num);
+        sock.state = state;
+        let started = self.get_port(ix, port, trace).and_then(|()| {
+            let sock = &mut self.socks[ix];
+            sock.sport = sock.num;
+            self.hash_listener(ix, trace)
+        });
+        if started.is_err() {
+            self.socks[ix].state = State::Close;
+        }
+        started
+    }
+
+    /// Enters the listener where a SYN is looked up: at the head of its chain, but an IPv6
+    /// SO_REUSEPORT one at the tail.
+    fn hash_listener<T: Trace>(&mut self, ix: SockIx, trace: &mut T) -> Result<(), Errno> {
+        let sock = &self.socks[ix];
+        let (net, port) = (sock.net, sock.num);
+        let groups = self.host.kernel.has(Change::ReuseportGroups);
+        let tail = groups && sock.reuseport && sock.family == Family::Inet6;
+        if sock.reuseport && groups {
+            self.join_group(ix, trace)?;
+        }
+        let chain = self.ports[net.0 as usize].get(port).chain;
+        let chain = if chain == NONE {
+            let fresh = self.chains.take(alloc::collections::VecDeque::new);
+            self.ports[net.0 as usize].get_mut(port).chain = fresh;
+            fresh
+        } else {
+            chain
+        };
+        if tail {
+            self.chains[chain].push_back(ix);
+        } else {
+            self.chains[chain].push_front(ix);
+        }
+        self.socks[ix].hashed = Hashed::Listening;
+        Ok(())
+    }
+
+    /// Takes the listener out again; the port may have been given back already, not the number.
+    pub(crate) fn unhash_listener(&mut self, ix: SockIx) {
+        let (net, port) = (self.socks[ix].net, self.socks[ix].num);
+        let chain = self.ports[net.0 as usize].get(port).chain;
+        self.socks[ix].hashed = Hashed::No;
+        self.forget_requests(ix);
+        if chain == NONE {
+            return;
+        }
+        if self.socks[ix].group.is_some() {
+            self.leave_group_on_stop(ix);
+        }
+        let list = &mut self.chains[chain];
+        if list.front() == Some(&ix) {
+            list.pop_front();
+        } else if let Some(at) = list.iter().position(|&other| other == ix) {
+            list.remove(at);
+        }
+        if list.is_empty() {
+            self.chains.give_back(chain);
+            self.ports[net.0 as usize].get_mut(port).chain = NONE;
+        }
+    }
+
+    pub(crate) fn accept<T: Trace>(
+        &mut self,
+        process: ProcessId,
+        ix: SockIx,
+        trace: &mut T,
+    ) -> Answer {
+        if self.socks[ix].state != State::Listen {
+            trace.rule(Rule::AcceptState);
+            return Answer::Err(Errno::EINVAL);
+        }
+        let Some(child) = self.socks[ix].queue.pop_front() else {
+            trace.rule(Rule::AcceptEmpty);
+            return if self.socks[ix].nonblocking {
+                Answer::Err(Errno::EAGAIN)
+            } else {
+                Answer::Blocks
+            };
+        };
+        let uid = self.host.processes[process.0 as usize].uid;
+        let sock = &mut self.socks[child];
+        sock.parent = NONE;
+        sock.holders = 1;
+        sock.nonblocking = false;
+        sock.progress = Progress::Connected;
+        sock.uid = uid;
+        Answer::Accepted(self.handle(child))
+    }
+}

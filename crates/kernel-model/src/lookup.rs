@@ -1,0 +1,188 @@
+//! Who gets a SYN?
+//!
+//! Decides:  for an address, port and device, which listener's score is best, and in which order
+//!           equal ones are met.
+//! Kernel:   net/ipv4/inet_hashtables.c and net/ipv6/inet6_hashtables.c, compute_score(),
+//!           inet_lhash2_lookup(), __inet_lookup_listener(); the single hash until 4.20, 3.9 to 6.18
+//! Not here: established connections, which come first (wire.rs); the group's choice (reuseport.rs).
+
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use crate::addr::{Family, mapped};
+use crate::explain::Trace;
+use crate::host::NetId;
+use crate::reuseport::GroupIx;
+use crate::rules::Rule;
+use crate::socket::{NONE, Sock, SockIx};
+use crate::version::Change;
+use crate::world::{SocketId, World};
+
+/// What the search ended at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    Nobody,
+    One(SockIx),
+    Group(GroupIx),
+}
+
+/// Where a packet goes: IPv4 in its mapped form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub net: NetId,
+    pub addr: u128,
+    pub v4: bool,
+    pub port: u16,
+    pub device: u32,
+}
+
+impl World {
+    /// The listeners that may get a connection to this address, port and interface: one, or every
+    /// member of the group among whom a hash or a program chooses. Empty: the SYN is refused.
+    #[must_use]
+    pub fn listeners_for(&self, net: NetId, ip: IpAddr, port: u16, device: u32) -> Vec<SocketId> {
+        let (addr, v4) = match ip {
+            IpAddr::V4(ip) => (mapped(ip.to_bits()), true),
+            IpAddr::V6(ip) => (ip.to_bits(), false),
+        };
+        match self
+            .find_listener(Target {
+                net,
+                addr,
+                v4,
+                port,
+                device,
+            })
+            .0
+        {
+            Found::Nobody => Vec::new(),
+            Found::One(ix) => alloc::vec![self.handle(ix)],
+            Found::Group(group) => self.groups[group.0]
+                .members
+                .iter()
+                .map(|&ix| self.handle(ix))
+                .collect(),
+        }
+    }
+
+    /// The listener of a SYN.
+    pub(crate) fn listener_for<T: Trace>(
+        &mut self,
+        target: Target,
+        trace: &mut T,
+    ) -> Option<SockIx> {
+        let (found, rule) = self.find_listener(target);
+        match found {
+            Found::Nobody => None,
+            Found::One(ix) => {
+                trace.blame(rule, self.handle(ix));
+                Some(ix)
+            }
+            Found::Group(group) => {
+                trace.rule(rule);
+                self.choose_member(group, trace)
+            }
+        }
+    }
+
+    pub(crate) fn find_listener(&self, target: Target) -> (Found, Rule) {
+        let chain = self.ports[target.net.0 as usize].get(target.port).chain;
+        if chain == NONE {
+            return (Found::Nobody, Rule::Refused);
+        }
+        let kernel = self.host.kernel;
+        if !kernel.has(Change::AddressFirst) {
+            let found = self.best(chain, target, |sock| self.score_old(sock, target));
+            return (found, Rule::LookupExact);
+        }
+        let exact = self.best(chain, target, |sock| self.score(sock, target, target.addr));
+        if exact != Found::Nobody {
+            return (exact, Rule::LookupExact);
+        }
+        let wildcard = if target.v4 { mapped(0) } else { 0 };
+        let found = self.best(chain, target, |sock| self.score(sock, target, wildcard));
+        (found, Rule::LookupWildcard)
+    }
+
+    /// The first of the best score; but the first better SO_REUSEPORT one ends the search.
+    fn best(&self, chain: u32, target: Target, score: impl Fn(&Sock) -> u32) -> Found {
+        let (mut best, mut found) = (0, Found::Nobody);
+        for &ix in &self.chains[chain] {
+            let sock = &self.socks[ix];
+            debug_assert!(sock.net == target.net && sock.num == target.port);
+            let score = score(sock);
+            if score <= best {
+                continue;
+            }
+            if sock.reuseport
+                && let Some(group) = sock.group
+                && !self.groups[group.0].members.is_empty()
+            {
+                return Found::Group(group);
+            }
+            best = score;
+            found = Found::One(ix);
+        }
+        found
+    }
+
+    /// 0: no match. A device counts more, then a socket of IPv4 itself, then the processor.
+    fn score(&self, sock: &Sock, target: Target, addr: u128) -> u32 {
+        // A socket is found only in the chain of its own address: an IPv6 one cannot be met under the
+        // IPv4 address that its IPv4 fields carry.
+        let chain = if addr == mapped(0) { 0 } else { addr };
+        let same = if target.v4 {
+            !sock.v6only && mapped(sock.rcv4) == addr
+        } else {
+            sock.family == Family::Inet6 && sock.rcv6 == addr
+        };
+        if !same || sock.hash_addr_bucket() != chain || !accepts_device(sock, target.device) {
+            return 0;
+        }
+        let device = sock.device != 0 && self.host.kernel.has(Change::DeviceScore);
+        1 + u32::from(device)
+            + u32::from(target.v4 && sock.family == Family::Inet)
+            + u32::from(sock.incoming_cpu == self.cpu)
+    }
+
+    /// One search over exact and wildcard addresses, where every exact match counts.
+    fn score_old(&self, sock: &Sock, target: Target) -> u32 {
+        if !accepts_device(sock, target.device) {
+            return 0;
+        }
+        let cpu = u32::from(sock.incoming_cpu == self.cpu);
+        if target.v4 {
+            let any = sock.rcv4 == 0;
+            if sock.v6only || !(any || mapped(sock.rcv4) == target.addr) {
+                return 0;
+            }
+            let family = if sock.family == Family::Inet { 2 } else { 1 };
+            return family + if any { 0 } else { 4 } + if sock.device == 0 { 0 } else { 4 } + cpu;
+        }
+        let any = sock.rcv6 == 0;
+        if sock.family != Family::Inet6 || !(any || sock.rcv6 == target.addr) {
+            return 0;
+        }
+        1 + u32::from(!any) + u32::from(sock.device != 0) + cpu
+    }
+
+    /// The interface that a packet between two of the host's own addresses counts as arriving on: it goes
+    /// over the loopback, and is known by the interface that has the address.
+    pub(crate) fn arrival_device(&self, from: SockIx, to6: u128) -> u32 {
+        let sock = &self.socks[from];
+        if sock.device != 0 {
+            return sock.device;
+        }
+        let net = self.host.net(sock.net);
+        let device = if crate::addr::is_mapped(to6) {
+            net.device_of4(to6 as u32)
+        } else {
+            net.device_of6(to6)
+        };
+        device.unwrap_or(1)
+    }
+}
+
+pub(crate) fn accepts_device(sock: &Sock, device: u32) -> bool {
+    sock.device == 0 || sock.device == device
+}

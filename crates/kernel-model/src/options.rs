@@ -1,0 +1,245 @@
+//! `setsockopt` and `getsockopt`.
+//!
+//! Decides:  which option may be set in which state and by whom, and what is read back.
+//! Kernel:   net/core/sock.c, sk_setsockopt(), sk_getsockopt(), sock_bindtoindex_locked();
+//!           net/ipv4/ip_sockglue.c, do_ip_setsockopt(); net/ipv6/ipv6_sockglue.c,
+//!           do_ipv6_setsockopt(); net/ipv4/tcp.c, do_tcp_setsockopt(), 3.9 to 6.18
+//! Not here: options without a part in bind, listen or lookup.
+
+use crate::addr::Family;
+use crate::bind::refuse;
+use crate::call::{Opt, OptName, State};
+use crate::errno::Errno;
+use crate::explain::Trace;
+use crate::host::{Cap, ProcessId};
+use crate::rules::Rule;
+use crate::socket::{Reuse, SockIx};
+use crate::version::Change;
+use crate::world::World;
+
+/// The first and the longest wait between two SYN-ACKs, in seconds.
+const SYNACK_FIRST_S: i32 = 1;
+const SYNACK_LONGEST_S: i32 = 120;
+
+impl World {
+    pub(crate) fn set_option<T: Trace>(
+        &mut self,
+        process: ProcessId,
+        ix: SockIx,
+        option: Opt,
+        trace: &mut T,
+    ) -> Result<(), Errno> {
+        match option {
+            Opt::ReuseAddr(on) => {
+                self.socks[ix].reuse = if on { Reuse::Can } else { Reuse::No };
+            }
+            Opt::ReusePort(on) => self.socks[ix].reuseport = on,
+            Opt::Freebind(on) => self.socks[ix].freebind = on,
+            Opt::Transparent(on) => {
+                self.check_transparent(process, ix, on, trace)?;
+                self.socks[ix].transparent = on;
+            }
+            Opt::V6Only(_) | Opt::Freebind6(_) | Opt::Transparent6(_) => {
+                return self.set_option6(process, ix, option, trace);
+            }
+            Opt::BindToDevice(index) => {
+                let known = self.host.net(self.socks[ix].net).interface(index).is_some();
+                if index != 0 && !known {
+                    return refuse(trace, Rule::NoSuchDevice, Errno::ENODEV);
+                }
+                self.set_device(process, ix, index as i32, trace)?;
+            }
+            Opt::BindToIfindex(index) => self.set_device(process, ix, index, trace)?,
+            Opt::BindAddressNoPort(on) => {
+                self.check_known(Change::BindAddressNoPort, trace)?;
+                self.socks[ix].bind_address_no_port = on;
+            }
+            Opt::LocalPortRange(range) => {
+                self.check_known(Change::LocalPortRange, trace)?;
+                let (low, high) = (range as u16, (range >> 16) as u16);
+                if low != 0 && high != 0 && low > high {
+                    return refuse(trace, Rule::BadValue, Errno::EINVAL);
+                }
+                self.socks[ix].local_port_range = range;
+            }
+            Opt::Linger(seconds) => {
+                self.socks[ix].linger_on = seconds.is_some();
+                if let Some(seconds) = seconds {
+                    self.socks[ix].linger_s = seconds;
+                }
+            }
+            Opt::IncomingCpu(cpu) => self.set_incoming_cpu(ix, cpu),
+            Opt::ReuseportCbpf(program) => return self.attach_program(ix, program, trace),
+            Opt::DetachReuseport => return self.detach_program(ix, trace),
+            Opt::Repair(value) => return self.set_repair(process, ix, value, trace),
+            Opt::FastOpen(length) => {
+                let state = self.socks[ix].state;
+                if length < 0 || !matches!(state, State::Close | State::Listen) {
+                    return refuse(trace, Rule::BadValue, Errno::EINVAL);
+                }
+                let limit = self.host.net(self.socks[ix].net).sysctls.somaxconn;
+                self.socks[ix].fastopen_queue = (length as u32).min(limit);
+            }
+            Opt::DeferAccept(seconds) => {
+                self.socks[ix].defer_accept = retransmissions(seconds);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_option6<T: Trace>(
+        &mut self,
+        process: ProcessId,
+        ix: SockIx,
+        option: Opt,
+        trace: &mut T,
+    ) -> Result<(), Errno> {
+        if self.socks[ix].family == Family::Inet {
+            return refuse(trace, Rule::OptionForeign, Errno::ENOPROTOOPT);
+        }
+        match option {
+            Opt::V6Only(on) => {
+                if self.socks[ix].num != 0 {
+                    return refuse(trace, Rule::V6OnlyTooLate, Errno::EINVAL);
+                }
+                self.socks[ix].v6only = on;
+            }
+            Opt::Freebind6(on) => self.socks[ix].freebind = on,
+            Opt::Transparent6(on) => {
+                self.check_transparent(process, ix, on, trace)?;
+                self.socks[ix].transparent = on;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn check_known<T: Trace>(&self, change: Change, trace: &mut T) -> Result<(), Errno> {
+        if self.host.kernel.has(change) {
+            return Ok(());
+        }
+        refuse(trace, Rule::OptionForeign, Errno::ENOPROTOOPT)
+    }
+
+    fn check_transparent<T: Trace>(
+        &self,
+        process: ProcessId,
+        ix: SockIx,
+        on: bool,
+        trace: &mut T,
+    ) -> Result<(), Errno> {
+        let may =
+            self.capable(process, ix, Cap::NetRaw) || self.capable(process, ix, Cap::NetAdmin);
+        if on && !may {
+            return refuse(trace, Rule::NeedsCapability, Errno::EPERM);
+        }
+        Ok(())
+    }
+
+    fn set_device<T: Trace>(
+        &mut self,
+        process: ProcessId,
+        ix: SockIx,
+        index: i32,
+        trace: &mut T,
+    ) -> Result<(), Errno> {
+        if self.socks[ix].device != 0 && !self.capable(process, ix, Cap::NetRaw) {
+            return refuse(trace, Rule::DeviceTaken, Errno::EPERM);
+        }
+        if index < 0 {
+            return refuse(trace, Rule::BadValue, Errno::EINVAL);
+        }
+        self.socks[ix].device = index as u32;
+        Ok(())
+    }
+
+    fn set_repair<T: Trace>(
+        &mut self,
+        process: ProcessId,
+        ix: SockIx,
+        value: i32,
+        trace: &mut T,
+    ) -> Result<(), Errno> {
+        let listening = self.socks[ix].state == State::Listen;
+        if listening || !self.capable(process, ix, Cap::NetAdmin) {
+            return refuse(trace, Rule::NeedsCapability, Errno::EPERM);
+        }
+        let sock = &mut self.socks[ix];
+        match value {
+            1 => {
+                sock.repair = true;
+                sock.reuse = Reuse::Force;
+            }
+            0 | -1 => {
+                sock.repair = false;
+                sock.reuse = Reuse::No;
+                if value == 0 {
+                    self.send_probe(ix);
+                }
+            }
+            _ => return refuse(trace, Rule::BadValue, Errno::EINVAL),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn get_option<T: Trace>(
+        &mut self,
+        ix: SockIx,
+        name: OptName,
+        trace: &mut T,
+    ) -> Result<i32, Errno> {
+        match name {
+            OptName::BindAddressNoPort => self.check_known(Change::BindAddressNoPort, trace)?,
+            OptName::LocalPortRange => self.check_known(Change::LocalPortRange, trace)?,
+            OptName::V6Only if self.socks[ix].family == Family::Inet => {
+                // Setting it says ENOPROTOOPT; reading it, this.
+                return refuse(trace, Rule::OptionForeign, Errno::EOPNOTSUPP);
+            }
+            _ => {}
+        }
+        let sock = &mut self.socks[ix];
+        Ok(match name {
+            OptName::ReuseAddr => sock.reuse as i32,
+            OptName::ReusePort => i32::from(sock.reuseport),
+            OptName::V6Only => i32::from(sock.v6only),
+            OptName::Freebind => i32::from(sock.freebind),
+            OptName::Transparent => i32::from(sock.transparent),
+            OptName::BindToIfindex => sock.device as i32,
+            OptName::BindAddressNoPort => i32::from(sock.bind_address_no_port),
+            OptName::LocalPortRange => sock.local_port_range as i32,
+            OptName::Linger if !sock.linger_on => -1,
+            OptName::Linger => i32::from(sock.linger_s),
+            OptName::IncomingCpu => sock.incoming_cpu,
+            OptName::AcceptConn => i32::from(sock.state == State::Listen),
+            OptName::Error => sock.error.take().map_or(0, Errno::number),
+            OptName::Repair => i32::from(sock.repair),
+            OptName::FastOpen => sock.fastopen_queue as i32,
+            OptName::DeferAccept => seconds(sock.defer_accept),
+            OptName::State => sock.state as i32,
+        })
+    }
+}
+
+/// The number of retransmissions that take at least these seconds.
+fn retransmissions(seconds: i32) -> u8 {
+    if seconds <= 0 {
+        return 0;
+    }
+    let (mut count, mut wait, mut total) = (1_u8, SYNACK_FIRST_S, SYNACK_FIRST_S);
+    while seconds > total && count < u8::MAX {
+        count += 1;
+        wait = (wait << 1).min(SYNACK_LONGEST_S);
+        total += wait;
+    }
+    count
+}
+
+/// The seconds that these retransmissions take.
+fn seconds(retransmissions: u8) -> i32 {
+    let (mut wait, mut total) = (SYNACK_FIRST_S, 0);
+    for _ in 0..retransmissions {
+        total += wait;
+        wait = (wait << 1).min(SYNACK_LONGEST_S);
+    }
+    total
+}

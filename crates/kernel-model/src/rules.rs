@@ -1,0 +1,215 @@
+//! Every rule, with its name, its sentence and its place in the kernel.
+//!
+//! Decides:  nothing; docs/bind-rules.md, `--explain` and the coverage of a fuzzer are made from it.
+//! Kernel:   each row names its function; read in 6.12.117 and 6.18.24
+//! Not here: when a rule applies (the file that reports it to a [`Trace`](crate::Trace)).
+
+use crate::version::{Change, Kernel};
+
+/// What is known of a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RuleInfo {
+    /// Its stable name.
+    pub id: &'static str,
+    /// What it says.
+    pub text: &'static str,
+    /// What would have to differ for another answer; empty where nothing was refused.
+    pub remedy: &'static str,
+    /// Where the kernel has it: file and function.
+    pub kernel: &'static str,
+    /// The first release with it.
+    pub since: Kernel,
+}
+
+macro_rules! rules {
+    ($($name:ident $id:literal $kernel:literal $since:expr; $text:literal $remedy:literal;)*) => {
+        /// A rule of the kernel.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum Rule { $(#[doc = $text] $name,)* }
+
+        impl Rule {
+            /// Every rule.
+            pub const ALL: &'static [Rule] = &[$(Rule::$name,)*];
+
+            /// What is known of it.
+            #[must_use]
+            pub const fn info(self) -> RuleInfo {
+                match self {
+                    $(Rule::$name => RuleInfo {
+                        id: $id, text: $text, remedy: $remedy, kernel: $kernel, since: $since,
+                    },)*
+                }
+            }
+        }
+    };
+}
+
+const OLD: Kernel = Kernel::OLDEST;
+
+rules! {
+    BadDescriptor "bad-descriptor" "net/socket.c, sockfd_lookup_light()" OLD;
+        "The descriptor is closed." "Use an open descriptor.";
+    AddressTooLong "address-too-long" "net/socket.c, move_addr_to_kernel()" OLD;
+        "An address argument longer than sockaddr_storage, or of negative length, is refused."
+        "Pass the size of the structure.";
+    AddressTooShort "address-too-short" "net/ipv4/af_inet.c, inet_bind_sk(); net/ipv6/af_inet6.c, inet6_bind_sk()" OLD;
+        "An address argument shorter than its structure is refused." "Pass the size of the structure.";
+    BindFamily "bind-family" "net/ipv4/af_inet.c, __inet_bind(); net/ipv6/af_inet6.c, __inet6_bind()" OLD;
+        "The address must be of the socket's family; IPv4 also takes AF_UNSPEC with 0.0.0.0."
+        "Give an address of the socket's family.";
+    ForeignAddress "foreign-address" "include/net/inet_sock.h, inet_addr_valid_or_nonlocal(); net/ipv6/addrconf.c, ipv6_chk_addr()" OLD;
+        "Only an address of this host can be bound, unless ip_nonlocal_bind, IP_FREEBIND or IP_TRANSPARENT allow any."
+        "Add the address to an interface, or set IP_FREEBIND.";
+    PrivilegedPort "privileged-port" "net/ipv4/af_inet.c, __inet_bind(); net/ipv6/af_inet6.c, __inet6_bind()" OLD;
+        "A port below ip_unprivileged_port_start needs CAP_NET_BIND_SERVICE over the network namespace."
+        "Give the program CAP_NET_BIND_SERVICE, or lower ip_unprivileged_port_start.";
+    AlreadyBound "already-bound" "net/ipv4/af_inet.c, __inet_bind(); net/ipv6/af_inet6.c, __inet6_bind()" OLD;
+        "A socket that has a port, listens or is connected cannot be bound again." "Use a new socket.";
+    MulticastBind6 "multicast-bind6" "net/ipv6/af_inet6.c, __inet6_bind()" OLD;
+        "A stream socket cannot be bound to an IPv6 multicast address." "Bind a unicast address.";
+    MappedOnV6Only "mapped-on-v6only" "net/ipv6/af_inet6.c, __inet6_bind()" OLD;
+        "A socket with IPV6_V6ONLY cannot be bound to an IPv4-mapped address." "Clear IPV6_V6ONLY.";
+    ScopeMissing "scope-missing" "net/ipv6/af_inet6.c, __inet6_bind()" OLD;
+        "A link-local address needs an interface: a scope in the address, or SO_BINDTODEVICE."
+        "Give the interface as the scope.";
+    NoSuchDevice "no-such-device" "net/ipv6/af_inet6.c, __inet6_bind(); net/core/sock.c, sock_setbindtodevice()" OLD;
+        "The interface does not exist." "Name an interface that exists.";
+    PortDeferred "port-deferred" "net/ipv4/af_inet.c, __inet_bind()" Change::BindAddressNoPort.since();
+        "With IP_BIND_ADDRESS_NO_PORT, bind to port 0 takes only the address; connect or listen choose the port." "";
+    PortFree "port-free" "net/ipv4/inet_connection_sock.c, inet_csk_get_port()" OLD;
+        "Nobody in this network namespace owns the port." "";
+    PortShared "port-shared" "net/ipv4/inet_connection_sock.c, inet_csk_bind_conflict()" OLD;
+        "The port has owners, and none of them stands against the newcomer." "";
+    RepairForcesReuse "repair-forces-reuse" "net/ipv4/inet_connection_sock.c, inet_csk_get_port()" OLD;
+        "A socket under TCP_REPAIR takes a port that has owners without asking them." "";
+    BucketRemembersReuseaddr "bucket-remembers-reuseaddr" "net/ipv4/inet_connection_sock.c, inet_csk_get_port()" OLD;
+        "All owners had SO_REUSEADDR and did not listen when they came; the bucket remembers it and the owners are not asked." "";
+    BucketRemembersReuseport "bucket-remembers-reuseport" "net/ipv4/inet_connection_sock.c, sk_reuseport_match()" OLD;
+        "The bucket remembers that an SO_REUSEPORT socket of this user and address was let in, even if it has closed since; the owners are not asked." "";
+    PortHeld "port-held" "net/ipv4/inet_connection_sock.c, inet_bind_conflict()" OLD;
+        "Another socket owns the port on an address that this one would cover, and the two share neither SO_REUSEADDR (with nobody listening) nor SO_REUSEPORT."
+        "Close the holder, take another port or address, or give both sockets SO_REUSEPORT.";
+    ReuseaddrBesideListener "reuseaddr-beside-listener" "net/ipv4/inet_connection_sock.c, inet_bind_conflict()" OLD;
+        "SO_REUSEADDR never shares a port with a socket that listens."
+        "Close the listener, or give both sockets SO_REUSEPORT.";
+    ReuseportOtherUser "reuseport-other-user" "net/ipv4/inet_connection_sock.c, inet_bind_conflict()" OLD;
+        "SO_REUSEPORT shares a port only among sockets of one user id (TIME_WAIT excepted)."
+        "Run both as one user, or fchown the sockets to one user before binding.";
+    ReuseportAlreadyGrouped "reuseport-already-grouped" "net/ipv4/inet_connection_sock.c, inet_csk_bind_conflict()" Change::ReuseportGroups.since();
+        "A socket that is in a reuseport group already cannot share another port through SO_REUSEPORT."
+        "Attach the program after listen, or use a new socket.";
+    ChoosingSharesNothing "choosing-shares-nothing" "net/ipv4/inet_connection_sock.c, inet_csk_find_open_port()" OLD;
+        "A port that the kernel chooses is shared with nobody on that address." "";
+    LastResortSparesGroups "last-resort-spares-groups" "net/ipv4/inet_connection_sock.c, inet_bind_conflict()" Change::AutobindReuse.since();
+        "With ip_autobind_reuse the last resort shares through SO_REUSEADDR, but does not join a reuseport group by chance." "";
+    ChosenFree "chosen-free" "net/ipv4/inet_connection_sock.c, inet_csk_find_open_port()" OLD;
+        "The kernel chose a port that nobody stands against." "";
+    ChosenShared "chosen-shared" "net/ipv4/inet_connection_sock.c, inet_csk_find_open_port()" OLD;
+        "No port was free, and the kernel chose one that can be shared." "";
+    NoPortLeft "no-port-left" "net/ipv4/inet_connection_sock.c, inet_csk_find_open_port()" OLD;
+        "No port of the range is free on this address." "Widen ip_local_port_range, or bind another address.";
+    ListenState "listen-state" "net/ipv4/af_inet.c, inet_listen()" OLD;
+        "Only an unconnected socket can listen." "Use a new socket.";
+    ListenAgain "listen-again" "net/ipv4/af_inet.c, __inet_listen_sk()" OLD;
+        "listen on a listening socket changes only the backlog." "";
+    BacklogCut "backlog-cut" "net/socket.c, __sys_listen_socket()" OLD;
+        "The backlog, read as unsigned, is cut to somaxconn." "";
+    ListenChecksPort "listen-checks-port" "net/ipv4/inet_connection_sock.c, inet_csk_listen_start()" OLD;
+        "listen checks the port again, now as a listener: SO_REUSEADDR that let it bind does not let it listen beside others that hold it without." "";
+    GroupJoined "group-joined" "net/core/sock_reuseport.c, reuseport_add_sock()" Change::ReuseportGroups.since();
+        "The listener joined the reuseport group of its address, user and device." "";
+    GroupBegun "group-begun" "net/core/sock_reuseport.c, reuseport_alloc()" Change::ReuseportGroups.since();
+        "The listener began a reuseport group." "";
+    GroupBusy "group-busy" "net/core/sock_reuseport.c, reuseport_add_sock()" Change::ReuseportGroups.since();
+        "A socket cannot leave a reuseport group of several for another." "Use a new socket.";
+    GroupFull "group-full" "net/core/sock_reuseport.c, reuseport_grow()" Change::ReuseportGroups.since();
+        "A reuseport group has a largest size." "Use fewer sockets.";
+    ConnectState "connect-state" "net/ipv4/af_inet.c, __inet_stream_connect()" OLD;
+        "A socket that listens or is connected cannot connect." "Use a new socket.";
+    ConnectFamily "connect-family" "net/ipv4/tcp_ipv4.c, tcp_v4_connect(); net/ipv6/tcp_ipv6.c, tcp_v6_connect()" OLD;
+        "connect takes an address of the socket's family." "Give an address of the socket's family.";
+    MappedSource "mapped-source" "net/ipv6/ip6_output.c, ip6_dst_lookup_tail()" OLD;
+        "A socket bound to an IPv4-mapped address cannot connect to a true IPv6 address."
+        "Bind an IPv6 address, or connect to a mapped one.";
+    MappedForever "mapped-forever" "net/ipv6/tcp_ipv6.c, tcp_v6_connect()" OLD;
+        "An IPv6 socket that has connected to an IPv4-mapped address sends through IPv4 ever after; a later connect to a true IPv6 address is never answered."
+        "Use a new socket.";
+    ForeignSource "foreign-source" "net/ipv4/route.c, ip_route_output_key_hash_rcu()" OLD;
+        "A socket bound to an address that is not this host's can connect only with IP_TRANSPARENT."
+        "Bind a local address.";
+    ConnectUnderWay "connect-under-way" "net/ipv4/af_inet.c, __inet_stream_connect()" OLD;
+        "A non-blocking connect is under way; its outcome is told by the next call." "";
+    NoRoute "no-route" "net/ipv4/tcp_ipv4.c, tcp_v4_connect()" OLD;
+        "There is no route to the address, or it is a multicast or broadcast one." "Add a route.";
+    TupleTaken "tuple-taken" "net/ipv4/inet_hashtables.c, __inet_check_established()" OLD;
+        "The same two addresses and ports are in use already, or in TIME_WAIT that may not be reused."
+        "Bind another port.";
+    TimeWaitReused "time-wait-reused" "net/ipv4/tcp_ipv4.c, tcp_twsk_unique()" OLD;
+        "connect took over the addresses and ports of a connection in TIME_WAIT." "";
+    ConnectChose "connect-chose" "net/ipv4/inet_hashtables.c, __inet_hash_connect()" OLD;
+        "connect chose a port that bind does not hold and that is not in use towards this peer." "";
+    ConnectNoPort "connect-no-port" "net/ipv4/inet_hashtables.c, __inet_hash_connect()" OLD;
+        "No port of the range is left towards this peer." "Widen ip_local_port_range, or bind another address.";
+    Refused "refused" "net/ipv4/tcp_ipv4.c, tcp_v4_rcv()" OLD;
+        "Nobody listens on that address and port, so the SYN was answered by a reset." "Start the listener.";
+    SynDropped "syn-dropped" "net/ipv4/tcp_input.c, tcp_conn_request()" OLD;
+        "The listener's accept queue is full, so the SYN was dropped." "Accept faster, or raise the backlog.";
+    HalfOpen "half-open" "net/ipv4/tcp_input.c, tcp_validate_incoming(), tcp_rcv_synsent_state_process()" OLD;
+        "A SYN reached a socket that believes in an older connection with the same four numbers; that one is reset." "";
+    LookupExact "lookup-exact" "net/ipv4/inet_hashtables.c, __inet_lookup_listener()" OLD;
+        "A listener on exactly this address got the connection." "";
+    LookupWildcard "lookup-wildcard" "net/ipv4/inet_hashtables.c, __inet_lookup_listener()" OLD;
+        "A listener on the wildcard address got the connection, since none has the exact one." "";
+    LookupGroup "lookup-group" "net/core/sock_reuseport.c, reuseport_select_sock()" Change::ReuseportGroups.since();
+        "The first matching SO_REUSEPORT listener ended the search; its group chose by hash." "";
+    LookupProgram "lookup-program" "net/core/sock_reuseport.c, run_bpf_filter()" Change::ReuseportGroups.since();
+        "The group's program chose the listener by its index." "";
+    LookupCpu "lookup-cpu" "net/core/sock_reuseport.c, reuseport_select_sock_by_hash()" OLD;
+        "The listener whose SO_INCOMING_CPU is the processor of the SYN got the connection." "";
+    Migrated "migrated" "net/core/sock_reuseport.c, reuseport_migrate_sock()" Change::MigrateReq.since();
+        "The waiting connection moved to another listener of the group (tcp_migrate_req)." "";
+    ReplyLost "reply-lost" "net/ipv4/inet_connection_sock.c, inet_csk_route_req(); net/ipv6/inet6_connection_sock.c, inet6_csk_route_req()" OLD;
+        "The listener answers through its own device only, where the client's address is not: the client waits." "Bind the listener to the device that the client is reached by.";
+    LoopbackSource "loopback-source" "net/ipv4/route.c, __mkroute_output()" OLD;
+        "An address of 127.0.0.0/8 is no source for what leaves by another device." "Bind an address of the device.";
+    QueueReset "queue-reset" "net/ipv4/inet_connection_sock.c, inet_csk_listen_stop()" OLD;
+        "A listener that closes resets the connections that wait in its queue." "Accept them first, or turn tcp_migrate_req on.";
+    AcceptState "accept-state" "net/ipv4/inet_connection_sock.c, inet_csk_accept()" OLD;
+        "Only a listening socket accepts." "Call listen first.";
+    AcceptEmpty "accept-empty" "net/ipv4/inet_connection_sock.c, inet_csk_accept()" OLD;
+        "No connection waits." "Wait for one.";
+    ShutdownHow "shutdown-how" "net/ipv4/af_inet.c, inet_shutdown()" OLD;
+        "shutdown takes 0, 1 or 2." "Give SHUT_RD, SHUT_WR or SHUT_RDWR.";
+    ShutdownUnconnected "shutdown-unconnected" "net/ipv4/af_inet.c, inet_shutdown()" OLD;
+        "shutdown on a socket that is neither connected nor listening fails, but sets its bits." "Connect first.";
+    ShutdownListener "shutdown-listener" "net/ipv4/af_inet.c, inet_shutdown()" OLD;
+        "shutdown of a listener's reading side ends listening; a port that was bound stays." "";
+    Disconnected "disconnected" "net/ipv4/tcp.c, tcp_disconnect()" OLD;
+        "The connection was ended; an address or port that the user did not bind was given back." "";
+    PortKept "port-kept" "net/ipv4/tcp.c, tcp_set_state()" OLD;
+        "A port that the user bound stays with the socket when its connection or listening ends." "";
+    OptionForeign "option-foreign" "net/ipv4/ip_sockglue.c, ip_setsockopt(); net/ipv6/ipv6_sockglue.c, ipv6_setsockopt()" OLD;
+        "An IPv6 option cannot be set on an IPv4 socket, nor an option that this kernel does not know." "Use an IPv6 socket.";
+    V6OnlyTooLate "v6only-too-late" "net/ipv6/ipv6_sockglue.c, do_ipv6_setsockopt()" OLD;
+        "IPV6_V6ONLY cannot be set once the socket has a port, not even to the same value." "Set it before bind.";
+    NeedsCapability "needs-capability" "net/core/sock.c, sk_setsockopt(); net/ipv4/ip_sockglue.c, do_ip_setsockopt()" OLD;
+        "The option needs CAP_NET_ADMIN or CAP_NET_RAW over the network namespace." "Run with the capability.";
+    DeviceTaken "device-taken" "net/core/sock.c, sock_bindtoindex_locked()" OLD;
+        "A socket bound to a device can be moved to another only with CAP_NET_RAW." "Set the device once.";
+    BadValue "bad-value" "net/core/sock.c, sk_setsockopt(); net/ipv4/tcp.c, do_tcp_setsockopt()" OLD;
+        "The option does not take this value in this state." "Give a value in range.";
+    ProgramNeedsReuseport "program-needs-reuseport" "net/core/sock_reuseport.c, reuseport_attach_prog()" Change::ReuseportGroups.since();
+        "A program can be attached only to a socket with SO_REUSEPORT." "Set SO_REUSEPORT first.";
+    NoProgram "no-program" "net/core/sock_reuseport.c, reuseport_detach_prog()" Change::ReuseportGroups.since();
+        "No program is attached." "";
+    NotConnected "not-connected" "net/ipv4/af_inet.c, inet_getname()" OLD;
+        "The socket has no peer." "Connect first.";
+}
+
+impl core::fmt::Display for Rule {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let info = self.info();
+        write!(f, "{}: {}", info.id, info.text)
+    }
+}

@@ -1,0 +1,215 @@
+//! One socket: the fields that a rule reads.
+//!
+//! Decides:  which fields belong to the descriptor (its holders, blocking, connect's progress) and
+//!           which to the protocol's half that can outlive it.
+//! Kernel:   include/net/sock.h, struct sock; include/net/inet_sock.h, struct inet_sock;
+//!           include/net/inet_timewait_sock.h, 3.9 to 6.18
+//! Not here: the buckets, chains and groups that it stands in.
+
+use alloc::collections::VecDeque;
+
+use crate::addr::Family;
+use crate::bucket::{BucketIx, OwnersIx};
+use crate::call::State;
+use crate::errno::Errno;
+use crate::host::{NetId, Uid};
+use crate::reuseport::GroupIx;
+
+/// A socket's place in the slab.
+pub(crate) type SockIx = u32;
+/// No socket.
+pub(crate) const NONE: u32 = u32::MAX;
+
+/// `sk_reuse`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Reuse {
+    No = 0,
+    Can = 1,
+    /// `TCP_REPAIR` is on.
+    Force = 2,
+}
+
+/// `socket->state`: how far `connect` came, from the descriptor's side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    Unconnected,
+    Connecting,
+    Connected,
+    Disconnecting,
+}
+
+/// Which table finds the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hashed {
+    No,
+    Listening,
+    Established,
+}
+
+/// The address was bound by the user (`SOCK_BINDADDR_LOCK`).
+pub(crate) const ADDR_LOCK: u8 = 1;
+/// The port was bound by the user (`SOCK_BINDPORT_LOCK`).
+pub(crate) const PORT_LOCK: u8 = 2;
+/// The port was chosen by connect (`SOCK_CONNECT_BIND`).
+pub(crate) const CONNECT_BIND: u8 = 4;
+
+/// `SHUT_RD`'s bit.
+pub(crate) const RCV_SHUTDOWN: u8 = 1;
+/// `SHUT_WR`'s bit.
+pub(crate) const SEND_SHUTDOWN: u8 = 2;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Sock {
+    /// Counts the lives of this place, so that an old handle is seen.
+    pub generation: u32,
+    /// The protocol's half exists.
+    pub alive: bool,
+    /// Descriptors that hold it; 0 for orphans, children not yet accepted and TIME_WAIT.
+    pub holders: u32,
+    /// No descriptor will ever name it again (`SOCK_DEAD`).
+    pub dead: bool,
+    pub nonblocking: bool,
+    pub progress: Progress,
+
+    pub net: NetId,
+    pub family: Family,
+    pub state: State,
+    /// Of a TIME_WAIT socket: FIN_WAIT2 while the peer's FIN is missing.
+    pub substate: State,
+    pub uid: Uid,
+    pub reuse: Reuse,
+    pub reuseport: bool,
+    pub v6only: bool,
+    pub device: u32,
+    pub locks: u8,
+    pub shutdown: u8,
+    pub error: Option<Errno>,
+
+    /// Where it receives (`rcv_saddr`), where it sends from (`saddr`), the peer.
+    pub rcv4: u32,
+    pub src4: u32,
+    pub peer4: u32,
+    pub rcv6: u128,
+    pub src6: u128,
+    pub peer6: u128,
+    /// The port that the bucket knows; 0 while unbound.
+    pub num: u16,
+    /// The port that `getsockname` tells: it stays when the bucket's is given back.
+    pub sport: u16,
+    pub dport: u16,
+
+    pub freebind: bool,
+    pub transparent: bool,
+    pub bind_address_no_port: bool,
+    pub local_port_range: u32,
+    pub linger_on: bool,
+    pub linger_s: u16,
+    pub incoming_cpu: i32,
+    pub repair: bool,
+    /// An IPv6 socket that has connected to a mapped address sends through IPv4 ever after.
+    pub sends_ipv4: bool,
+    /// Its connection was made up under TCP_REPAIR: the peer never opened a window.
+    pub windowless: bool,
+    pub fastopen_queue: u32,
+    /// `TCP_DEFER_ACCEPT` in retransmissions.
+    pub defer_accept: u8,
+
+    pub bucket: Option<BucketIx>,
+    pub owners: Option<OwnersIx>,
+    pub group: Option<GroupIx>,
+    pub hashed: Hashed,
+
+    /// Of a listener: the limit, and who waits to be accepted.
+    pub backlog: u32,
+    pub queue: VecDeque<SockIx>,
+    /// Of a child in such a queue: the listener.
+    pub parent: u32,
+}
+
+impl Sock {
+    pub(crate) fn fresh() -> Sock {
+        Sock {
+            generation: 0,
+            alive: false,
+            holders: 0,
+            dead: false,
+            nonblocking: false,
+            progress: Progress::Unconnected,
+            net: NetId(0),
+            family: Family::Inet,
+            state: State::Close,
+            substate: State::Close,
+            uid: Uid(0),
+            reuse: Reuse::No,
+            reuseport: false,
+            v6only: false,
+            device: 0,
+            locks: 0,
+            shutdown: 0,
+            error: None,
+            rcv4: 0,
+            src4: 0,
+            peer4: 0,
+            rcv6: 0,
+            src6: 0,
+            peer6: 0,
+            num: 0,
+            sport: 0,
+            dport: 0,
+            freebind: false,
+            transparent: false,
+            bind_address_no_port: false,
+            local_port_range: 0,
+            linger_on: false,
+            linger_s: 0,
+            incoming_cpu: -1,
+            repair: false,
+            sends_ipv4: false,
+            windowless: false,
+            fastopen_queue: 0,
+            defer_accept: 0,
+            bucket: None,
+            owners: None,
+            group: None,
+            hashed: Hashed::No,
+            backlog: 0,
+            queue: VecDeque::new(),
+            parent: NONE,
+        }
+    }
+
+    /// Makes a used place fresh; only the queue's room and the count of lives stay.
+    pub(crate) fn renew(&mut self) {
+        let generation = self.generation;
+        let mut queue = core::mem::take(&mut self.queue);
+        queue.clear();
+        *self = Sock {
+            generation,
+            queue,
+            ..Sock::fresh()
+        };
+    }
+
+    pub(crate) fn locked(&self, lock: u8) -> bool {
+        self.locks & lock != 0
+    }
+
+    /// The address under which the second hash and the listeners' hash know it.
+    pub(crate) fn hash_addr(&self) -> u128 {
+        match self.family {
+            Family::Inet => crate::addr::mapped(self.rcv4),
+            Family::Inet6 => self.rcv6,
+        }
+    }
+
+    /// Forgets the local address (`inet_reset_saddr`).
+    pub(crate) fn reset_addr(&mut self) {
+        self.rcv4 = 0;
+        self.src4 = 0;
+        if self.family == Family::Inet6 {
+            self.rcv6 = 0;
+            self.src6 = 0;
+        }
+    }
+}
