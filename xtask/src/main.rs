@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout)]
 
 mod ci;
+mod conformance;
 mod docs;
 mod fuzz;
 mod tidy;
@@ -37,6 +38,15 @@ enum Chore {
         #[arg(long)]
         check: bool,
     },
+    /// Compares the kernel model with the live kernel (its own options: `cargo xtask conformance -- --help`)
+    Conformance {
+        /// Break the model's conditions in turn; the run must notice each
+        #[arg(long)]
+        mutants: bool,
+        /// Options of the run
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
     /// Runs the fuzz targets (needs cargo-fuzz)
     Fuzz {
         /// Seconds for each target
@@ -52,6 +62,7 @@ fn main() -> ExitCode {
         Chore::Ci { only } => ci::run(&only),
         Chore::Tidy { update } => tidy::run(update),
         Chore::Docs { check } => docs::run(check),
+        Chore::Conformance { mutants, options } => conformance::run(mutants, &options),
         Chore::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref()),
     };
     match done {

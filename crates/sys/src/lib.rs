@@ -1,5 +1,6 @@
 //! The system calls Portcullis makes that rustix lacks, one safe function each.
 
+pub mod bare;
 pub mod env;
 pub mod errno;
 pub mod fd;

@@ -58,11 +58,39 @@ const ARROWS: &[Arrows] = &[
         never: &[],
     },
     Arrows {
+        name: "kernel-model",
+        may_use: &[],
+        never: SYSTEM,
+    },
+    Arrows {
+        name: "conformance",
+        may_use: &["sys", "kernel-model"],
+        never: RUNTIME,
+    },
+    Arrows {
         name: "portcullis",
         may_use: &[
-            "sys", "sockopt", "listener", "config", "balance", "proxy", "control",
+            "sys",
+            "sockopt",
+            "listener",
+            "config",
+            "balance",
+            "proxy",
+            "control",
+            "kernel-model",
+            "conformance",
         ],
         never: &[],
+    },
+    Arrows {
+        name: "kernel-model",
+        may_use: &[],
+        never: SYSTEM,
+    },
+    Arrows {
+        name: "conformance",
+        may_use: &["sys", "kernel-model"],
+        never: RUNTIME,
     },
     Arrows {
         name: "testkit",

@@ -1,0 +1,243 @@
+//! One script in two worlds, step by step.
+//!
+//! Decides:  what counts as agreement; how the model is told of the kernel's random draws.
+//! Not here: where the kernel's answers come from (live.rs, tape.rs).
+
+use std::io;
+
+use portcullis_kernel_model::{
+    Answer, Call, Coverage, Explanation, Host, Kernel, NoTrace, ProcessId, Rule, SocketId, Trace,
+    World,
+};
+
+use crate::host;
+use crate::live::Live;
+use crate::step::{Op, Outcome, Ports, SLOTS, Script, Seen, Step, observed};
+
+/// Where the kernel's answers come from: the live kernel, or a tape of it.
+pub trait Source {
+    /// What the kernel answered to this step; its ports are numbers. `None`: the step makes no sense.
+    fn answer(&mut self, step: &Step) -> io::Result<Option<Seen>>;
+}
+
+impl Source for Live {
+    fn answer(&mut self, step: &Step) -> io::Result<Option<Seen>> {
+        self.perform(step)
+    }
+}
+
+/// A script on which the worlds differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// At which step.
+    pub at: usize,
+    /// What the kernel answered.
+    pub kernel: Seen,
+    /// What the model answers.
+    pub model: Seen,
+    /// The rules that the model went by at this step.
+    pub rules: Vec<Rule>,
+}
+
+/// Compares scripts; keeps what it needs between them, so that a step costs no allocation.
+#[derive(Debug)]
+pub struct Comparison {
+    kernel: Kernel,
+    user: u32,
+    profile: u8,
+    /// The numbers of the ports' names.
+    pub ports: Ports,
+    fresh: World,
+    kernel_said: Vec<Option<Seen>>,
+    /// Which rules were applied, and how often.
+    pub coverage: Coverage,
+    /// Steps compared.
+    pub steps: u64,
+    /// Scripts given up because the kernel's draws could not be told.
+    pub unclear: u64,
+}
+
+impl Comparison {
+    /// For a host of this kernel, whose first user has this id.
+    #[must_use]
+    pub fn new(kernel: Kernel, user: u32, ports: Ports) -> Comparison {
+        Comparison {
+            kernel,
+            user,
+            profile: 0,
+            ports,
+            fresh: World::new(host::model(kernel, user, 0, &ports)),
+            kernel_said: Vec::new(),
+            coverage: Coverage::default(),
+            steps: 0,
+            unclear: 0,
+        }
+    }
+
+    /// The host that scripts run on from now on.
+    pub fn set_host(&mut self, profile: u8, ports: Ports, cpu: i32) {
+        self.profile = profile;
+        self.ports = ports;
+        let host: Host = host::model(self.kernel, self.user, profile, &ports);
+        self.fresh = World::new(host);
+        self.fresh.set_cpu(cpu);
+    }
+
+    /// Runs a script until the worlds differ.
+    pub fn run(
+        &mut self,
+        script: &Script,
+        source: &mut impl Source,
+    ) -> io::Result<Option<Difference>> {
+        self.kernel_said.clear();
+        let mut model = Model::new(self.fresh.clone());
+        let mut ports = self.ports;
+        for (at, step) in script.steps.iter().enumerate() {
+            let Some(resolved) = sensible(step, &model, &ports) else {
+                self.kernel_said.push(None);
+                continue;
+            };
+            let kernel = source.answer(&resolved)?;
+            self.kernel_said.push(kernel);
+            let Some(kernel) = kernel else { continue };
+            let said = model.perform(&resolved, &kernel, &mut self.coverage);
+            self.steps += 1;
+            if said != kernel {
+                return Ok(Some(self.explain(script, at, kernel, said)));
+            }
+            learn(&resolved, &kernel, &mut ports);
+        }
+        Ok(None)
+    }
+
+    /// The rules of the step at which the worlds differ: the script once more, on the model alone.
+    fn explain(&self, script: &Script, at: usize, kernel: Seen, said: Seen) -> Difference {
+        let mut model = Model::new(self.fresh.clone());
+        let mut ports = self.ports;
+        let mut explanation = Explanation::default();
+        for (here, step) in script.steps.iter().enumerate().take(at + 1) {
+            let Some(told) = self.kernel_said[here] else {
+                continue;
+            };
+            let Some(resolved) = sensible(step, &model, &ports) else {
+                continue;
+            };
+            if here == at {
+                model.perform(&resolved, &told, &mut explanation);
+            } else {
+                model.perform(&resolved, &told, &mut NoTrace);
+            }
+            learn(&resolved, &told, &mut ports);
+        }
+        let rules = explanation.steps.iter().map(|&(rule, _)| rule).collect();
+        Difference {
+            at,
+            kernel,
+            model: said,
+            rules,
+        }
+    }
+}
+
+/// The step with numbers for ports, if it makes sense now: its socket exists, a new one has a place.
+fn sensible(step: &Step, model: &Model, ports: &Ports) -> Option<Step> {
+    let slot = model.ids[usize::from(step.slot)];
+    match step.op {
+        Op::Socket(_) => slot.is_none().then_some(*step),
+        Op::Call(call) => {
+            slot?;
+            if call == Call::Accept && model.ids[usize::from(step.into)].is_some() {
+                return None;
+            }
+            Some(Step {
+                op: Op::Call(ports.resolve(call)),
+                ..*step
+            })
+        }
+    }
+}
+
+/// What later steps may refer to.
+fn learn(step: &Step, seen: &Seen, ports: &mut Ports) {
+    if let Some(name) = seen.name {
+        let slot = if seen.outcome == Outcome::Accepted {
+            step.into
+        } else {
+            step.slot
+        };
+        ports.slots[usize::from(slot)] = name.port();
+    }
+}
+
+/// The model's side of a script.
+struct Model {
+    world: World,
+    ids: [Option<SocketId>; SLOTS],
+}
+
+impl Model {
+    fn new(world: World) -> Model {
+        Model {
+            world,
+            ids: [None; SLOTS],
+        }
+    }
+
+    fn perform<T: Trace>(&mut self, step: &Step, kernel: &Seen, trace: &mut T) -> Seen {
+        let process = ProcessId(u16::from(step.process));
+        let call = match step.op {
+            Op::Socket(family) => {
+                let id = self.world.socket(process, family);
+                self.world.call_as(process, id, Call::SetNonblocking(true));
+                self.ids[usize::from(step.slot)] = Some(id);
+                return Seen::default();
+            }
+            Op::Call(call) => call,
+        };
+        let Some(id) = self.ids[usize::from(step.slot)] else {
+            return Seen::default();
+        };
+        self.tell_draws(id, call, kernel);
+        let answer = self.world.call_traced(process, id, call, trace);
+        self.world.forget_told();
+        let mut seen = Seen {
+            outcome: answer.into(),
+            receiver: kernel.receiver,
+            ..Seen::default()
+        };
+        let mut looked = id;
+        if let Answer::Accepted(new) = answer {
+            self.world.call_as(process, new, Call::SetNonblocking(true));
+            self.ids[usize::from(step.into)] = Some(new);
+            looked = new;
+        }
+        if observed(call) {
+            self.look(looked, &mut seen);
+        }
+        seen
+    }
+
+    /// The kernel's own choices at this step: its port, and the listener that got a connection.
+    fn tell_draws(&mut self, id: SocketId, call: Call, kernel: &Seen) {
+        let chooses = matches!(call, Call::Bind(_) | Call::Listen(_) | Call::Connect(_));
+        if chooses
+            && self.world.port(id) == 0
+            && let Some(name) = kernel.name
+            && name.port() != 0
+        {
+            self.world.tell_port(name.port());
+        }
+        if let Some(receiver) = kernel.receiver
+            && let Some(receiver) = self.ids[usize::from(receiver)]
+        {
+            self.world.tell_member(receiver);
+        }
+    }
+
+    fn look(&mut self, id: SocketId, seen: &mut Seen) {
+        if let Answer::Address(name) = self.world.call(id, Call::GetSockName) {
+            seen.name = Some(name);
+        }
+        seen.state = self.world.state(id).map_or(0, |state| state as u8);
+    }
+}

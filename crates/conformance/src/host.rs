@@ -1,0 +1,313 @@
+//! The hosts of a conformance run: interfaces, users, and sets of sysctls, for both sides.
+//!
+//! Decides:  what the private network of a worker looks like, and what the model is told of it.
+//! Kernel:   network_namespaces(7); Documentation/networking/ip-sysctl.rst
+//! Not here: which scripts run there.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use portcullis_kernel_model::{Addr6, Caps, Host, Interface, Kernel, Sysctls, Uid, UserNsId};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use crate::netlink;
+use crate::step::{Ports, RANGE_WIDTH};
+
+/// One of those who call: a user with all capabilities, or with none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// How a script names it.
+    pub name: &'static str,
+    /// File-system user id.
+    pub uid: u32,
+    /// Whether it has the network capabilities.
+    pub capable: bool,
+}
+
+/// Those who call. Without root only those of the first user exist.
+pub const CALLERS: &[Caller] = &[
+    Caller {
+        name: "root",
+        uid: 0,
+        capable: true,
+    },
+    Caller {
+        name: "alice",
+        uid: 1001,
+        capable: false,
+    },
+    Caller {
+        name: "bob",
+        uid: 1002,
+        capable: false,
+    },
+    Caller {
+        name: "admin",
+        uid: 1001,
+        capable: true,
+    },
+    Caller {
+        name: "nobody",
+        uid: 0,
+        capable: false,
+    },
+];
+
+/// A set of sysctls: a name and what differs from the kernel's own values.
+pub struct Profile {
+    /// How a report names it.
+    pub name: &'static str,
+    /// What is different.
+    pub change: fn(&mut Sysctls),
+}
+
+/// Every set of sysctls. The first is the kernel's own.
+pub const PROFILES: &[Profile] = &[
+    Profile {
+        name: "default",
+        change: |_| (),
+    },
+    Profile {
+        name: "nonlocal-bind",
+        change: |s| {
+            s.ip_nonlocal_bind = true;
+            s.ip6_nonlocal_bind = true;
+        },
+    },
+    Profile {
+        name: "bindv6only",
+        change: |s| s.bindv6only = true,
+    },
+    Profile {
+        name: "autobind-reuse",
+        change: |s| s.ip_autobind_reuse = true,
+    },
+    Profile {
+        name: "migrate-req",
+        change: |s| s.tcp_migrate_req = true,
+    },
+    Profile {
+        name: "reserved-ports",
+        change: |s| {
+            let low = s.ip_local_port_range.0;
+            s.ip_local_reserved_ports = vec![(low + 1, low + 2), (low + 4, low + 4)];
+        },
+    },
+    Profile {
+        name: "unprivileged-all",
+        change: |s| s.ip_unprivileged_port_start = 0,
+    },
+    Profile {
+        name: "small-somaxconn",
+        change: |s| s.somaxconn = 1,
+    },
+    Profile {
+        name: "fastopen-all",
+        change: |s| s.tcp_fastopen = 0x403,
+    },
+    Profile {
+        name: "abort-on-overflow",
+        change: |s| s.tcp_abort_on_overflow = true,
+    },
+    Profile {
+        name: "odd-range",
+        change: |s| s.ip_local_port_range.1 -= 1,
+    },
+    Profile {
+        name: "range-of-one",
+        change: |s| s.ip_local_port_range.1 = s.ip_local_port_range.0,
+    },
+];
+
+/// The index of the loopback, and of both ends of the pair.
+pub const LOOPBACK: u32 = 1;
+/// One end.
+pub const LEFT: u32 = 2;
+/// The other end.
+pub const RIGHT: u32 = 3;
+/// How long the kernel may take to notice that interfaces are up (net/core/link_watch.c: at most 1 s).
+const SETTLE: Duration = Duration::from_millis(1100);
+const LEFT_NAME: &str = "pc2";
+const RIGHT_NAME: &str = "pc3";
+
+/// 192.0.2.1, on `lo`.
+pub const ON_LO: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// 198.51.100.1/24, on `pc2`.
+pub const ON_LEFT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+/// The broadcast address of `pc2`'s network.
+pub const BROADCAST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 255);
+/// 203.0.113.9, nobody's.
+pub const FOREIGN: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
+/// 2001:db8::1, on `lo`.
+pub const ON_LO6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+/// 2001:db8:2::1/64, on `pc2`.
+pub const ON_LEFT6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1);
+/// 2001:db8:f::9, nobody's.
+pub const FOREIGN6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 9);
+/// fe80::2, on `pc2`.
+pub const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
+
+/// The name of an interface; of one that does not exist for other numbers.
+#[must_use]
+pub fn device_name(index: u32) -> &'static str {
+    match index {
+        0 => "",
+        LOOPBACK => "lo",
+        LEFT => LEFT_NAME,
+        RIGHT => RIGHT_NAME,
+        _ => "no-such-device",
+    }
+}
+
+/// The sysctls of a profile, with the range of ports that these names stand for.
+#[must_use]
+pub fn sysctls(profile: u8, ports: &Ports) -> Sysctls {
+    let range = (ports.range, ports.range + RANGE_WIDTH - 1);
+    let mut sysctls = Sysctls {
+        ip_local_port_range: range,
+        ..Sysctls::default()
+    };
+    if let Some(profile) = PROFILES.get(usize::from(profile)) {
+        (profile.change)(&mut sysctls);
+    }
+    sysctls
+}
+
+/// The model of the private network. `user` is the id that the worker runs as.
+#[must_use]
+pub fn model(kernel: Kernel, user: u32, profile: u8, ports: &Ports) -> Host {
+    let mut host = Host::new(kernel);
+    host.processes.clear();
+    for caller in CALLERS {
+        let caps = if caller.capable {
+            Caps::ALL
+        } else {
+            Caps::NONE
+        };
+        let uid = if caller.uid == 0 { user } else { caller.uid };
+        host.add_process(Uid(uid), caps);
+    }
+    let net = &mut host.namespaces[0];
+    net.user_ns = UserNsId(0);
+    net.sysctls = sysctls(profile, ports);
+    net.interfaces[0].v4.push((ON_LO, 32));
+    net.interfaces[0].v6.push(Addr6 {
+        addr: ON_LO6,
+        tentative: false,
+    });
+    let settled = |addr| Addr6 {
+        addr,
+        tentative: false,
+    };
+    net.interfaces.push(Interface {
+        index: LEFT,
+        name: LEFT_NAME.into(),
+        up: true,
+        v4: vec![(ON_LEFT, 24)],
+        v6: vec![settled(ON_LEFT6), settled(LINK_LOCAL)],
+    });
+    net.interfaces.push(Interface {
+        index: RIGHT,
+        name: RIGHT_NAME.into(),
+        up: true,
+        v4: Vec::new(),
+        v6: Vec::new(),
+    });
+    host
+}
+
+/// Makes the network of this process that of [`model`]. It must be in a fresh network namespace.
+pub fn set_up() -> io::Result<()> {
+    // No addresses of the kernel's own making, which come late and go through detection.
+    write_sysctl("net/ipv6/conf/default/addr_gen_mode", "1")?;
+    write_sysctl("net/ipv6/conf/default/accept_dad", "0")?;
+    netlink::up(LOOPBACK)?;
+    netlink::add_address(LOOPBACK, ON_LO.into(), 32)?;
+    netlink::add_address(LOOPBACK, ON_LO6.into(), 128)?;
+    netlink::add_pair((LEFT, LEFT_NAME), (RIGHT, RIGHT_NAME))?;
+    netlink::up(LEFT)?;
+    netlink::up(RIGHT)?;
+    netlink::add_address(LEFT, ON_LEFT.into(), 24)?;
+    netlink::add_address(LEFT, ON_LEFT6.into(), 64)?;
+    netlink::add_address(LEFT, LINK_LOCAL.into(), 64)?;
+    let loopback = Ipv4Addr::new(127, 0, 0, 0);
+    netlink::acknowledge_at_once(LOOPBACK, loopback.into(), 8)?;
+    for address in [Ipv4Addr::LOCALHOST, ON_LO] {
+        netlink::acknowledge_at_once(LOOPBACK, address.into(), 32)?;
+    }
+    netlink::acknowledge_at_once(LEFT, ON_LEFT.into(), 32)?;
+    for address in [Ipv6Addr::LOCALHOST, ON_LO6] {
+        netlink::acknowledge_at_once(LOOPBACK, address.into(), 128)?;
+    }
+    for address in [ON_LEFT6, LINK_LOCAL] {
+        netlink::acknowledge_at_once(LEFT, address.into(), 128)?;
+    }
+    // The kernel adds routes of its own when it has noticed that the pair is up; each makes connections
+    // look their route up again, and forget to acknowledge at once.
+    std::thread::sleep(SETTLE);
+    Ok(())
+}
+
+/// Writes every sysctl that a profile can change.
+pub fn apply(sysctls: &Sysctls) -> io::Result<()> {
+    let flag = |on: bool| if on { "1" } else { "0" };
+    let reserved: Vec<String> = sysctls
+        .ip_local_reserved_ports
+        .iter()
+        .map(|(low, high)| format!("{low}-{high}"))
+        .collect();
+    let (low, high) = sysctls.ip_local_port_range;
+    // The unprivileged start must stay below the range (net/ipv4/sysctl_net_ipv4.c).
+    write_sysctl("net/ipv4/ip_local_port_range", &format!("{low} {high}"))?;
+    write_sysctl(
+        "net/ipv4/ip_local_reserved_ports",
+        &format!("{}\n", reserved.join(",")),
+    )?;
+    let start = sysctls.ip_unprivileged_port_start.to_string();
+    write_sysctl("net/ipv4/ip_unprivileged_port_start", &start)?;
+    write_sysctl("net/ipv4/ip_nonlocal_bind", flag(sysctls.ip_nonlocal_bind))?;
+    write_sysctl("net/ipv6/ip_nonlocal_bind", flag(sysctls.ip6_nonlocal_bind))?;
+    write_sysctl("net/ipv6/bindv6only", flag(sysctls.bindv6only))?;
+    write_sysctl(
+        "net/ipv4/ip_autobind_reuse",
+        flag(sysctls.ip_autobind_reuse),
+    )?;
+    write_sysctl("net/ipv4/tcp_migrate_req", flag(sysctls.tcp_migrate_req))?;
+    write_sysctl("net/core/somaxconn", &sysctls.somaxconn.to_string())?;
+    write_sysctl("net/ipv4/tcp_fastopen", &sysctls.tcp_fastopen.to_string())?;
+    write_sysctl(
+        "net/ipv4/tcp_abort_on_overflow",
+        flag(sysctls.tcp_abort_on_overflow),
+    )?;
+    write_sysctl(
+        "net/ipv4/tcp_max_syn_backlog",
+        &sysctls.tcp_max_syn_backlog.to_string(),
+    )?;
+    write_sysctl(
+        "net/ipv4/tcp_syncookies",
+        &sysctls.tcp_syncookies.to_string(),
+    )?;
+    write_sysctl("net/ipv4/tcp_tw_reuse", &sysctls.tcp_tw_reuse.to_string())
+}
+
+fn write_sysctl(name: &str, value: &str) -> io::Result<()> {
+    std::fs::write(format!("/proc/sys/{name}"), value)
+        .map_err(|error| io::Error::new(error.kind(), format!("{name} = {value:?}: {error}")))
+}
+
+/// Makes this thread one of [`CALLERS`]: the owner of its sockets, and what it may.
+pub fn become_caller(caller: Caller, may_change_user: bool) -> io::Result<()> {
+    if may_change_user {
+        portcullis_sys::bare::set_file_system_user(caller.uid)?;
+    }
+    let mut sets = rustix::thread::capabilities(None)?;
+    sets.effective = sets.permitted;
+    if !caller.capable {
+        let network =
+            CapabilitySet::NET_BIND_SERVICE | CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW;
+        sets.effective.remove(network);
+    }
+    rustix::thread::set_capabilities(None, CapabilitySets { ..sets })?;
+    Ok(())
+}

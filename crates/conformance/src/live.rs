@@ -1,0 +1,438 @@
+//! The live kernel as one of the two worlds: performs steps by system call.
+//!
+//! Decides:  which system call each step is; what is looked at afterwards; how sockets are thrown away
+//!           so that nothing of them stays.
+//! Kernel:   net/ipv4/tcp.c, tcp_disconnect() on close with SO_LINGER of 0 s
+//! Not here: the private network (host.rs); when the network is replaced (worker.rs).
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use portcullis_kernel_model::{AF_INET, AF_INET6, Call, Family, Opt, OptName, Program, SockAddr};
+use portcullis_sys::bare::{self, ADDRESS_MAX, Instruction};
+use portcullis_sys::sockopt;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use crate::host::{CALLERS, Caller, device_name};
+use crate::step::{Op, Outcome, SLOTS, Seen, Step, observed};
+
+const SOL_SOCKET: i32 = libc::SOL_SOCKET;
+const TCP: i32 = libc::IPPROTO_TCP;
+const IP: i32 = libc::IPPROTO_IP;
+const IPV6: i32 = libc::IPPROTO_IPV6;
+const SO_BINDTOIFINDEX: i32 = 62;
+const SO_DETACH_REUSEPORT_BPF: i32 = 68;
+const IP_LOCAL_PORT_RANGE: i32 = 51;
+const IPV6_TRANSPARENT: i32 = 75;
+const IPV6_FREEBIND: i32 = 78;
+/// How long a call that blocks is waited for.
+const BLOCKS_MS: i64 = 30;
+
+/// The sockets of one script in the live kernel.
+#[derive(Debug)]
+pub struct Live {
+    slots: [Slot; SLOTS],
+    caller: u8,
+    base: CapabilitySets,
+    /// Several users exist.
+    pub may_change_user: bool,
+    /// Calls on it answer EBADF, as on a descriptor that is closed.
+    nothing: OwnedFd,
+    /// Whether a connection was begun since [`Live::reset`].
+    connected: bool,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    fds: Vec<OwnedFd>,
+    used: bool,
+    listens: bool,
+    blocking: bool,
+}
+
+impl Live {
+    /// No sockets, as the first caller. The process must be in the network that it is to use.
+    pub fn new(may_change_user: bool) -> io::Result<Live> {
+        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+        Ok(Live {
+            slots: std::array::from_fn(|_| Slot::default()),
+            caller: 0,
+            base: rustix::thread::capabilities(None)?,
+            may_change_user,
+            nothing: rustix::fs::open("/", flags, rustix::fs::Mode::empty())?,
+            connected: false,
+        })
+    }
+
+    /// Performs a step; its ports are numbers. `None` where the step makes no sense: a socket that was
+    /// never made, or a place that is taken.
+    pub fn perform(&mut self, step: &Step) -> io::Result<Option<Seen>> {
+        let slot = usize::from(step.slot);
+        let call = match step.op {
+            Op::Socket(family) => {
+                if self.slots[slot].used {
+                    return Ok(None);
+                }
+                self.become_caller(step.process)?;
+                return self.open(slot, family).map(Some);
+            }
+            Op::Call(call) => call,
+        };
+        if !self.slots[slot].used {
+            return Ok(None);
+        }
+        if call == Call::Accept && self.slots[usize::from(step.into)].used {
+            return Ok(None);
+        }
+        self.become_caller(step.process)?;
+        let connecting = matches!(call, Call::Connect(_));
+        self.connected |= connecting;
+        let before = if connecting {
+            self.queues()
+        } else {
+            [0; SLOTS]
+        };
+        let outcome = self.call(slot, usize::from(step.into), call);
+        let mut seen = Seen {
+            outcome,
+            ..Seen::default()
+        };
+        if observed(call) {
+            let looked = match outcome {
+                Outcome::Accepted => usize::from(step.into),
+                _ => slot,
+            };
+            self.look(looked, &mut seen);
+        }
+        if connecting {
+            let after = self.queues();
+            seen.receiver = (0..SLOTS)
+                .find(|&at| after[at] > before[at])
+                .map(|at| at as u8);
+        }
+        Ok(Some(seen))
+    }
+
+    /// Whether the slot's descriptor exists.
+    #[must_use]
+    pub fn is_open(&self, slot: usize) -> bool {
+        !self.slots[slot].fds.is_empty()
+    }
+
+    /// Closes everything at once. A connection is broken by a reset, so that nothing waits.
+    pub fn reset(&mut self) -> io::Result<()> {
+        for slot in &mut self.slots {
+            if self.connected {
+                for fd in &slot.fds {
+                    sockopt::set_linger(fd, Some(0))?;
+                }
+            }
+            slot.fds.clear();
+            slot.used = false;
+            slot.listens = false;
+            slot.blocking = false;
+        }
+        self.connected = false;
+        Ok(())
+    }
+
+    /// Whether the script that is over may have left something: connections can.
+    #[must_use]
+    pub fn had_connections(&self) -> bool {
+        self.connected
+    }
+
+    /// Goes on as this caller.
+    pub fn become_caller(&mut self, caller: u8) -> io::Result<()> {
+        if caller == self.caller {
+            return Ok(());
+        }
+        let old = CALLERS[usize::from(self.caller)];
+        let new = CALLERS[usize::from(caller)];
+        self.caller = caller;
+        let user_changes = self.may_change_user && new.uid != old.uid;
+        if user_changes {
+            bare::set_file_system_user(new.uid)?;
+        }
+        // A change of user takes capabilities over files away, chown among them.
+        if user_changes || new.capable != old.capable {
+            rustix::thread::set_capabilities(None, self.capabilities(new))?;
+        }
+        Ok(())
+    }
+
+    fn capabilities(&self, caller: Caller) -> CapabilitySets {
+        let mut sets = CapabilitySets {
+            effective: self.base.permitted,
+            ..self.base
+        };
+        if !caller.capable {
+            let network =
+                CapabilitySet::NET_BIND_SERVICE | CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW;
+            sets.effective.remove(network);
+        }
+        sets
+    }
+
+    fn open(&mut self, slot: usize, family: Family) -> io::Result<Seen> {
+        let family = match family {
+            Family::Inet => AddressFamily::INET,
+            Family::Inet6 => AddressFamily::INET6,
+        };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+        let slot = &mut self.slots[slot];
+        slot.used = true;
+        slot.fds.push(fd);
+        Ok(Seen::default())
+    }
+
+    fn fd(&self, slot: usize) -> BorrowedFd<'_> {
+        self.slots[slot]
+            .fds
+            .last()
+            .map_or(self.nothing.as_fd(), AsFd::as_fd)
+    }
+
+    fn look(&self, slot: usize, seen: &mut Seen) {
+        if let Ok(name) = name(bare::local_name(self.fd(slot))) {
+            seen.name = Some(name);
+        }
+        seen.state = bare::tcp_state(self.fd(slot)).unwrap_or(0);
+    }
+
+    /// How many wait to be accepted, of each listener.
+    fn queues(&self) -> [u32; SLOTS] {
+        std::array::from_fn(|at| {
+            if !self.slots[at].listens {
+                return 0;
+            }
+            let queue = sockopt::accept_queue(self.fd(at)).ok().flatten();
+            queue.map_or(0, |queue| queue.waiting)
+        })
+    }
+
+    fn call(&mut self, slot: usize, into: usize, call: Call) -> Outcome {
+        let fd = self.fd(slot);
+        match call {
+            Call::Set(option) => outcome(set(fd, option)),
+            Call::Get(name) => match get(fd, name) {
+                Ok(value) => Outcome::Value(value),
+                Err(errno) => Outcome::Err(errno.raw_os_error()),
+            },
+            Call::Bind(addr) => outcome(bare::bind(fd, &bytes(&addr), addr.len)),
+            Call::Listen(backlog) => {
+                let done = rustix::net::listen(fd, backlog);
+                self.slots[slot].listens |= done.is_ok();
+                outcome(done)
+            }
+            Call::Connect(addr) => {
+                let done = bare::connect(fd, &bytes(&addr), addr.len);
+                self.blocked(slot, outcome(done), Errno::INPROGRESS)
+            }
+            Call::Accept => self.accept(slot, into),
+            Call::Shutdown(how) => outcome(bare::shutdown(fd, how)),
+            Call::Close => self.close(slot),
+            Call::Dup => self.dup(slot),
+            Call::Fchown(uid) => {
+                let uid = rustix::fs::Uid::from_raw(uid.0);
+                outcome(rustix::fs::fchown(fd, Some(uid), None))
+            }
+            Call::SetNonblocking(on) => self.set_nonblocking(slot, on),
+            Call::GetSockName => address(name(bare::local_name(fd))),
+            Call::GetPeerName => address(name(bare::peer_name(fd))),
+        }
+    }
+
+    fn accept(&mut self, slot: usize, into: usize) -> Outcome {
+        // As `socket` here, and so that no run hangs.
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        match rustix::net::accept_with(self.fd(slot), flags) {
+            Ok(fd) => {
+                let slot = &mut self.slots[into];
+                slot.used = true;
+                slot.fds.push(fd);
+                Outcome::Accepted
+            }
+            Err(errno) => self.blocked(slot, Outcome::Err(errno.raw_os_error()), Errno::AGAIN),
+        }
+    }
+
+    /// A blocking socket has a time limit instead, whose error is a waiting call.
+    fn blocked(&self, slot: usize, outcome: Outcome, limit: Errno) -> Outcome {
+        if self.slots[slot].blocking && outcome == Outcome::Err(limit.raw_os_error()) {
+            return Outcome::Blocks;
+        }
+        outcome
+    }
+
+    fn close(&mut self, slot: usize) -> Outcome {
+        let slot = &mut self.slots[slot];
+        match slot.fds.pop() {
+            Some(fd) => {
+                drop(fd);
+                slot.listens &= !slot.fds.is_empty();
+                Outcome::Ok
+            }
+            None => Outcome::Err(Errno::BADF.raw_os_error()),
+        }
+    }
+
+    fn dup(&mut self, slot: usize) -> Outcome {
+        if self.slots[slot].fds.is_empty() {
+            return Outcome::Err(Errno::BADF.raw_os_error());
+        }
+        match rustix::io::fcntl_dupfd_cloexec(self.fd(slot), 3) {
+            Ok(fd) => {
+                self.slots[slot].fds.push(fd);
+                Outcome::Ok
+            }
+            Err(errno) => Outcome::Err(errno.raw_os_error()),
+        }
+    }
+
+    /// What a script calls blocking waits for [`BLOCKS_MS`], so that no run hangs.
+    fn set_nonblocking(&mut self, slot: usize, on: bool) -> Outcome {
+        let fd = self.fd(slot);
+        if self.slots[slot].fds.is_empty() {
+            return Outcome::Err(Errno::BADF.raw_os_error());
+        }
+        let limit = std::time::Duration::from_millis(BLOCKS_MS as u64);
+        let limited = rustix::net::sockopt::Timeout::Recv;
+        let done = rustix::io::ioctl_fionbio(fd, on)
+            .and_then(|()| rustix::net::sockopt::set_socket_timeout(fd, limited, Some(limit)))
+            .and_then(|()| {
+                let limited = rustix::net::sockopt::Timeout::Send;
+                rustix::net::sockopt::set_socket_timeout(fd, limited, Some(limit))
+            });
+        self.slots[slot].blocking = !on;
+        outcome(done)
+    }
+}
+
+fn outcome(done: rustix::io::Result<()>) -> Outcome {
+    match done {
+        Ok(()) => Outcome::Ok,
+        Err(errno) => Outcome::Err(errno.raw_os_error()),
+    }
+}
+
+fn address(name: Result<SocketAddr, Errno>) -> Outcome {
+    match name {
+        Ok(address) => Outcome::Address(address),
+        Err(errno) => Outcome::Err(errno.raw_os_error()),
+    }
+}
+
+pub(crate) fn set(fd: BorrowedFd<'_>, option: Opt) -> rustix::io::Result<()> {
+    let int = |level, number, value: i32| sockopt::set_int(fd, level, number, value);
+    match option {
+        Opt::ReuseAddr(on) => int(SOL_SOCKET, libc::SO_REUSEADDR, on.into()),
+        Opt::ReusePort(on) => int(SOL_SOCKET, libc::SO_REUSEPORT, on.into()),
+        Opt::V6Only(on) => int(IPV6, libc::IPV6_V6ONLY, on.into()),
+        Opt::Freebind(on) => int(IP, libc::IP_FREEBIND, on.into()),
+        Opt::Freebind6(on) => int(IPV6, IPV6_FREEBIND, on.into()),
+        Opt::Transparent(on) => int(IP, libc::IP_TRANSPARENT, on.into()),
+        Opt::Transparent6(on) => int(IPV6, IPV6_TRANSPARENT, on.into()),
+        Opt::BindToDevice(index) => sockopt::set_device(fd, device_name(index)),
+        Opt::BindToIfindex(index) => int(SOL_SOCKET, SO_BINDTOIFINDEX, index),
+        Opt::BindAddressNoPort(on) => int(IP, libc::IP_BIND_ADDRESS_NO_PORT, on.into()),
+        Opt::LocalPortRange(range) => int(IP, IP_LOCAL_PORT_RANGE, range as i32),
+        Opt::Linger(seconds) => sockopt::set_linger(fd, seconds),
+        Opt::IncomingCpu(cpu) => int(SOL_SOCKET, libc::SO_INCOMING_CPU, cpu),
+        Opt::ReuseportCbpf(program) => {
+            let (code, len) = instructions(program);
+            bare::attach_reuseport_program(fd, &code[..len])
+        }
+        Opt::DetachReuseport => int(SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, 0),
+        Opt::Repair(value) => int(TCP, libc::TCP_REPAIR, value),
+        Opt::FastOpen(length) => int(TCP, libc::TCP_FASTOPEN, length),
+        Opt::DeferAccept(seconds) => int(TCP, libc::TCP_DEFER_ACCEPT, seconds),
+    }
+}
+
+pub(crate) fn get(fd: BorrowedFd<'_>, name: OptName) -> rustix::io::Result<i32> {
+    let int = |level, number| sockopt::get_int(fd, level, number);
+    match name {
+        OptName::ReuseAddr => int(SOL_SOCKET, libc::SO_REUSEADDR),
+        OptName::ReusePort => int(SOL_SOCKET, libc::SO_REUSEPORT),
+        OptName::V6Only => int(IPV6, libc::IPV6_V6ONLY),
+        OptName::Freebind => int(IP, libc::IP_FREEBIND),
+        OptName::Transparent => int(IP, libc::IP_TRANSPARENT),
+        OptName::BindToIfindex => int(SOL_SOCKET, SO_BINDTOIFINDEX),
+        OptName::BindAddressNoPort => int(IP, libc::IP_BIND_ADDRESS_NO_PORT),
+        OptName::LocalPortRange => int(IP, IP_LOCAL_PORT_RANGE),
+        OptName::Linger => sockopt::linger(fd).map(|seconds| seconds.unwrap_or(-1)),
+        OptName::IncomingCpu => int(SOL_SOCKET, libc::SO_INCOMING_CPU),
+        OptName::AcceptConn => int(SOL_SOCKET, libc::SO_ACCEPTCONN),
+        OptName::Error => int(SOL_SOCKET, libc::SO_ERROR),
+        OptName::Repair => int(TCP, libc::TCP_REPAIR),
+        OptName::FastOpen => int(TCP, libc::TCP_FASTOPEN),
+        OptName::DeferAccept => int(TCP, libc::TCP_DEFER_ACCEPT),
+        OptName::State => bare::tcp_state(fd).map(i32::from),
+    }
+}
+
+/// Classic BPF: codes of linux/bpf_common.h, and the ancillary word of the processor's number.
+fn instructions(program: Program) -> ([Instruction; 4], usize) {
+    const RET_K: u16 = 0x06;
+    const RET_A: u16 = 0x16;
+    const LD_W_ABS: u16 = 0x20;
+    const ALU_MOD_K: u16 = 0x94;
+    const AD_OFF_CPU: u32 = 0xffff_f000 + 36;
+    let none = (0, 0, 0, 0);
+    match program {
+        Program::Index(index) => ([(RET_K, 0, 0, index), none, none, none], 1),
+        Program::CpuModulo(modulus) => {
+            let load = (LD_W_ABS, 0, 0, AD_OFF_CPU);
+            (
+                [load, (ALU_MOD_K, 0, 0, modulus), (RET_A, 0, 0, 0), none],
+                3,
+            )
+        }
+    }
+}
+
+/// The bytes of an address argument: of the structure that `ip` belongs to, whatever the family says.
+pub(crate) fn bytes(addr: &SockAddr) -> [u8; ADDRESS_MAX] {
+    let mut bytes = [0; ADDRESS_MAX];
+    bytes[..2].copy_from_slice(&addr.family.to_ne_bytes());
+    bytes[2..4].copy_from_slice(&addr.port.to_be_bytes());
+    match addr.ip {
+        IpAddr::V4(ip) => bytes[4..8].copy_from_slice(&ip.octets()),
+        IpAddr::V6(ip) => {
+            bytes[8..24].copy_from_slice(&ip.octets());
+            bytes[24..28].copy_from_slice(&addr.scope.to_ne_bytes());
+        }
+    }
+    bytes
+}
+
+pub(crate) fn name(
+    told: rustix::io::Result<([u8; ADDRESS_MAX], usize)>,
+) -> Result<SocketAddr, Errno> {
+    let (bytes, len) = told?;
+    let family = u16::from_ne_bytes([bytes[0], bytes[1]]);
+    let port = u16::from_be_bytes([bytes[2], bytes[3]]);
+    match (family, len) {
+        (AF_INET, 16..) => Ok(SocketAddr::new(
+            Ipv4Addr::new(bytes[4], bytes[5], bytes[6], bytes[7]).into(),
+            port,
+        )),
+        (AF_INET6, 28..) => {
+            let mut ip = [0; 16];
+            ip.copy_from_slice(&bytes[8..24]);
+            let scope = u32::from_ne_bytes([bytes[24], bytes[25], bytes[26], bytes[27]]);
+            Ok(SocketAddr::V6(SocketAddrV6::new(
+                Ipv6Addr::from(ip),
+                port,
+                0,
+                scope,
+            )))
+        }
+        _ => Err(Errno::AFNOSUPPORT),
+    }
+}

@@ -1,0 +1,183 @@
+//! The network of a conformance run: `lo` up, more addresses, a pair of connected interfaces.
+//!
+//! Decides:  four rtnetlink requests, made here so that a run needs no `ip` program.
+//! Kernel:   rtnetlink(7): RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE; drivers/net/veth.c, veth_newlink()
+//! Not here: which addresses and interfaces there are (host.rs).
+
+use std::io;
+use std::net::IpAddr;
+
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with,
+};
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_NEWADDR: u16 = 20;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const CREATE_REPLACE: u16 = 0x400 | 0x100;
+const RT_TABLE_LOCAL: u8 = 255;
+const RTPROT_KERNEL: u8 = 2;
+const RT_SCOPE_HOST: u8 = 254;
+const RT_SCOPE_UNIVERSE: u8 = 0;
+const RTN_LOCAL: u8 = 2;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_PREFSRC: u16 = 7;
+const RTA_METRICS: u16 = 8;
+const RTAX_QUICKACK: u16 = 15;
+const REQUEST_ACK: u16 = 1 | 4;
+const CREATE_EXCL: u16 = 0x400 | 0x200;
+const NLMSG_ERROR: u16 = 2;
+const HEADER: usize = 16;
+const IFF_UP: u32 = 1;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const VETH_INFO_PEER: u16 = 1;
+/// No duplicate address detection: the address serves at once.
+const IFA_F_NODAD: u8 = 2;
+
+/// Brings an interface up.
+pub fn up(index: u32) -> io::Result<()> {
+    let mut body = link(index);
+    body[8..12].copy_from_slice(&IFF_UP.to_ne_bytes());
+    body[12..16].copy_from_slice(&IFF_UP.to_ne_bytes());
+    request(RTM_NEWLINK, 0, &body)
+}
+
+/// Gives an interface an address.
+pub fn add_address(index: u32, address: IpAddr, prefix: u8) -> io::Result<()> {
+    add_address_with(index, address, prefix, Detect::No)
+}
+
+/// Is an IPv6 address looked for on the link before it serves?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detect {
+    /// No: it serves at once.
+    No,
+    /// Yes: it is tentative for a time, and as long as the link has no carrier.
+    Yes,
+}
+
+/// Gives an interface an address, perhaps after duplicate address detection.
+pub fn add_address_with(index: u32, address: IpAddr, prefix: u8, detect: Detect) -> io::Result<()> {
+    let (family, bytes) = match address {
+        IpAddr::V4(v4) => (AddressFamily::INET, v4.octets().to_vec()),
+        IpAddr::V6(v6) => (AddressFamily::INET6, v6.octets().to_vec()),
+    };
+    let flags = match detect {
+        Detect::No => IFA_F_NODAD,
+        Detect::Yes => 0,
+    };
+    let mut body = vec![family.as_raw() as u8, prefix, flags, 0];
+    body.extend(index.to_ne_bytes());
+    attribute(&mut body, IFA_LOCAL, &bytes);
+    attribute(&mut body, IFA_ADDRESS, &bytes);
+    request(RTM_NEWADDR, CREATE_EXCL, &body)
+}
+
+/// Makes two interfaces that are connected to each other.
+pub fn add_pair(first: (u32, &str), second: (u32, &str)) -> io::Result<()> {
+    let mut peer = link(second.0);
+    attribute(&mut peer, IFLA_IFNAME, format!("{}\0", second.1).as_bytes());
+    let mut data = Vec::new();
+    attribute(&mut data, VETH_INFO_PEER, &peer);
+    let mut info = Vec::new();
+    attribute(&mut info, IFLA_INFO_KIND, b"veth\0");
+    attribute(&mut info, IFLA_INFO_DATA, &data);
+    let mut body = link(first.0);
+    attribute(&mut body, IFLA_IFNAME, format!("{}\0", first.1).as_bytes());
+    attribute(&mut body, IFLA_LINKINFO, &info);
+    request(RTM_NEWLINK, CREATE_EXCL, &body)
+}
+
+/// Makes the route to an address of this host acknowledge every segment at once (`quickack`), so that
+/// the other end's state does not wait for a timer.
+///
+/// An IPv4 address is its own source, that of a prefix its first address. The kernel's own IPv6 route has
+/// metric 0, which cannot be asked for: the new one comes behind it, and it is taken away.
+pub fn acknowledge_at_once(index: u32, address: IpAddr, prefix: u8) -> io::Result<()> {
+    let (family, bytes) = match address {
+        IpAddr::V4(v4) => (AddressFamily::INET, v4.octets().to_vec()),
+        IpAddr::V6(v6) => (AddressFamily::INET6, v6.octets().to_vec()),
+    };
+    let scope = if address.is_ipv4() {
+        RT_SCOPE_HOST
+    } else {
+        RT_SCOPE_UNIVERSE
+    };
+    let mut body = vec![family.as_raw() as u8, prefix, 0, 0];
+    body.extend([RT_TABLE_LOCAL, RTPROT_KERNEL, scope, RTN_LOCAL, 0, 0, 0, 0]);
+    attribute(&mut body, RTA_DST, &bytes);
+    attribute(&mut body, RTA_OIF, &index.to_ne_bytes());
+    if let IpAddr::V4(v4) = address {
+        let host = u32::from(prefix < 32);
+        attribute(&mut body, RTA_PREFSRC, &(v4.to_bits() | host).to_be_bytes());
+    }
+    let old = body.clone();
+    let mut metrics = Vec::new();
+    attribute(&mut metrics, RTAX_QUICKACK, &1_u32.to_ne_bytes());
+    attribute(&mut body, RTA_METRICS, &metrics);
+    if address.is_ipv4() {
+        return request(RTM_NEWROUTE, CREATE_REPLACE, &body);
+    }
+    request(RTM_NEWROUTE, CREATE_EXCL, &body)?;
+    request(RTM_DELROUTE, 0, &old)
+}
+
+/// `struct ifinfomsg`.
+fn link(index: u32) -> Vec<u8> {
+    let mut body = vec![0; 16];
+    body[4..8].copy_from_slice(&index.to_ne_bytes());
+    body
+}
+
+fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    body.extend(((4 + value.len()) as u16).to_ne_bytes());
+    body.extend(kind.to_ne_bytes());
+    body.extend(value);
+    body.resize(body.len().next_multiple_of(4), 0);
+}
+
+fn request(kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
+    let kind_of = (
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+    );
+    // NETLINK_ROUTE is protocol 0.
+    let netlink = socket_with(kind_of.0, kind_of.1, kind_of.2, None)?;
+    let mut message = Vec::with_capacity(HEADER + body.len());
+    message.extend(((HEADER + body.len()) as u32).to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
+    message.extend((REQUEST_ACK | flags).to_ne_bytes());
+    message.extend([0; 8]); // sequence and sender: one request, one answer
+    message.extend(body);
+    sendto(
+        &netlink,
+        &message,
+        SendFlags::empty(),
+        &SocketAddrNetlink::new(0, 0),
+    )?;
+    let mut answer = [0; 1024];
+    let (length, _) = recv(&netlink, &mut answer, RecvFlags::empty())?;
+    let field = |at: usize| {
+        answer[..length]
+            .get(at..at + 4)
+            .map(|b| [b[0], b[1], b[2], b[3]])
+    };
+    match (field(4), field(HEADER)) {
+        (Some([a, b, ..]), Some(code)) if u16::from_ne_bytes([a, b]) == NLMSG_ERROR => {
+            match i32::from_ne_bytes(code) {
+                0 => Ok(()),
+                code => Err(io::Error::from_raw_os_error(-code)),
+            }
+        }
+        _ => Err(io::Error::other("rtnetlink answered something else")),
+    }
+}

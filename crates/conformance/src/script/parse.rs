@@ -1,0 +1,479 @@
+//! Reading a script.
+//!
+//! Decides:  the grammar of every line (docs/scenarios.md has it whole); that names are made before they
+//!           are used, and host set-up comes before the first socket.
+//! Not here: words and `repeat` (words.rs), option words (options.rs), addresses and expectations
+//!           (address.rs, expect.rs).
+
+use portcullis_kernel_model::{Call, Family, Host, Kernel, Opt, OptName, ProcessId, Program, Uid};
+
+use super::cursor::Cursor;
+use super::options::{self, Value};
+use super::problem::{Problem, did_you_mean};
+use super::program::{Action, Expect, Script, Slot, Step, Verb};
+use super::words::{self, Line};
+
+/// What may be changed from outside a script.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// The kernel of the model where the script names none.
+    pub kernel: Kernel,
+    /// The number of the first port by name; the next ones follow.
+    pub first_port: u16,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            kernel: Kernel::V6_18,
+            first_port: 20001,
+        }
+    }
+}
+
+/// Reads a script whole: every mistake is told, not only the first.
+pub fn parse(text: &str, settings: Settings) -> Result<Script, Vec<Problem>> {
+    let mut reader = Reader::new(settings);
+    let mut problems = Vec::new();
+    for line in words::unroll(&words::lines(text))? {
+        match reader.line(&line) {
+            Ok(Some(step)) => reader.script.steps.push(step),
+            Ok(None) => {}
+            // A line of a `repeat` is wrong once.
+            Err(problem) if problems.contains(&problem) => {}
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if problems.is_empty() {
+        Ok(reader.script)
+    } else {
+        Err(problems)
+    }
+}
+
+/// Reads line by line: for a prompt.
+#[derive(Debug)]
+pub struct Reader {
+    pub(super) script: Script,
+    /// Whether the label's socket is closed, so that its name can be given again.
+    closed: Vec<bool>,
+    /// Who made each socket.
+    makers: Vec<ProcessId>,
+    pub(super) next_port: u16,
+    pub(super) begun: bool,
+}
+
+/// A device index that no host has: the name of an interface that does not exist.
+pub(crate) const NO_DEVICE: u32 = 0x00ff_fffe;
+
+pub(super) const CALLS: &[&str] = &[
+    "set",
+    "get",
+    "bind",
+    "listen",
+    "connect",
+    "accept",
+    "shutdown",
+    "close",
+    "dup",
+    "pass",
+    "fchown",
+    "nonblocking",
+    "getsockname",
+    "getpeername",
+];
+pub(super) const ITEMS: &[&str] = &[
+    "from",
+    "kernel",
+    "sysctl",
+    "interface",
+    "user",
+    "port",
+    "socket",
+    "wait",
+    "repeat",
+    "end",
+];
+
+/// Words that stand where a label can.
+const RESERVED: &[&str] = &["one", "nobody"];
+
+impl Reader {
+    /// A reader before the first line.
+    #[must_use]
+    pub fn new(settings: Settings) -> Reader {
+        let script = Script {
+            from: Vec::new(),
+            kernel: None,
+            host: Host::new(settings.kernel),
+            users: vec!["root".to_owned()],
+            labels: Vec::new(),
+            ports: Vec::new(),
+            steps: Vec::new(),
+        };
+        let next_port = settings.first_port;
+        Reader {
+            script,
+            closed: Vec::new(),
+            makers: Vec::new(),
+            next_port,
+            begun: false,
+        }
+    }
+
+    /// What was read so far.
+    #[must_use]
+    pub fn script(&self) -> &Script {
+        &self.script
+    }
+
+    /// One line of text: a step, or nothing where it sets the host up or is empty. `repeat` is for
+    /// whole scripts.
+    pub fn read(&mut self, number: usize, text: &str) -> Result<Option<Step>, Problem> {
+        let line = words::split(number, text);
+        if line.words.is_empty() {
+            Ok(None)
+        } else {
+            self.line(&line)
+        }
+    }
+
+    pub(super) fn line(&mut self, line: &Line) -> Result<Option<Step>, Problem> {
+        let mut at = Cursor { line, at: 1 };
+        let first = line.text(0).unwrap_or("");
+        let action = match first {
+            "from" => {
+                let text = words::join(&line.words[1..]);
+                self.script.from.push(text);
+                return Ok(None);
+            }
+            "kernel" => self.kernel(&mut at).map(|()| None),
+            "interface" => self.interface(&mut at).map(|()| None),
+            "user" => self.user(&mut at).map(|()| None),
+            "port" => self.port(&mut at),
+            "sysctl" => self.sysctl(&mut at),
+            "socket" => self.socket(&mut at).map(Some),
+            "wait" => wait(&mut at).map(Some),
+            "repeat" | "end" => Err(line.problem(0, "a block cannot be read line by line", "")),
+            _ => self.call(&mut at).map(Some),
+        }?;
+        let Some(action) = action else {
+            at.end()?;
+            return Ok(None);
+        };
+        let expect = self.expectation(&mut at)?;
+        self.begun = true;
+        self.note(&action, expect.as_ref());
+        Ok(Some(Step {
+            line: line.number,
+            said: line.said(),
+            action,
+            expect,
+        }))
+    }
+
+    /// Remembers which labels are free again.
+    fn note(&mut self, action: &Action, expect: Option<&Expect>) {
+        let fails = expect
+            .is_some_and(|e| !e.answers.is_empty() && e.answers.iter().all(super::expect::fails));
+        if let Action::Call {
+            slot,
+            call: Verb::Plain(Call::Close),
+            ..
+        } = action
+            && !fails
+        {
+            self.closed[*slot] = true;
+        }
+    }
+
+    /// `socket LABEL inet|inet6 [by USER] [with OPTION, …]`.
+    fn socket(&mut self, at: &mut Cursor<'_>) -> Result<Action, Problem> {
+        let slot = self.new_label(at)?;
+        let here = at.at;
+        let family = match at.next() {
+            Some("inet") => Family::Inet,
+            Some("inet6") => Family::Inet6,
+            _ => {
+                return Err(at
+                    .line
+                    .problem(here, "the family is missing", "`inet` or `inet6`"));
+            }
+        };
+        let user = if at.take("by") {
+            self.named_user(at)?
+        } else {
+            ProcessId(0)
+        };
+        let mut all = Vec::new();
+        if at.take("with") {
+            loop {
+                all.push(self.option(at)?);
+                if !at.take(",") {
+                    break;
+                }
+            }
+        }
+        self.makers[slot] = user;
+        Ok(Action::Socket {
+            slot,
+            family,
+            user,
+            options: all,
+        })
+    }
+
+    /// A label that does not name an open socket.
+    fn new_label(&mut self, at: &mut Cursor<'_>) -> Result<Slot, Problem> {
+        let here = at.at;
+        let name = at.name("a label")?;
+        if ITEMS.contains(&name.as_str()) || RESERVED.contains(&name.as_str()) {
+            return Err(at.line.problem(
+                here,
+                format!("`{name}` is a word of the language"),
+                "take another",
+            ));
+        }
+        if let Some(slot) = self.slot(&name)
+            && !self.closed[slot]
+        {
+            return Err(at.line.problem(
+                here,
+                format!("socket `{name}` is open"),
+                "close it or take another label",
+            ));
+        }
+        self.script.labels.push(name);
+        self.closed.push(false);
+        self.makers.push(ProcessId(0));
+        Ok(self.script.labels.len() - 1)
+    }
+
+    fn slot(&self, name: &str) -> Option<Slot> {
+        self.script.labels.iter().rposition(|label| label == name)
+    }
+
+    pub(super) fn label(&self, at: &mut Cursor<'_>) -> Result<Slot, Problem> {
+        let here = at.at;
+        let name = at.next().unwrap_or("");
+        self.slot(name).ok_or_else(|| {
+            let near = did_you_mean(name, self.script.labels.iter().map(String::as_str));
+            at.line
+                .problem(here, format!("no socket is called `{name}`"), near)
+        })
+    }
+
+    fn named_user(&self, at: &mut Cursor<'_>) -> Result<ProcessId, Problem> {
+        let here = at.at;
+        let name = at.next().unwrap_or("");
+        match self.script.users.iter().position(|user| user == name) {
+            Some(at) => Ok(ProcessId(at as u16)),
+            None => {
+                let near = did_you_mean(name, self.script.users.iter().map(String::as_str));
+                Err(at
+                    .line
+                    .problem(here, format!("no user is called `{name}`"), near))
+            }
+        }
+    }
+
+    /// `LABEL CALL … [as USER]`.
+    fn call(&mut self, at: &mut Cursor<'_>) -> Result<Action, Problem> {
+        at.at = 0;
+        let here = at.line.text(1).is_some_and(|word| CALLS.contains(&word));
+        let slot = match self.label(at) {
+            Ok(slot) => slot,
+            Err(problem) if here => return Err(problem),
+            Err(_) => return Err(unknown_item(at.line)),
+        };
+        let verb_at = at.at;
+        let verb = at.next().unwrap_or("");
+        if verb == "accept" {
+            let into = self.new_label(at)?;
+            let user = self.caller(at, slot)?;
+            self.makers[into] = user;
+            return Ok(Action::Accept { slot, user, into });
+        }
+        let call = match verb {
+            "set" => Verb::Set(self.option(at)?),
+            "get" => Verb::Get(read_name(at)?),
+            "bind" => Verb::Bind(self.address(at)?),
+            "connect" => Verb::Connect(self.address(at)?),
+            "pass" => Verb::Pass,
+            "listen" => Verb::Plain(Call::Listen(at.number()?.unwrap_or(128))),
+            "shutdown" => Verb::Plain(Call::Shutdown(shutdown_how(at)?)),
+            "close" => Verb::Plain(Call::Close),
+            "dup" => Verb::Plain(Call::Dup),
+            "fchown" => Verb::Plain(Call::Fchown(self.uid(at)?)),
+            "nonblocking" => Verb::Plain(Call::SetNonblocking(at.switch())),
+            "getsockname" => Verb::Plain(Call::GetSockName),
+            "getpeername" => Verb::Plain(Call::GetPeerName),
+            _ => {
+                let near = did_you_mean(verb, CALLS.iter().copied());
+                return Err(at
+                    .line
+                    .problem(verb_at, format!("unknown call `{verb}`"), near));
+            }
+        };
+        let user = self.caller(at, slot)?;
+        Ok(Action::Call { slot, user, call })
+    }
+
+    /// `as USER`, else the one who made the socket.
+    fn caller(&self, at: &mut Cursor<'_>, slot: Slot) -> Result<ProcessId, Problem> {
+        if at.take("as") {
+            self.named_user(at)
+        } else {
+            Ok(self.makers[slot])
+        }
+    }
+
+    fn uid(&self, at: &mut Cursor<'_>) -> Result<Uid, Problem> {
+        if let Some(uid) = at.peek().and_then(|word| word.parse().ok()) {
+            at.at += 1;
+            return Ok(Uid(uid));
+        }
+        let user = self.named_user(at)?;
+        Ok(self.script.host.processes[usize::from(user.0)].uid)
+    }
+
+    /// An option's word and its value.
+    fn option(&self, at: &mut Cursor<'_>) -> Result<Opt, Problem> {
+        let here = at.at;
+        let word = at.next().unwrap_or("");
+        let Some(entry) = options::settable(word) else {
+            let known = options::SETTABLE
+                .iter()
+                .flat_map(|entry| [entry.word, entry.c_name]);
+            let near = did_you_mean(word, known);
+            return Err(at
+                .line
+                .problem(here, format!("unknown option `{word}`"), near));
+        };
+        let value_at = at.at;
+        let missing = |what: &str| {
+            at.line
+                .problem(value_at, format!("`{word}` takes {what}"), "")
+        };
+        let option = match entry.value {
+            Value::Switch(make) => make(at.switch()),
+            Value::Number(make) => make(at.number()?.ok_or_else(|| missing("a number"))?),
+            Value::Nothing(option) => option,
+            Value::Repair if at.take("no-window-probe") => Opt::Repair(-1),
+            Value::Repair => match at.number()? {
+                Some(value) => Opt::Repair(value),
+                None => Opt::Repair(i32::from(at.switch())),
+            },
+            Value::Linger if at.take("off") => Opt::Linger(None),
+            Value::Linger => {
+                let seconds = at.number()?.and_then(|n| u16::try_from(n).ok());
+                Opt::Linger(Some(seconds.ok_or_else(|| missing("seconds or `off`"))?))
+            }
+            Value::Ports => {
+                let range = at.next().and_then(port_range);
+                Opt::LocalPortRange(range.ok_or_else(|| missing("LOW..HIGH"))?)
+            }
+            Value::Device => {
+                let name = at
+                    .next()
+                    .ok_or_else(|| missing("an interface's name or `none`"))?;
+                Opt::BindToDevice(if name == "none" { 0 } else { self.device(name) })
+            }
+            Value::Program => {
+                let kind = at.next();
+                let number = at.number()?.and_then(|n| u32::try_from(n).ok());
+                match (kind, number) {
+                    (Some("index"), Some(n)) => Opt::ReuseportCbpf(Program::Index(n)),
+                    (Some("cpu"), Some(n)) => Opt::ReuseportCbpf(Program::CpuModulo(n)),
+                    _ => return Err(missing("`index N` or `cpu N`")),
+                }
+            }
+        };
+        Ok(option)
+    }
+
+    pub(super) fn device(&self, name: &str) -> u32 {
+        let interfaces = &self.script.host.namespaces[0].interfaces;
+        interfaces
+            .iter()
+            .find(|interface| interface.name == name)
+            .map_or(NO_DEVICE, |i| i.index)
+    }
+}
+
+/// A first word that is neither an item nor a socket.
+fn unknown_item(line: &Line) -> Problem {
+    let first = line.text(0).unwrap_or("");
+    let mut label = did_you_mean(first, ITEMS.iter().copied());
+    if label.is_empty() {
+        label =
+            "a line begins with a socket's label, or with `socket`, `port`, `user`, `sysctl`, …"
+                .to_owned();
+    }
+    line.problem(
+        0,
+        format!("`{first}` is neither a socket nor a word of the language"),
+        label,
+    )
+}
+
+fn wait(at: &mut Cursor<'_>) -> Result<Action, Problem> {
+    let here = at.at;
+    let amount = at.next().unwrap_or("");
+    let parsed = match amount.strip_suffix("ms") {
+        Some(ms) => ms.parse::<u64>().ok(),
+        None => amount
+            .strip_suffix('s')
+            .and_then(|s| s.parse::<u64>().ok())
+            .map(|s| s.saturating_mul(1000)),
+    };
+    match parsed.filter(|&ms| ms <= 600_000) {
+        Some(ms) => Ok(Action::Wait { ms }),
+        None => Err(at.line.problem(
+            here,
+            "`wait` takes a time, ten minutes at most",
+            "wait 500ms, wait 61s",
+        )),
+    }
+}
+
+fn read_name(at: &mut Cursor<'_>) -> Result<OptName, Problem> {
+    let here = at.at;
+    let word = at.next().unwrap_or("");
+    options::readable(word).ok_or_else(|| {
+        let known = options::READABLE
+            .iter()
+            .flat_map(|entry| [entry.0, entry.1]);
+        at.line.problem(
+            here,
+            format!("unknown option `{word}`"),
+            did_you_mean(word, known),
+        )
+    })
+}
+
+fn shutdown_how(at: &mut Cursor<'_>) -> Result<i32, Problem> {
+    let here = at.at;
+    match at.next() {
+        Some("read") => Ok(0),
+        Some("write") => Ok(1),
+        Some("both") => Ok(2),
+        Some(word) if word.parse::<i32>().is_ok() => Ok(word.parse().unwrap_or(0)),
+        _ => Err(at.line.problem(
+            here,
+            "`shutdown` takes `read`, `write`, `both` or a number",
+            "",
+        )),
+    }
+}
+
+/// `LOW..HIGH` as the kernel packs it, or the packed number.
+pub(super) fn port_range(text: &str) -> Option<u32> {
+    match text.split_once("..") {
+        Some((low, high)) => {
+            let (low, high) = (low.parse::<u16>().ok()?, high.parse::<u16>().ok()?);
+            Some(u32::from(high) << 16 | u32::from(low))
+        }
+        None => text.parse().ok(),
+    }
+}

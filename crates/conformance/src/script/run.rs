@@ -1,0 +1,353 @@
+//! Running a script: in the model, on the live kernel, or in both side by side.
+//!
+//! Decides:  when a line fails: its expectation does not hold, it fails without an expectation, or the
+//!           two worlds differ in answer, name, state or the listener that a connection reached.
+//! Not here: the worlds (model.rs, kernel.rs), how a result looks (show.rs).
+
+use std::collections::BTreeSet;
+use std::io::{self, Read as _, Write as _};
+
+use portcullis_kernel_model::{Answer, Call, ProcessId, Rule};
+use portcullis_sys::process::{self, Fork};
+
+use super::kernel::{Kernel, Obstacle};
+use super::model::Model;
+use super::program::{Action, Expect, Reaches, Script, Slot, Step, Verb};
+use super::world::{Observation, Outcome, perform};
+
+/// Where a script runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// In the model.
+    Model,
+    /// On the live kernel.
+    Live,
+    /// In both, compared.
+    Both,
+}
+
+/// A rule that the model went by, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason {
+    /// The rule.
+    pub rule: Rule,
+    /// The socket that it was about: a slot, where the script has a label for it.
+    pub about: Option<Option<Slot>>,
+}
+
+/// What came of one line.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// The model's side.
+    pub model: Option<Observation>,
+    /// The kernel's side.
+    pub kernel: Option<Observation>,
+    /// Why the model answered so.
+    pub reasons: Vec<Reason>,
+    /// What is wrong; empty where nothing is.
+    pub complaints: Vec<Complaint>,
+}
+
+/// What is wrong with the outcome of a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Complaint {
+    /// This world's answer is not the expected one.
+    Answer(&'static str),
+    /// The connection reached another listener, or none, in this world.
+    Reach(&'static str),
+    /// The model did not go by this rule.
+    NotBy(Rule),
+    /// The model did not blame this socket.
+    NotBecause(Slot),
+    /// Model and kernel differ.
+    Differ,
+}
+
+/// How many there were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Lines that did something.
+    pub steps: usize,
+    /// Lines with a complaint.
+    pub failed: usize,
+    /// Lines on which model and kernel differ; they are failed lines too.
+    pub differ: usize,
+    /// Scripts that could not run here.
+    pub skipped: usize,
+}
+
+impl Tally {
+    /// Adds another's counts.
+    pub fn add(&mut self, other: Tally) {
+        self.steps += other.steps;
+        self.failed += other.failed;
+        self.differ += other.differ;
+        self.skipped += other.skipped;
+    }
+}
+
+/// A script on its way, for a prompt as well as for a file.
+#[derive(Debug)]
+pub struct Run {
+    /// The model, where it takes part.
+    pub model: Option<Model>,
+    kernel: Option<Kernel>,
+    /// The ports by name, as the model and as the kernel have them.
+    pub ports: (Vec<u16>, Vec<u16>),
+    listeners: (Vec<Slot>, Vec<Slot>),
+}
+
+impl Run {
+    /// A run in the model alone; a prompt adds ports as it goes.
+    #[must_use]
+    pub fn in_model(model: Model) -> Run {
+        Run {
+            model: Some(model),
+            kernel: None,
+            ports: Default::default(),
+            listeners: Default::default(),
+        }
+    }
+
+    /// Prepares the worlds. With a live kernel this process moves into a network of its own: it must
+    /// be a child made for this script ([`apart`]).
+    pub fn prepare(script: &Script, mode: Mode) -> Result<Run, Obstacle> {
+        let kernel = match mode {
+            Mode::Model => None,
+            Mode::Live | Mode::Both => {
+                fits_running_kernel(script)?;
+                Some(Kernel::enter(&script.host, &users(script))?)
+            }
+        };
+        let model = (mode != Mode::Live).then(|| Model::new(script.host.clone()));
+        let ports: Vec<u16> = script.ports.iter().map(|port| port.1).collect();
+        Ok(Run {
+            model,
+            kernel,
+            ports: (ports.clone(), ports),
+            listeners: Default::default(),
+        })
+    }
+
+    /// Takes a step in each world: first in the live one, whose random draws the model follows.
+    pub fn step(&mut self, step: &Step) -> Row {
+        let mut row = Row {
+            model: None,
+            kernel: None,
+            reasons: Vec::new(),
+            complaints: Vec::new(),
+        };
+        if let Some(kernel) = &mut self.kernel {
+            row.kernel = Some(perform(
+                kernel,
+                &step.action,
+                &mut self.ports.1,
+                &mut self.listeners.1,
+            ));
+        }
+        if let Some(model) = &mut self.model {
+            let (ports, listeners) = (&mut self.ports.0, &mut self.listeners.0);
+            let seen = match &row.kernel {
+                Some(seen) => model.follow(&step.action, seen, ports, listeners),
+                None => perform(model, &step.action, ports, listeners),
+            };
+            row.model = Some(seen);
+            row.reasons = reasons(model);
+        }
+        self.judge(step, &mut row);
+        row
+    }
+
+    fn judge(&self, step: &Step, row: &mut Row) {
+        let sides = [
+            ("model", &row.model, &self.ports.0),
+            ("kernel", &row.kernel, &self.ports.1),
+        ];
+        for (name, seen, ports) in sides {
+            let Some(seen) = seen else { continue };
+            if !expected(step, &seen.outcome, ports) {
+                row.complaints.push(Complaint::Answer(name));
+            }
+            let reaches = step
+                .expect
+                .as_ref()
+                .and_then(|expect| expect.reaches.as_ref());
+            let reached = match (reaches, seen.reached) {
+                (None, _) | (Some(Reaches::Nobody), None) => true,
+                (Some(Reaches::OneOf(slots)), Some(slot)) => slots.contains(&slot),
+                _ => false,
+            };
+            if !reached {
+                row.complaints.push(Complaint::Reach(name));
+            }
+        }
+        if let (Some(expect), Some(_)) = (&step.expect, &row.model) {
+            complain_of_reasons(expect, row);
+        }
+        if let (Some(model), Some(kernel)) = (&row.model, &row.kernel)
+            && model != kernel
+        {
+            row.complaints.push(Complaint::Differ);
+        }
+    }
+}
+
+fn complain_of_reasons(expect: &Expect, row: &mut Row) {
+    for &rule in &expect.by {
+        if !row.reasons.iter().any(|reason| reason.rule == rule) {
+            row.complaints.push(Complaint::NotBy(rule));
+        }
+    }
+    for &slot in &expect.because {
+        if !row
+            .reasons
+            .iter()
+            .any(|reason| reason.about == Some(Some(slot)))
+        {
+            row.complaints.push(Complaint::NotBecause(slot));
+        }
+    }
+}
+
+fn expected(step: &Step, outcome: &Outcome, ports: &[u16]) -> bool {
+    match &step.expect {
+        Some(expect) if expect.answers.is_empty() => true,
+        Some(expect) => expect
+            .answers
+            .iter()
+            .any(|pattern| pattern.fits(outcome, ports)),
+        None => !matches!(outcome, Outcome::Err(_) | Outcome::Blocks),
+    }
+}
+
+fn reasons(model: &Model) -> Vec<Reason> {
+    let steps = model.explanation().steps.iter();
+    let about = |other| model.slot_of(other);
+    steps
+        .map(|&(rule, other)| Reason {
+            rule,
+            about: other.map(about),
+        })
+        .collect()
+}
+
+/// The users who make a call or a socket, or are given one.
+fn users(script: &Script) -> BTreeSet<u32> {
+    let mut ids = BTreeSet::new();
+    for step in &script.steps {
+        match step.action {
+            Action::Socket { user, .. }
+            | Action::Call { user, .. }
+            | Action::Accept { user, .. } => {
+                ids.insert(script.host.processes[usize::from(user.0)].uid.0);
+            }
+            Action::PortOf { .. } | Action::Sysctl(..) | Action::Wait { .. } => {}
+        }
+        if let Action::Call {
+            call: Verb::Plain(Call::Fchown(uid)),
+            ..
+        } = step.action
+        {
+            ids.insert(uid.0);
+        }
+    }
+    ids
+}
+
+/// A script about another release is for the model alone.
+fn fits_running_kernel(script: &Script) -> Result<(), Obstacle> {
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    let running = portcullis_kernel_model::Kernel::parse(&release);
+    match script.kernel {
+        Some(wanted) if running != Some(wanted) => Err(Obstacle::Skip(format!(
+            "it is about Linux {wanted}, and this is {release}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Does the work in a child process, which may move into other namespaces; its text and tally come
+/// back. This process must have one thread.
+pub fn apart(work: impl FnOnce() -> (Tally, String)) -> io::Result<(Tally, String)> {
+    let (mut reader, mut writer) = io::pipe()?;
+    match process::fork()? {
+        Fork::Child => {
+            drop(reader);
+            let (tally, text) = work();
+            let numbers = format!(
+                "{} {} {} {}\n",
+                tally.steps, tally.failed, tally.differ, tally.skipped
+            );
+            let told = writer
+                .write_all(numbers.as_bytes())
+                .and_then(|()| writer.write_all(text.as_bytes()));
+            std::process::exit(if told.is_ok() { 0 } else { 1 })
+        }
+        Fork::Parent(child) => {
+            drop(writer);
+            let mut told = String::new();
+            let read = reader.read_to_string(&mut told);
+            let status =
+                rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty())?;
+            read?;
+            let ended_well = status.is_some_and(|(_, status)| status.exit_status() == Some(0));
+            match told.split_once('\n') {
+                Some((numbers, text)) if ended_well => Ok((tally(numbers)?, text.to_owned())),
+                _ => Err(io::Error::other(
+                    "the child that runs the script ended early",
+                )),
+            }
+        }
+    }
+}
+
+fn tally(numbers: &str) -> io::Result<Tally> {
+    let numbers: Vec<usize> = numbers
+        .split(' ')
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    match numbers[..] {
+        [steps, failed, differ, skipped] => Ok(Tally {
+            steps,
+            failed,
+            differ,
+            skipped,
+        }),
+        _ => Err(io::Error::other(
+            "the child that runs the script told nonsense",
+        )),
+    }
+}
+
+/// The options of a socket that differ from a new socket's, as a table shows them.
+#[must_use]
+pub fn traits(model: &mut Model, slot: Slot) -> Vec<String> {
+    use portcullis_kernel_model::OptName;
+    let shown = [
+        (OptName::ReuseAddr, 0),
+        (OptName::ReusePort, 0),
+        (OptName::V6Only, 0),
+        (OptName::Freebind, 0),
+        (OptName::Transparent, 0),
+        (OptName::BindToIfindex, 0),
+        (OptName::Repair, 0),
+    ];
+    let mut out = Vec::new();
+    let Some(socket) = model.socket_of(slot) else {
+        return out;
+    };
+    for (name, usual) in shown {
+        let mut sockets = model.sockets().clone();
+        match sockets.call_as(ProcessId(0), socket, Call::Get(name)) {
+            Answer::Value(1) => out.push(super::options::print_name(name).to_owned()),
+            Answer::Value(value) if value != usual => {
+                out.push(format!("{} {value}", super::options::print_name(name)));
+            }
+            _ => {}
+        }
+    }
+    out
+}

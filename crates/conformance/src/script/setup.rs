@@ -1,0 +1,244 @@
+//! The lines that set the host up: kernel, interfaces, users, ports, sysctls.
+//!
+//! Decides:  their grammar, and that they come before the first socket (a sysctl may come later).
+//! Not here: sockets and calls (parse.rs).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use portcullis_kernel_model::{Addr6, Caps, Interface, Kernel, Uid};
+
+use super::cursor::Cursor;
+use super::parse::Reader;
+use super::problem::{Problem, did_you_mean};
+use super::program::Action;
+use super::sysctls::{self, Sysctl};
+
+impl Reader {
+    fn before_sockets(&self, at: &Cursor<'_>) -> Result<(), Problem> {
+        if self.begun {
+            return Err(at.line.problem(
+                0,
+                "the host is set up before the first socket",
+                "move it up",
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn kernel(&mut self, at: &mut Cursor<'_>) -> Result<(), Problem> {
+        self.before_sockets(at)?;
+        let here = at.at;
+        let kernel = at
+            .next()
+            .and_then(Kernel::parse)
+            .filter(|&kernel| kernel >= Kernel::OLDEST);
+        let Some(kernel) = kernel else {
+            let message = format!("`kernel` takes a release from {} on", Kernel::OLDEST);
+            return Err(at.line.problem(here, message, "kernel 6.18"));
+        };
+        self.script.kernel = Some(kernel);
+        self.script.host.kernel = kernel;
+        Ok(())
+    }
+
+    /// `interface NAME [down] [= ADDRESS/PREFIX [tentative], …]`.
+    pub(super) fn interface(&mut self, at: &mut Cursor<'_>) -> Result<(), Problem> {
+        self.before_sockets(at)?;
+        let here = at.at;
+        let name = at.name("an interface's name")?;
+        if name.len() > 15 {
+            return Err(at.line.problem(
+                here,
+                "an interface's name has at most 15 letters",
+                "shorten it",
+            ));
+        }
+        let up = !at.take("down");
+        let interfaces = &mut self.script.host.namespaces[0].interfaces;
+        let index = interfaces
+            .iter()
+            .position(|interface| interface.name == name);
+        let index = index.unwrap_or_else(|| {
+            let index = interfaces.len() as u32 + 1;
+            let interface = Interface {
+                index,
+                name,
+                up,
+                v4: Vec::new(),
+                v6: Vec::new(),
+            };
+            interfaces.push(interface);
+            interfaces.len() - 1
+        });
+        let interface = &mut interfaces[index];
+        interface.up = up;
+        if !at.take("=") {
+            return Ok(());
+        }
+        loop {
+            let here = at.at;
+            let Some((ip, prefix)) = at.next().and_then(with_prefix) else {
+                return Err(at.line.problem(
+                    here,
+                    "an address and its prefix are missing",
+                    "192.0.2.7/24",
+                ));
+            };
+            match ip {
+                IpAddr::V4(ip) => interface.v4.push((ip, prefix)),
+                IpAddr::V6(addr) => {
+                    let tentative = at.take("tentative");
+                    interface.v6.push(Addr6 { addr, tentative });
+                }
+            }
+            if !at.take(",") {
+                return Ok(());
+            }
+        }
+    }
+
+    /// `user NAME UID [with CAPABILITY, …]`.
+    pub(super) fn user(&mut self, at: &mut Cursor<'_>) -> Result<(), Problem> {
+        self.before_sockets(at)?;
+        let here = at.at;
+        let name = at.name("a user's name")?;
+        if self.script.users.contains(&name) {
+            return Err(at.line.problem(
+                here,
+                format!("user `{name}` exists already"),
+                "take another name",
+            ));
+        }
+        let here = at.at;
+        let Some(uid) = at.next().and_then(|word| word.parse::<u32>().ok()) else {
+            return Err(at
+                .line
+                .problem(here, "a user id is missing", "user alice 1000"));
+        };
+        let mut caps = Caps::NONE;
+        if at.take("with") {
+            loop {
+                let here = at.at;
+                match at.next().unwrap_or("") {
+                    "net_bind_service" => caps.net_bind_service = true,
+                    "net_admin" => caps.net_admin = true,
+                    "net_raw" => caps.net_raw = true,
+                    word => {
+                        let known = ["net_bind_service", "net_admin", "net_raw"];
+                        let message = format!("no capability `{word}` decides anything here");
+                        let mut label = did_you_mean(word, known);
+                        if label.is_empty() {
+                            label = "net_bind_service, net_admin or net_raw".to_owned();
+                        }
+                        return Err(at.line.problem(here, message, label));
+                    }
+                }
+                if !at.take(",") {
+                    break;
+                }
+            }
+        }
+        self.script.users.push(name);
+        self.script.host.add_process(Uid(uid), caps);
+        Ok(())
+    }
+
+    /// `port NAME`, `port NAME = NUMBER`, `port NAME of LABEL`.
+    pub(super) fn port(&mut self, at: &mut Cursor<'_>) -> Result<Option<Action>, Problem> {
+        let here = at.at;
+        let name = at.name("a port's name")?;
+        if name.starts_with(|c: char| c.is_ascii_digit()) || name == "any" {
+            return Err(at.line.problem(
+                here,
+                "a port's name begins with a letter and is not `any`",
+                "",
+            ));
+        }
+        let known = self.script.ports.iter().position(|port| port.0 == name);
+        if at.take("of") {
+            let slot = self.label(at)?;
+            let port = known.unwrap_or(self.script.ports.len());
+            if known.is_none() {
+                self.script.ports.push((name, 0));
+            }
+            return Ok(Some(Action::PortOf { port, slot }));
+        }
+        if known.is_some() {
+            return Err(at.line.problem(
+                here,
+                format!("port `{name}` has a number already"),
+                "remove this",
+            ));
+        }
+        let number = if at.take("=") {
+            let here = at.at;
+            let number = at
+                .next()
+                .and_then(|word| word.parse::<u16>().ok())
+                .filter(|&port| port > 0);
+            number.ok_or_else(|| {
+                at.line
+                    .problem(here, "a port is a number from 1 to 65535", "")
+            })?
+        } else {
+            while self
+                .script
+                .ports
+                .iter()
+                .any(|port| port.1 == self.next_port)
+            {
+                self.next_port += 1;
+            }
+            self.next_port
+        };
+        self.script.ports.push((name, number));
+        Ok(None)
+    }
+
+    /// `sysctl NAME = VALUE`; after the first socket it is a step.
+    pub(super) fn sysctl(&mut self, at: &mut Cursor<'_>) -> Result<Option<Action>, Problem> {
+        let here = at.at;
+        let name = at.next().unwrap_or("");
+        let Some(sysctl) = Sysctl::find(name) else {
+            let label = did_you_mean(name, sysctls::ALL.iter().map(|sysctl| sysctl.name));
+            return Err(at.line.problem(
+                here,
+                format!("no sysctl `{name}` decides anything here"),
+                label,
+            ));
+        };
+        at.must("=", "sysctl NAME = VALUE")?;
+        let value_at = at.at;
+        let mut value = String::new();
+        while let Some(word) = at.peek().filter(|&word| word != "->") {
+            let gap = if value.is_empty() || word == "," {
+                ""
+            } else {
+                " "
+            };
+            value = format!("{value}{gap}{word}");
+            at.at += 1;
+        }
+        let mut trial = self.script.host.namespaces[0].sysctls.clone();
+        if sysctl.set(&mut trial, &value).is_none() {
+            let message = format!("{} does not take `{value}`", sysctl.name);
+            let example = format!("for example {}", sysctl.show(&trial));
+            return Err(at.line.problem(value_at, message, example));
+        }
+        if self.begun {
+            return Ok(Some(Action::Sysctl(sysctl, value)));
+        }
+        self.script.host.namespaces[0].sysctls = trial;
+        Ok(None)
+    }
+}
+
+fn with_prefix(text: &str) -> Option<(IpAddr, u8)> {
+    let (ip, prefix) = text.split_once('/')?;
+    let prefix = prefix.parse::<u8>().ok()?;
+    if let Ok(ip) = ip.parse::<Ipv4Addr>() {
+        return (prefix <= 32).then_some((IpAddr::V4(ip), prefix));
+    }
+    let ip = ip.parse::<Ipv6Addr>().ok()?;
+    (prefix <= 128).then_some((IpAddr::V6(ip), prefix))
+}

@@ -1,0 +1,142 @@
+//! A world in which a script can run: the model, or a live kernel.
+//!
+//! Decides:  what is looked at after each step, the same for every world.
+//! Not here: the model's side (model.rs), the kernel's (kernel.rs), expectations (run.rs).
+
+use std::net::SocketAddr;
+
+use portcullis_kernel_model::{Call, Family, ProcessId, State};
+
+use super::program::{Action, Slot, Verb};
+use super::sysctls::Sysctl;
+pub use crate::step::Outcome;
+
+/// Where calls are made. Sockets are named by slots, which the caller numbers.
+pub trait World {
+    /// How output names it.
+    fn name(&self) -> &'static str;
+    /// `socket`.
+    fn open(&mut self, slot: Slot, user: ProcessId, family: Family) -> Outcome;
+    /// Any call but `accept`.
+    fn call(&mut self, slot: Slot, user: ProcessId, call: Call) -> Outcome;
+    /// The descriptor is sent through a Unix socket and received again.
+    fn pass(&mut self, slot: Slot, user: ProcessId) -> Outcome;
+    /// `accept`; the new socket gets the slot `into`.
+    fn accept(&mut self, slot: Slot, user: ProcessId, into: Slot) -> Outcome;
+    /// Sets a sysctl of the network namespace.
+    fn sysctl(&mut self, sysctl: &'static Sysctl, value: &str) -> Outcome;
+    /// Lets time pass.
+    fn wait(&mut self, ms: u64);
+    /// How many connections wait in a listener's queue; 0 for any other socket.
+    fn waiting(&mut self, slot: Slot) -> u32;
+    /// A socket's own name and its state; `None` once it is closed.
+    fn look(&mut self, slot: Slot) -> Option<(SocketAddr, State)>;
+    /// A connection may be on its way: wait a moment for it. `false` where there is nothing to wait for.
+    fn settle(&mut self) -> bool {
+        false
+    }
+}
+
+/// What came of a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observation {
+    /// The answer.
+    pub outcome: Outcome,
+    /// The socket's own name and state afterwards.
+    pub after: Option<(SocketAddr, State)>,
+    /// Of `connect`: the listener whose queue grew.
+    pub reached: Option<Slot>,
+}
+
+/// How often a connection that nobody got yet is looked for again.
+const LOOKS: u32 = 5;
+
+/// Takes a step. `listeners` are the sockets that ever listened, to see whom a connection reaches.
+pub fn perform(
+    world: &mut dyn World,
+    action: &Action,
+    ports: &mut [u16],
+    listeners: &mut Vec<Slot>,
+) -> Observation {
+    let mut reached = None;
+    let outcome = match action {
+        Action::Socket {
+            slot,
+            family,
+            user,
+            options,
+        } => {
+            let mut outcome = world.open(*slot, *user, *family);
+            for option in options {
+                if outcome != Outcome::Ok {
+                    break;
+                }
+                outcome = world.call(*slot, *user, Call::Set(*option));
+            }
+            outcome
+        }
+        Action::Accept { slot, user, into } => world.accept(*slot, *user, *into),
+        Action::Call {
+            slot,
+            user,
+            call: Verb::Pass,
+        } => world.pass(*slot, *user),
+        Action::Call { slot, user, call } => {
+            let call = call.call(ports);
+            if matches!(call, Call::Listen(_)) && !listeners.contains(slot) {
+                listeners.push(*slot);
+            }
+            if matches!(call, Call::Connect(_)) {
+                let before: Vec<u32> = listeners.iter().map(|&at| world.waiting(at)).collect();
+                let outcome = world.call(*slot, *user, call);
+                reached = grown(world, listeners, &before, outcome);
+                outcome
+            } else {
+                world.call(*slot, *user, call)
+            }
+        }
+        Action::PortOf { port, slot } => match world.look(*slot) {
+            Some((name, _)) => {
+                ports[*port] = name.port();
+                Outcome::Value(i32::from(name.port()))
+            }
+            None => world.call(*slot, ProcessId(0), Call::GetSockName),
+        },
+        Action::Sysctl(sysctl, value) => world.sysctl(sysctl, value),
+        Action::Wait { ms } => {
+            world.wait(*ms);
+            Outcome::Ok
+        }
+    };
+    let after = match action {
+        Action::Accept { into, .. } if outcome == Outcome::Accepted => world.look(*into),
+        Action::Socket { slot, .. } | Action::Accept { slot, .. } | Action::Call { slot, .. } => {
+            world.look(*slot)
+        }
+        _ => None,
+    };
+    Observation {
+        outcome,
+        after,
+        reached,
+    }
+}
+
+/// The listener whose queue grew.
+fn grown(
+    world: &mut dyn World,
+    listeners: &[Slot],
+    before: &[u32],
+    outcome: Outcome,
+) -> Option<Slot> {
+    for _ in 0..LOOKS {
+        let mut pairs = listeners.iter().zip(before);
+        if let Some((&slot, _)) = pairs.find(|&(&slot, &before)| world.waiting(slot) > before) {
+            return Some(slot);
+        }
+        if outcome != Outcome::Ok || !world.settle() {
+            break;
+        }
+    }
+    None
+}

@@ -1,0 +1,403 @@
+//! The checker is checked: every condition of the model is broken in turn, and the run must notice.
+//!
+//! Decides:  which places of the sources are broken and how: a comparison or a condition is turned
+//!           round, `&&` and `||` are exchanged, an errno becomes another one. One build holds all of
+//!           them, each behind a number; a tape of the kernel's answers serves all.
+//! Not here: the replay (crates/conformance/src/replay.rs).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use proc_macro2::Span;
+use syn::spanned::Spanned as _;
+use syn::visit::{self, Visit};
+
+use crate::workspace::{self, Failure};
+
+/// Crates of the copied workspace.
+const CRATES: &[&str] = &["sys", "kernel-model", "conformance", "testkit"];
+/// Put beside the copied model: the switch that the broken conditions ask.
+const SWITCH: &str = "
+#[doc(hidden)]
+pub mod mutants {
+    //! One deliberate error at a time.
+    #![allow(missing_docs)]
+    use core::sync::atomic::{AtomicU32, Ordering};
+    pub static ACTIVE: AtomicU32 = AtomicU32::new(0);
+    #[inline(always)]
+    pub fn on(number: u32) -> bool {
+        ACTIVE.load(Ordering::Relaxed) == number
+    }
+    #[inline(always)]
+    pub fn flip(number: u32, value: bool) -> bool {
+        value != on(number)
+    }
+    #[inline(always)]
+    pub fn errno(number: u32, value: crate::Errno) -> crate::Errno {
+        if !on(number) { value } else if value as u8 == crate::Errno::EBADF as u8 { crate::Errno::EINVAL } else { crate::Errno::EBADF }
+    }
+}
+";
+
+/// One deliberate error.
+struct Mutant {
+    file: String,
+    line: usize,
+    function: String,
+    what: String,
+}
+
+/// Generates, builds, records a tape and replays it against each.
+pub fn run(options: &[String]) -> Result<(), Failure> {
+    let root = workspace::root();
+    let copy = root.join("target/mutants");
+    copy_workspace(&root, &copy)?;
+    let mutants = break_model(&copy.join("crates/kernel-model/src"))?;
+    write_switch(&copy, mutants.len())?;
+    let list: String = mutants
+        .iter()
+        .enumerate()
+        .map(|(at, m)| {
+            format!(
+                "{}\t{}:{}\t{}\t{}\n",
+                at + 1,
+                m.file,
+                m.line,
+                m.function,
+                m.what
+            )
+        })
+        .collect();
+    let list_file = copy.join("mutants.txt");
+    fs::write(&list_file, list)?;
+    println!("{} mutants in {}", mutants.len(), list_file.display());
+    let mut build = workspace::cargo(&copy);
+    build.args([
+        "build",
+        "--release",
+        "-p",
+        "portcullis-conformance",
+        "--target-dir",
+    ]);
+    must(build.arg(copy.join("target")))?;
+    let program = copy.join("target/release/conformance");
+    let tape = |name: &str| copy.join(format!("{name}.tape"));
+    for part in ["exhaustive", "random"] {
+        let mut record = Command::new(&program);
+        record
+            .args(["--part", part, "--workers", "1", "--record"])
+            .arg(tape(part))
+            .args(options);
+        must(&mut record)?;
+    }
+    let mut replay = Command::new(&program);
+    replay.arg("--mutants").arg(&list_file).arg("--tapes");
+    must(
+        replay
+            .arg(tape("exhaustive"))
+            .arg(tape("random"))
+            .args(options),
+    )
+}
+
+fn must(command: &mut Command) -> Result<(), Failure> {
+    let status = command.status()?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(format!("{}: {status}", command.get_program().to_string_lossy()).into())
+}
+
+fn copy_workspace(root: &Path, copy: &Path) -> Result<(), Failure> {
+    let crates = copy.join("crates");
+    if crates.exists() {
+        fs::remove_dir_all(&crates)?;
+    }
+    fs::create_dir_all(&crates)?;
+    for name in CRATES {
+        copy_directory(&root.join("crates").join(name), &crates.join(name))?;
+    }
+    let manifest = fs::read_to_string(root.join("Cargo.toml"))?;
+    let manifest = manifest
+        .replace(
+            "members = [\"crates/*\", \"xtask\"]",
+            "members = [\"crates/*\"]",
+        )
+        .replace("default-members = [\"crates/portcullis\"]\n", "");
+    fs::write(copy.join("Cargo.toml"), manifest)?;
+    fs::copy(root.join("Cargo.lock"), copy.join("Cargo.lock"))?;
+    Ok(())
+}
+
+fn copy_directory(from: &Path, to: &Path) -> Result<(), Failure> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_directory(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_switch(copy: &Path, count: usize) -> Result<(), Failure> {
+    let lib = copy.join("crates/kernel-model/src/lib.rs");
+    let text = fs::read_to_string(&lib)? + SWITCH;
+    fs::write(lib, text)?;
+    let switch = format!(
+        "//! A build with deliberate errors.\n\n/// How many.\npub fn count() -> u32 {{ {count} }}\n\n\
+         /// Turns one on.\npub fn activate(number: u32) {{\n    portcullis_kernel_model::mutants::ACTIVE\
+         .store(number, std::sync::atomic::Ordering::Relaxed);\n}}\n"
+    );
+    fs::write(copy.join("crates/conformance/src/mutant.rs"), switch)?;
+    Ok(())
+}
+
+/// Rewrites every file of the model; files of plain data have no conditions to break.
+fn break_model(sources: &Path) -> Result<Vec<Mutant>, Failure> {
+    const DATA: &[&str] = &[
+        "lib.rs",
+        "rules.rs",
+        "errno.rs",
+        "explain.rs",
+        "call.rs",
+        "slab.rs",
+    ];
+    let mut files: Vec<PathBuf> = fs::read_dir(sources)?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.extension().is_some_and(|end| end == "rs"))
+        .collect();
+    files.sort();
+    let mut mutants = Vec::new();
+    for path in files {
+        let file = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        if DATA.contains(&file.as_str()) {
+            continue;
+        }
+        let text = fs::read_to_string(&path)?;
+        let broken = break_text(&text, &file, &mut mutants)?;
+        fs::write(&path, broken)?;
+    }
+    Ok(mutants)
+}
+
+fn break_text(text: &str, file: &str, mutants: &mut Vec<Mutant>) -> Result<String, Failure> {
+    let parsed = syn::parse_file(text)?;
+    let mut finder = Finder {
+        file,
+        function: String::new(),
+        frozen: 0,
+        mutants,
+        edits: BTreeMap::new(),
+    };
+    finder.visit_file(&parsed);
+    let starts: Vec<usize> = std::iter::once(0)
+        .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+        .collect();
+    let edits = finder.edits;
+    let mut broken = String::with_capacity(text.len() * 2);
+    let mut done = 0;
+    for ((line, column), edit) in edits {
+        let start = starts[line - 1];
+        // Columns count characters.
+        let at = start
+            + text[start..]
+                .char_indices()
+                .nth(column)
+                .map_or(text.len() - start, |(at, _)| at);
+        broken.push_str(&text[done..at]);
+        broken.push_str(&edit.close);
+        broken.push_str(&edit.open);
+        done = at + edit.removed;
+        broken.push_str(&edit.instead);
+    }
+    broken.push_str(&text[done..]);
+    Ok(broken)
+}
+
+/// What is put in at one place: what ends there first, then what begins.
+#[derive(Default)]
+struct Edit {
+    close: String,
+    open: String,
+    removed: usize,
+    instead: String,
+}
+
+struct Finder<'a> {
+    file: &'a str,
+    function: String,
+    frozen: u32,
+    mutants: &'a mut Vec<Mutant>,
+    edits: BTreeMap<(usize, usize), Edit>,
+}
+
+impl Finder<'_> {
+    fn number(&mut self, at: Span, what: String) -> usize {
+        self.mutants.push(Mutant {
+            file: self.file.to_owned(),
+            line: at.start().line,
+            function: self.function.clone(),
+            what,
+        });
+        self.mutants.len()
+    }
+
+    /// Puts a call around an expression. Outer ones are met first: their openings stay in front.
+    fn wrap(&mut self, at: Span, open: &str, close: &str) {
+        let (start, end) = (at.start(), at.end());
+        self.edits
+            .entry((start.line, start.column))
+            .or_default()
+            .open
+            .push_str(open);
+        let edit = self.edits.entry((end.line, end.column)).or_default();
+        edit.close.insert_str(0, close);
+    }
+
+    fn flip(&mut self, at: Span, what: &str) {
+        let number = self.number(at, what.to_owned());
+        self.wrap(at, &format!("crate::mutants::flip({number}, "), ")");
+    }
+
+    /// A condition that is no comparison and no combination of conditions is turned round as a whole.
+    fn condition(&mut self, condition: &syn::Expr) {
+        match condition {
+            syn::Expr::Let(_) | syn::Expr::Binary(_) => {}
+            syn::Expr::Paren(inner) => self.condition(&inner.expr),
+            other => self.flip(other.span(), "condition turned round"),
+        }
+    }
+}
+
+impl<'ast> Visit<'ast> for Finder<'_> {
+    fn visit_item_mod(&mut self, node: &'ast syn::ItemMod) {
+        if node.ident != "tests" {
+            visit::visit_item_mod(self, node);
+        }
+    }
+
+    fn visit_item_fn(&mut self, node: &'ast syn::ItemFn) {
+        self.enter(&node.sig, |finder| visit::visit_item_fn(finder, node));
+    }
+
+    fn visit_impl_item_fn(&mut self, node: &'ast syn::ImplItemFn) {
+        self.enter(&node.sig, |finder| visit::visit_impl_item_fn(finder, node));
+    }
+
+    fn visit_item_const(&mut self, _: &'ast syn::ItemConst) {}
+
+    fn visit_macro(&mut self, _: &'ast syn::Macro) {}
+
+    fn visit_expr_if(&mut self, node: &'ast syn::ExprIf) {
+        if self.frozen == 0 {
+            self.condition(&node.cond);
+        }
+        visit::visit_expr_if(self, node);
+    }
+
+    fn visit_pat_guard(&mut self, node: &'ast syn::PatGuard) {
+        if self.frozen == 0 {
+            self.condition(&node.guard);
+        }
+        visit::visit_pat_guard(self, node);
+    }
+
+    fn visit_expr_binary(&mut self, node: &'ast syn::ExprBinary) {
+        use syn::BinOp::{And, Eq, Ge, Gt, Le, Lt, Ne, Or};
+        if self.frozen == 0 {
+            match node.op {
+                Eq(_) | Ne(_) | Lt(_) | Le(_) | Gt(_) | Ge(_) => {
+                    self.flip(node.span(), "comparison turned round");
+                }
+                And(_) | Or(_) => {
+                    for side in [&node.left, &node.right] {
+                        if !has_let(side) {
+                            self.condition(side);
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        visit::visit_expr_binary(self, node);
+    }
+
+    fn visit_expr_path(&mut self, node: &'ast syn::ExprPath) {
+        let mut segments = node.path.segments.iter();
+        let errno = segments.next().is_some_and(|first| first.ident == "Errno");
+        if errno && self.frozen == 0 && node.path.segments.len() == 2 {
+            let name = node.path.segments[1].ident.to_string();
+            if name.starts_with('E') && name.to_uppercase() == name {
+                let number = self.number(node.span(), format!("{name} becomes another"));
+                self.wrap(
+                    node.span(),
+                    &format!("crate::mutants::errno({number}, "),
+                    ")",
+                );
+            }
+        }
+        visit::visit_expr_path(self, node);
+    }
+}
+
+impl Finder<'_> {
+    /// A `const fn` can ask no switch.
+    fn enter(&mut self, signature: &syn::Signature, visit: impl FnOnce(&mut Self)) {
+        let frozen = u32::from(signature.constness.is_some());
+        let outer = std::mem::replace(&mut self.function, signature.ident.to_string());
+        self.frozen += frozen;
+        visit(self);
+        self.frozen -= frozen;
+        self.function = outer;
+    }
+}
+
+fn has_let(expression: &syn::Expr) -> bool {
+    match expression {
+        syn::Expr::Let(_) => true,
+        syn::Expr::Binary(binary) => has_let(&binary.left) || has_let(&binary.right),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_comparisons_and_errors_are_broken_each_behind_a_number() {
+        let text = "fn f(a: u8, b: bool) -> Result<(), Errno> {\n    if a == 1 && b { return Err(Errno::EINVAL); }\n    Ok(())\n}\n";
+        let mut mutants = Vec::new();
+        let broken = break_text(text, "x.rs", &mut mutants).unwrap();
+        assert_eq!(mutants.len(), 3);
+        assert!(
+            broken.contains("crate::mutants::flip(2, a == 1)"),
+            "{broken}"
+        );
+        assert!(broken.contains("crate::mutants::flip(1, b)"), "{broken}");
+        assert!(
+            broken.contains("Err(crate::mutants::errno(3, Errno::EINVAL))"),
+            "{broken}"
+        );
+        assert!(syn::parse_file(&broken).is_ok());
+    }
+
+    #[test]
+    fn what_cannot_ask_a_switch_is_left_alone() {
+        let text =
+            "const fn f(a: u8) -> bool { a == 1 }\nfn g(o: Option<u8>) { if let Some(1) = o {} }\n";
+        let mut mutants = Vec::new();
+        assert_eq!(break_text(text, "x.rs", &mut mutants).unwrap(), text);
+        assert!(mutants.is_empty());
+    }
+}
