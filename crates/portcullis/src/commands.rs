@@ -6,6 +6,7 @@
 pub mod check;
 pub mod demo;
 pub mod run;
+pub mod sim;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

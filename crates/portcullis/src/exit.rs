@@ -21,7 +21,7 @@ pub const OK: Exit = Exit {
 /// The configuration is refused.
 pub const CONFIGURATION: Exit = Exit {
     code: 1,
-    meaning: "the configuration is refused; nothing was opened",
+    meaning: "the configuration is refused; nothing was opened; for `sim`: an expectation does not hold, model and kernel differ, or a scenario is not understood",
 };
 /// The command line is wrong.
 pub const USAGE: Exit = Exit {

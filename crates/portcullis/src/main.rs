@@ -29,6 +29,8 @@ enum Command {
     Check(commands::check::Arguments),
     /// See it work: three echo servers and a balancer in front of them, on free local ports
     Demo(commands::demo::Arguments),
+    /// Run socket calls in a model of the kernel, on the live kernel, or on both
+    Sim(commands::sim::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => commands::run::run(&arguments),
         Command::Check(arguments) => commands::check::run(&arguments),
         Command::Demo(arguments) => commands::demo::run(&arguments),
+        Command::Sim(arguments) => commands::sim::run(&arguments),
     };
     exit.into()
 }

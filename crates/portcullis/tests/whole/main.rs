@@ -21,5 +21,6 @@ mod logs;
 mod privileges;
 mod relay;
 mod signals;
+mod sim;
 mod start;
 mod timeouts;

@@ -1,0 +1,362 @@
+//! `portcullis sim`: socket calls in a model of the kernel, on the live kernel, or on both.
+//!
+//! Decides:  what happens to each file, the totals, the exit code; the prompt and its commands.
+//! Not here: the language, the worlds, the layout of answers (crates/conformance, script).
+
+use std::io::{BufRead as _, IsTerminal as _, Read as _};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use portcullis_conformance::script::{
+    self, Detail, Mode, Model, Obstacle, Reader, Row, Run, Script, Settings, Tally,
+};
+use portcullis_kernel_model::Kernel;
+
+use crate::exit::{self, Exit};
+use crate::terminal;
+
+/// Arguments of `sim`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The language: docs/scenarios.md. Without a file, on a terminal: a prompt; `help` there."
+)]
+pub struct Arguments {
+    /// Scenarios, or directories whose *.bind files are run; `-` is standard input
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Run on the live kernel, in a fresh network namespace
+    #[arg(long, conflicts_with = "both")]
+    live: bool,
+    /// Run in the model and on the live kernel side by side; any difference fails
+    #[arg(long)]
+    both: bool,
+    /// Show the rules and the sockets behind each answer
+    #[arg(long)]
+    explain: bool,
+    /// Show only what failed, and the totals
+    #[arg(short = 'q', long)]
+    quiet: bool,
+    /// Lay the files out in the one format instead of running them; `-` is written to standard output
+    #[arg(long, conflicts_with_all = ["live", "both", "explain"])]
+    format: bool,
+    /// The kernel that the model is, where a scenario names none
+    #[arg(long, value_name = "RELEASE", default_value = "6.18", value_parser = kernel)]
+    kernel: Kernel,
+    /// The number of the first port by name
+    #[arg(long, value_name = "PORT", default_value_t = 20001, value_parser = clap::value_parser!(u16).range(1..=60000))]
+    first_port: u16,
+}
+
+fn kernel(text: &str) -> Result<Kernel, String> {
+    let oldest = Kernel::OLDEST;
+    let release = Kernel::parse(text);
+    release
+        .filter(|&release| release >= oldest)
+        .ok_or_else(|| format!("a release from {oldest} on"))
+}
+
+/// Runs, formats or prompts.
+pub fn run(arguments: &Arguments) -> Exit {
+    let settings = Settings {
+        kernel: arguments.kernel,
+        first_port: arguments.first_port,
+    };
+    if arguments.files.is_empty() {
+        if std::io::stdin().is_terminal() {
+            return prompt(settings);
+        }
+        return scenarios(arguments, &[PathBuf::from("-")], settings);
+    }
+    let files = match expand(&arguments.files) {
+        Ok(files) => files,
+        Err(message) => return usage(&message),
+    };
+    if arguments.format {
+        return format(&files);
+    }
+    scenarios(arguments, &files, settings)
+}
+
+fn usage(message: &str) -> Exit {
+    terminal::err(&format!("error: {message}\n"));
+    exit::USAGE
+}
+
+/// Directories become their *.bind files, in the order of their names.
+fn expand(given: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
+    let mut files = Vec::new();
+    for path in given {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let cannot = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(path).map_err(cannot)? {
+            let file = entry.map_err(cannot)?.path();
+            if file
+                .extension()
+                .is_some_and(|extension| extension == "bind")
+            {
+                found.push(file);
+            }
+        }
+        if found.is_empty() {
+            return Err(format!("{} holds no *.bind file", path.display()));
+        }
+        found.sort();
+        files.append(&mut found);
+    }
+    Ok(files)
+}
+
+fn read(path: &Path) -> Result<(String, String), String> {
+    if path == Path::new("-") {
+        let mut text = String::new();
+        let read = std::io::stdin().read_to_string(&mut text);
+        return match read {
+            Ok(_) => Ok(("standard input".to_owned(), text)),
+            Err(error) => Err(format!("cannot read standard input: {error}")),
+        };
+    }
+    let name = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok((name, text)),
+        Err(error) => Err(format!("cannot read {name}: {error}")),
+    }
+}
+
+fn format(files: &[PathBuf]) -> Exit {
+    for path in files {
+        let (name, text) = match read(path) {
+            Ok(read) => read,
+            Err(message) => return usage(&message),
+        };
+        let tidy = script::format(&text);
+        if path == Path::new("-") {
+            terminal::out(&tidy);
+        } else if tidy != text {
+            if let Err(error) = std::fs::write(path, tidy) {
+                return usage(&format!("cannot write {name}: {error}"));
+            }
+            terminal::out(&format!("{name}\n"));
+        }
+    }
+    exit::OK
+}
+
+fn scenarios(arguments: &Arguments, files: &[PathBuf], settings: Settings) -> Exit {
+    let mut total = Tally::default();
+    let mut wrong = 0;
+    for path in files {
+        let (name, text) = match read(path) {
+            Ok(read) => read,
+            Err(message) => return usage(&message),
+        };
+        match script::parse(&text, settings) {
+            Ok(script) => match scenario(arguments, &name, &script) {
+                Ok(tally) => total.add(tally),
+                Err(message) => {
+                    terminal::err(&format!("error: {name}: {message}\n"));
+                    return exit::INTERNAL;
+                }
+            },
+            Err(problems) => {
+                wrong += 1;
+                for problem in problems {
+                    terminal::err(&problem.render(&name, &text));
+                }
+            }
+        }
+    }
+    terminal::out(&summary(mode(arguments), files.len(), wrong, total));
+    if wrong > 0 || total.failed > 0 {
+        exit::CONFIGURATION
+    } else {
+        exit::OK
+    }
+}
+
+fn mode(arguments: &Arguments) -> Mode {
+    match (arguments.live, arguments.both) {
+        (true, _) => Mode::Live,
+        (_, true) => Mode::Both,
+        _ => Mode::Model,
+    }
+}
+
+fn summary(mode: Mode, files: usize, wrong: usize, total: Tally) -> String {
+    let mut line = format!(
+        "{}, {}",
+        counted(files, "scenario"),
+        counted(total.steps, "step")
+    );
+    if wrong > 0 {
+        line += &format!(", {} not understood", counted(wrong, "scenario"));
+    }
+    if total.skipped > 0 {
+        line += &format!(", {} skipped", counted(total.skipped, "scenario"));
+    }
+    line += &format!(", {} failed", counted(total.failed, "step"));
+    if mode == Mode::Both {
+        line += &format!(", {}", counted(total.differ, "difference"));
+    }
+    line + "\n"
+}
+
+fn counted(n: usize, what: &str) -> String {
+    match n {
+        1 => format!("1 {what}"),
+        n => format!("{n} {what}s"),
+    }
+}
+
+/// Runs one script; with a live kernel in a child, whose network is its own.
+fn scenario(arguments: &Arguments, name: &str, script: &Script) -> Result<Tally, String> {
+    let mode = mode(arguments);
+    let detail = Detail {
+        explain: arguments.explain,
+        colour: terminal::out_colours(),
+    };
+    let work = || steps(name, script, mode, detail, arguments.quiet);
+    let done = match mode {
+        Mode::Model => Ok(work()),
+        Mode::Live | Mode::Both => script::apart(work),
+    };
+    let (tally, text) = done.map_err(|error| error.to_string())?;
+    terminal::out(&text);
+    Ok(tally)
+}
+
+fn steps(name: &str, script: &Script, mode: Mode, detail: Detail, quiet: bool) -> (Tally, String) {
+    let mut tally = Tally::default();
+    let mut run = match Run::prepare(script, mode) {
+        Ok(run) => run,
+        Err(Obstacle::Skip(reason)) => {
+            tally.skipped = 1;
+            return (tally, format!("{name}: skipped: {reason}\n"));
+        }
+        Err(Obstacle::Failed(error)) => {
+            tally.failed = 1;
+            return (tally, format!("{name}: its host cannot be made: {error}\n"));
+        }
+    };
+    let mut text = format!("{name}\n");
+    for step in &script.steps {
+        let row = run.step(step);
+        tally.steps += 1;
+        tally.failed += usize::from(!row.complaints.is_empty());
+        tally.differ += usize::from(row.complaints.contains(&script::Complaint::Differ));
+        if !quiet || !row.complaints.is_empty() {
+            text += &script::row(script, step, &row, ports(&run, &row), detail);
+        }
+    }
+    if quiet && tally.failed == 0 {
+        text.clear();
+    }
+    (tally, text)
+}
+
+fn ports<'a>(run: &'a Run, row: &Row) -> &'a [u16] {
+    if row.kernel.is_some() {
+        &run.ports.1
+    } else {
+        &run.ports.0
+    }
+}
+
+const HELP: &str = "\
+  socket a inet with reuseaddr     a socket; inet6, `by USER` too
+  port web                         a port by name
+  a bind 127.0.0.1:web             calls: bind listen connect accept close set get shutdown …
+  explain                          rules behind each answer: on or off
+  table                            sockets, and who owns which port
+  kernel 5.4 | user | interface    the host, before the first socket
+  help, reset, quit
+";
+
+/// Calls in, answers and tables out.
+fn prompt(settings: Settings) -> Exit {
+    terminal::out(&format!(
+        "A Linux {} host without sockets. `help` helps.\n",
+        settings.kernel
+    ));
+    let mut detail = Detail {
+        explain: true,
+        colour: terminal::out_colours(),
+    };
+    let mut reader = Reader::new(settings);
+    let mut run: Option<Run> = None;
+    let mut number = 0;
+    loop {
+        terminal::out("> ");
+        let mut text = String::new();
+        match std::io::stdin().lock().read_line(&mut text) {
+            Ok(0) | Err(_) => {
+                terminal::out("\n");
+                return exit::OK;
+            }
+            Ok(_) => number += 1,
+        }
+        match text.trim() {
+            "quit" | "exit" => return exit::OK,
+            "help" => terminal::out(HELP),
+            "explain" => {
+                detail.explain = !detail.explain;
+                terminal::out(if detail.explain {
+                    "explanations are on\n"
+                } else {
+                    "explanations are off\n"
+                });
+            }
+            "reset" => {
+                reader = Reader::new(settings);
+                run = None;
+            }
+            "table" => {
+                let known = run.as_mut().map(|run| script::table(reader.script(), run));
+                terminal::out(&known.unwrap_or_else(|| "no sockets yet\n".to_owned()));
+            }
+            _ => terminal::out(&said(
+                &mut reader,
+                &mut run,
+                number,
+                text.trim_end(),
+                detail,
+            )),
+        }
+    }
+}
+
+/// What a line of the prompt answers, and the table after it.
+fn said(
+    reader: &mut Reader,
+    run: &mut Option<Run>,
+    number: usize,
+    text: &str,
+    detail: Detail,
+) -> String {
+    let step = match reader.read(number, text) {
+        Ok(Some(step)) => step,
+        Ok(None) => return String::new(),
+        Err(problem) => {
+            // The line is the only one: it stands above.
+            let alone = script::Problem { line: 1, ..problem };
+            return alone.render("prompt", text);
+        }
+    };
+    let script = reader.script();
+    let run = run.get_or_insert_with(|| Run::in_model(Model::new(script.host.clone())));
+    let known = run.ports.0.len();
+    run.ports
+        .0
+        .extend(script.ports.iter().skip(known).map(|port| port.1));
+    let mut row = run.step(&step);
+    if step.expect.is_none() {
+        // In play a failure is an answer.
+        row.complaints.clear();
+    }
+    let ports = run.ports.0.clone();
+    let answer = script::row(script, &step, &row, &ports, detail);
+    answer + &script::table(script, run)
+}

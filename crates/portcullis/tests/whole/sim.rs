@@ -1,0 +1,115 @@
+//! `portcullis sim`: the scenarios in the model, on this kernel, and on both.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use portcullis_testkit::Process;
+
+use super::harness::{Place, SOON, portcullis};
+
+/// Exit code, stdout, stderr.
+#[track_caller]
+fn sim(arguments: &[&str], input: &str) -> (i32, String, String) {
+    let mut command = portcullis();
+    command.arg("sim").args(arguments).stdin(Stdio::piped());
+    let mut process = Process::spawn_with_stdin(&mut command);
+    let mut stdin = process.child_mut().stdin.take().unwrap();
+    stdin.write_all(input.as_bytes()).unwrap();
+    drop(stdin);
+    let code = process.exit_code(Duration::from_secs(120).max(SOON));
+    (code, process.stdout(), process.stderr())
+}
+
+fn cases() -> String {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../kernel-model/cases");
+    directory.canonicalize().unwrap().display().to_string()
+}
+
+/// Whether this host runs the kernel that the model was compared with, and lets us have a network.
+fn live_works() -> bool {
+    let (_, stdout, _) = sim(&["--live", "-"], "kernel 6.18\nsocket a inet\n");
+    if stdout.contains("skipped") {
+        eprintln!("skipped: {stdout}");
+        return false;
+    }
+    true
+}
+
+#[test]
+fn every_case_is_the_same_in_the_model_and_on_this_kernel() {
+    if !live_works() {
+        return;
+    }
+    let (code, stdout, stderr) = sim(&["-q", "--both", &cases()], "");
+    assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
+    let last = stdout.lines().last().unwrap();
+    assert!(last.contains("0 steps failed, 0 differences"), "{last}");
+}
+
+#[test]
+fn a_model_of_another_kernel_differs_from_this_one() {
+    if !live_works() {
+        return;
+    }
+    let (code, stdout, _) = sim(&["-q", "--both", "--kernel", "3.10", &cases()], "");
+    assert_eq!(code, 1, "{stdout}");
+    assert!(stdout.contains("model and kernel differ"), "{stdout}");
+}
+
+#[test]
+fn an_expectation_that_does_not_hold_is_exit_code_1_in_each_world() {
+    let script = "port web\nsocket a inet\na bind 127.0.0.1:web -> EADDRINUSE\n";
+    let (code, stdout, _) = sim(&["-"], script);
+    assert_eq!(code, 1, "{stdout}");
+    assert!(
+        stdout.contains("the model was expected to answer EADDRINUSE"),
+        "{stdout}"
+    );
+    if live_works() {
+        let (code, stdout, _) = sim(&["--live", "-"], script);
+        assert_eq!(code, 1, "{stdout}");
+        assert!(
+            stdout.contains("the kernel was expected to answer EADDRINUSE"),
+            "{stdout}"
+        );
+    }
+}
+
+#[test]
+fn explanations_name_the_rule_the_socket_and_the_way_out() {
+    let script = "port web\nsocket a inet\nsocket b inet\na bind 0.0.0.0:web\nb bind 0.0.0.0:web -> EADDRINUSE\n";
+    let (code, stdout, _) = sim(&["--explain", "-"], script);
+    assert_eq!(code, 0, "{stdout}");
+    for part in ["rule port-held:", "socket: a", "try:    Close the holder"] {
+        assert!(stdout.contains(part), "{part} is missing:\n{stdout}");
+    }
+}
+
+#[test]
+fn a_scenario_with_a_mistake_shows_the_place() {
+    let (code, _, stderr) = sim(&["-"], "socket a inet\na bnid 0.0.0.0:1\n");
+    assert_eq!(code, 1);
+    for part in [
+        "standard input:2:3",
+        "a bnid 0.0.0.0:1",
+        "^^^^ did you mean `bind`?",
+    ] {
+        assert!(stderr.contains(part), "{part} is missing:\n{stderr}");
+    }
+}
+
+#[test]
+fn formatting_rewrites_a_file_once() {
+    let place = Place::new();
+    let file = place.write(
+        "untidy.bind",
+        "socket   a inet\na   close->ok\na close   -> EBADF\n",
+    );
+    let path = file.display().to_string();
+    let (code, stdout, _) = sim(&["--format", &path], "");
+    assert_eq!((code, stdout.trim()), (0, path.as_str()));
+    let (code, stdout, _) = sim(&["--format", &path], "");
+    assert_eq!((code, stdout.as_str()), (0, ""), "it is tidy by now");
+}
