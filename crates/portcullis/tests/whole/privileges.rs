@@ -215,7 +215,8 @@ fn a_daemon_is_ready_when_its_launcher_ends_and_its_pidfile_names_it() {
         signal(pid, Signal::TERM);
         let gone = || status(pid, "State").is_empty() || status(pid, "State").starts_with('Z');
         assert!(eventually(SOON, gone), "{}", status(pid, "State"));
-        assert!(!listening(front));
+        // The first thread may be gone while another still lets go of the port.
+        assert!(eventually(SOON, || !listening(front)), "still listening");
     });
 }
 
