@@ -32,6 +32,7 @@ mod addr;
 mod bind;
 mod bucket;
 mod call;
+mod chapters;
 mod close;
 mod conflict;
 mod connect;
@@ -57,6 +58,7 @@ pub use addr::{
     SOCKADDR_MAX_LEN, SockAddr,
 };
 pub use call::{Answer, Call, Opt, OptName, Program, State};
+pub use chapters::Chapter;
 pub use errno::Errno;
 pub use explain::{Coverage, Explanation, NoTrace, Trace};
 pub use host::{

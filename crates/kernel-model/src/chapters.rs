@@ -1,0 +1,206 @@
+//! In which chapter of docs/bind-rules.md each rule stands, and until which release it holds.
+//!
+//! Decides:  the order in which a reader asks; what is said before the rules of a chapter.
+//! Not here: the rules' own texts (rules.rs).
+
+use core::fmt;
+
+use crate::rules::Rule;
+use crate::version::{Change, Kernel};
+
+macro_rules! chapters {
+    ($($(#[$doc:meta])* $name:ident $title:literal $intro:literal;)*) => {
+        /// A chapter of the account of bind and listen, in the order of a reader's questions.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Chapter { $($(#[$doc])* $name,)* }
+
+        impl Chapter {
+            /// Every chapter, in order.
+            pub const ALL: &'static [Chapter] = &[$(Chapter::$name,)*];
+
+            /// Its heading.
+            #[must_use]
+            pub const fn title(self) -> &'static str {
+                match self { $(Chapter::$name => $title,)* }
+            }
+
+            /// What to know before its rules.
+            #[must_use]
+            pub const fn intro(self) -> &'static str {
+                match self { $(Chapter::$name => $intro,)* }
+            }
+        }
+    };
+}
+
+chapters! {
+    /// The call itself.
+    Bind "May this socket be bound at all?"
+        "The kernel looks the descriptor up, copies the address in and compares its length and family with \
+         the socket's. For IPv4 the address and the privilege are checked before the question whether the \
+         socket is bound already, for IPv6 after it: a socket that is wrong in two ways gets another error.";
+    /// Whose address it is.
+    Address "Is the address one of ours?"
+        "An IPv4 address is ours if the local routing table says so: assigned to an interface that is up, \
+         anywhere in 127.0.0.0/8, a broadcast address of ours, any multicast address. An IPv6 address is ours \
+         if an interface that is up has it and duplicate address detection has ended. The wildcard (0.0.0.0, \
+         ::) always is.";
+    /// Ports below 1024.
+    Privilege "May this user have the port?"
+        "Only the number counts, not whether anybody has the port. The capability is asked for over the user \
+         namespace that owns the network namespace: root in a container need not have it.";
+    /// A port that the caller names.
+    Port "The port is given: is it free?"
+        "A port of one network namespace that has an owner has a *bucket*: the list of its owners, and what \
+         the kernel remembers of those who came. Without a bucket the port is free. With one, the memory is \
+         asked first; only if it lets nobody in are the owners looked at, one after the other.";
+    /// Two sockets on one port.
+    Conflict "May two sockets own one port?"
+        "They may if they are bound to different devices; or to addresses of which neither covers the other; \
+         or if both have SO_REUSEADDR and the older does not listen; or if both have SO_REUSEPORT and one \
+         user id. Everything else is EADDRINUSE. The options count as they are now, the older socket's too, \
+         not as they were when it was bound.\n\n\
+         Owners need not be sockets that anybody can still close: a connection that was accepted owns the \
+         listener's port, and so does what is left of it in TIME_WAIT.";
+    /// Memory of a port.
+    Memory "What does the bucket remember?"
+        "The bucket keeps an answer that was true once, and it is not taken back when the socket that it was \
+         true of closes or changes. So the order in which sockets came decides, and a socket that no longer \
+         exists can let another in. The memory goes with the last owner.";
+    /// Port 0.
+    PortZero "Port 0: which one is chosen?"
+        "The kernel draws a place in `ip_local_port_range` at random and searches from there: first every \
+         port at an odd distance from the lower end, then every one at an even distance, so that the even \
+         half is left to connect. Reserved ports are skipped. A socket with SO_REUSEADDR looks through the \
+         lower half of the range first. Until 4.4 the search went one by one from a random port, and shared \
+         the port with the fewest owners where all were taken.";
+    /// The second check.
+    Listen "Why does listen fail, and what does the backlog mean?"
+        "listen enters the state LISTEN first and then asks for the port again, with the same rules, as a \
+         listener: SO_REUSEADDR, which lets two sockets bind, does not let both listen. A backlog of N lets \
+         N + 1 connections wait.";
+    /// Outgoing connections.
+    Connect "Where does connect call from?"
+        "A socket without an address gets the one that the route prefers; one without a port gets a port that \
+         bind does not hold and that is not in use towards the same peer. Many connections can share one \
+         local port, as long as no two have the same four numbers.";
+    /// Listener lookup.
+    Lookup "Who gets the SYN?"
+        "A connection with the same four numbers comes first. Then the listeners of the exact address, then \
+         those of the wildcard; among equals a listener bound to the device, then IPv4's own, then the one \
+         that SO_INCOMING_CPU names, then the one that listened last (IPv6 SO_REUSEPORT listeners: first). \
+         The first SO_REUSEPORT listener that is better than what was found ends the search: its group \
+         decides. Until 4.20 all listeners of the port were scored at once.";
+    /// SO_REUSEPORT.
+    Groups "Who shares with SO_REUSEPORT?"
+        "Listeners with SO_REUSEPORT and one address, device, family, user and IPV6_V6ONLY form a group, in \
+         the order of listen. Each connection goes to the member that a hash of its addresses and ports \
+         names, or that an attached program names by its index. A member that leaves is replaced by the \
+         last one.";
+    /// The accept queue.
+    Accept "What waits in the queue?"
+        "A connection is complete before anybody accepts it. It waits in the listener's queue; when the queue \
+         is full, further SYNs are dropped, and their senders try again.";
+    /// Ends.
+    Closing "What does closing do?"
+        "The last descriptor closes the socket. A port that bind was asked for stays with the socket until \
+         then; one that connect or listen chose goes back as soon as the connection or the listening ends.";
+    /// After the connection.
+    TimeWait "What is left in TIME_WAIT?"
+        "The side that closes first leaves a socket without a descriptor, for 60 seconds. It owns the port \
+         and can stand against bind. SO_REUSEADDR on both the old socket and the new one passes it; for \
+         SO_REUSEPORT the user does not matter there.";
+    /// setsockopt.
+    Options "Which options can be set when?"
+        "Most options can be set at any time, and take effect at the next question that reads them.";
+}
+
+impl fmt::Display for Chapter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.title())
+    }
+}
+
+impl Rule {
+    /// Where it stands in docs/bind-rules.md.
+    #[must_use]
+    pub const fn chapter(self) -> Chapter {
+        match self {
+            Rule::BadDescriptor
+            | Rule::AddressTooLong
+            | Rule::AddressTooShort
+            | Rule::BindFamily
+            | Rule::AlreadyBound => Chapter::Bind,
+            Rule::ForeignAddress
+            | Rule::MulticastBind6
+            | Rule::MappedOnV6Only
+            | Rule::ScopeMissing
+            | Rule::NoSuchDevice => Chapter::Address,
+            Rule::PrivilegedPort => Chapter::Privilege,
+            Rule::PortFree | Rule::PortShared | Rule::RepairForcesReuse => Chapter::Port,
+            Rule::PortHeld
+            | Rule::ReuseaddrBesideListener
+            | Rule::ReuseportOtherUser
+            | Rule::ReuseportAlreadyGrouped => Chapter::Conflict,
+            Rule::BucketRemembersReuseaddr | Rule::BucketRemembersReuseport => Chapter::Memory,
+            Rule::PortDeferred
+            | Rule::ChoosingSharesNothing
+            | Rule::LastResortSparesGroups
+            | Rule::ChosenFree
+            | Rule::ChosenShared
+            | Rule::NoPortLeft => Chapter::PortZero,
+            Rule::ListenState | Rule::ListenAgain | Rule::BacklogCut | Rule::ListenChecksPort => {
+                Chapter::Listen
+            }
+            Rule::ConnectState
+            | Rule::ConnectFamily
+            | Rule::MappedSource
+            | Rule::MappedForever
+            | Rule::ForeignSource
+            | Rule::LoopbackSource
+            | Rule::ConnectUnderWay
+            | Rule::NoRoute
+            | Rule::TupleTaken
+            | Rule::ConnectChose
+            | Rule::ConnectNoPort => Chapter::Connect,
+            Rule::Refused
+            | Rule::HalfOpen
+            | Rule::LookupExact
+            | Rule::LookupWildcard
+            | Rule::ReplyLost => Chapter::Lookup,
+            Rule::GroupBegun
+            | Rule::GroupJoined
+            | Rule::GroupBusy
+            | Rule::GroupFull
+            | Rule::LookupGroup
+            | Rule::LookupProgram
+            | Rule::LookupCpu
+            | Rule::ProgramNeedsReuseport
+            | Rule::NoProgram => Chapter::Groups,
+            Rule::SynDropped | Rule::AcceptState | Rule::AcceptEmpty => Chapter::Accept,
+            Rule::QueueReset
+            | Rule::Migrated
+            | Rule::ShutdownHow
+            | Rule::ShutdownUnconnected
+            | Rule::ShutdownListener
+            | Rule::Disconnected
+            | Rule::PortKept
+            | Rule::NotConnected => Chapter::Closing,
+            Rule::TimeWaitReused => Chapter::TimeWait,
+            Rule::OptionForeign
+            | Rule::V6OnlyTooLate
+            | Rule::NeedsCapability
+            | Rule::DeviceTaken
+            | Rule::BadValue => Chapter::Options,
+        }
+    }
+
+    /// The first release without it; `None` for what still holds.
+    #[must_use]
+    pub const fn until(self) -> Option<Kernel> {
+        match self {
+            Rule::BucketRemembersReuseaddr => Some(Change::NoFastreuse.since()),
+            _ => None,
+        }
+    }
+}
