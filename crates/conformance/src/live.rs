@@ -236,7 +236,8 @@ impl Live {
             Call::Accept => self.accept(slot, into),
             Call::Shutdown(how) => outcome(bare::shutdown(fd, how)),
             Call::Close => self.close(slot),
-            Call::Dup => self.dup(slot),
+            // The callers are threads of one process.
+            Call::Dup | Call::Pass(_) => self.dup(slot),
             Call::Fchown(uid) => {
                 let uid = rustix::fs::Uid::from_raw(uid.0);
                 outcome(rustix::fs::fchown(fd, Some(uid), None))

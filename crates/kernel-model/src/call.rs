@@ -7,7 +7,7 @@ use core::net::SocketAddr;
 
 use crate::addr::SockAddr;
 use crate::errno::Errno;
-use crate::host::Uid;
+use crate::host::{ProcessId, Uid};
 use crate::world::SocketId;
 
 /// A call on a socket.
@@ -29,8 +29,10 @@ pub enum Call {
     Shutdown(i32),
     /// `close` of one descriptor: the last one releases the socket.
     Close,
-    /// `dup`, `fork`, or passing the descriptor on: one more holder.
+    /// `dup`: one more descriptor in the caller's table.
     Dup,
+    /// The descriptor is sent to this process through a Unix socket (`SCM_RIGHTS`), and received.
+    Pass(ProcessId),
     /// `fchown` to this user.
     Fchown(Uid),
     /// `fcntl` sets or clears `O_NONBLOCK`.

@@ -16,7 +16,7 @@ use crate::version::Change;
 use crate::world::World;
 
 impl World {
-    /// One descriptor less; the last one releases the socket.
+    /// One descriptor less, which is out of its table already; the last one releases the socket.
     pub(crate) fn close<T: Trace>(&mut self, ix: SockIx, trace: &mut T) {
         self.socks[ix].holders -= 1;
         if self.socks[ix].holders > 0 {

@@ -25,6 +25,10 @@ pub struct ProcessId(pub u16);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserNsId(pub u16);
 
+/// A descriptor table. Processes with the same one share it, as the threads of a program do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FilesId(pub u16);
+
 /// A user id, as the host's own user namespace counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Uid(pub u32);
@@ -62,6 +66,8 @@ pub struct Process {
     pub user_ns: UserNsId,
     /// Effective capabilities.
     pub caps: Caps,
+    /// Whose descriptors it has: its own, or those of a process that it is a thread of.
+    pub files: FilesId,
 }
 
 /// The capabilities that socket calls ask for.
@@ -215,6 +221,7 @@ impl Host {
             net: NetId(0),
             user_ns: UserNsId(0),
             caps: Caps::ALL,
+            files: FilesId(0),
         };
         Host {
             kernel,
@@ -224,15 +231,24 @@ impl Host {
         }
     }
 
-    /// One more process in the first namespaces.
+    /// One more caller in the first namespaces: it shares the descriptors of the first process, as a
+    /// thread with an identity of its own does.
     pub fn add_process(&mut self, uid: Uid, caps: Caps) -> ProcessId {
         self.processes.push(Process {
             uid,
             net: NetId(0),
             user_ns: UserNsId(0),
             caps,
+            files: FilesId(0),
         });
         ProcessId((self.processes.len() - 1) as u16)
+    }
+
+    /// A descriptor table that nobody has: for a process of its own.
+    #[must_use]
+    pub fn fresh_files(&self) -> FilesId {
+        let used = self.processes.iter().map(|process| process.files.0);
+        FilesId(used.max().map_or(0, |last| last + 1))
     }
 
     pub(crate) fn net(&self, net: NetId) -> &Namespace {

@@ -38,6 +38,7 @@ mod conflict;
 mod connect;
 mod errno;
 mod explain;
+mod files;
 mod host;
 mod listen;
 mod lookup;
@@ -62,7 +63,7 @@ pub use chapters::Chapter;
 pub use errno::Errno;
 pub use explain::{Coverage, Explanation, NoTrace, Trace};
 pub use host::{
-    Addr6, Cap, Caps, Host, Interface, Namespace, NetId, Process, ProcessId, Sysctls, Uid,
+    Addr6, Cap, Caps, FilesId, Host, Interface, Namespace, NetId, Process, ProcessId, Sysctls, Uid,
     UserNamespace, UserNsId,
 };
 pub use rules::{Rule, RuleInfo};

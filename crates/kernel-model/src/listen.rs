@@ -133,13 +133,13 @@ impl World {
                 Answer::Blocks
             };
         };
-        let uid = self.host.processes[process.0 as usize].uid;
+        let caller = self.host.processes[process.0 as usize];
         let sock = &mut self.socks[child];
         sock.parent = NONE;
-        sock.holders = 1;
         sock.nonblocking = false;
         sock.progress = Progress::Connected;
-        sock.uid = uid;
+        sock.uid = caller.uid;
+        self.hold(caller.files, child);
         Answer::Accepted(self.handle(child))
     }
 }

@@ -7,12 +7,13 @@
 //! Not here: the buckets, chains and groups that it stands in.
 
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 use crate::addr::Family;
 use crate::bucket::{BucketIx, OwnersIx};
 use crate::call::State;
 use crate::errno::Errno;
-use crate::host::{NetId, Uid};
+use crate::host::{FilesId, NetId, Uid};
 use crate::reuseport::GroupIx;
 
 /// A socket's place in the slab.
@@ -67,6 +68,8 @@ pub(crate) struct Sock {
     pub alive: bool,
     /// Descriptors that hold it; 0 for orphans, children not yet accepted and TIME_WAIT.
     pub holders: u32,
+    /// In which tables they are, and their numbers there; the newest last.
+    pub held: Vec<(FilesId, u32)>,
     /// No descriptor will ever name it again (`SOCK_DEAD`).
     pub dead: bool,
     pub nonblocking: bool,
@@ -133,6 +136,7 @@ impl Sock {
             generation: 0,
             alive: false,
             holders: 0,
+            held: Vec::new(),
             dead: false,
             nonblocking: false,
             progress: Progress::Unconnected,
@@ -179,14 +183,17 @@ impl Sock {
         }
     }
 
-    /// Makes a used place fresh; only the queue's room and the count of lives stay.
+    /// Makes a used place fresh; only the room of its lists and the count of lives stay.
     pub(crate) fn renew(&mut self) {
         let generation = self.generation;
         let mut queue = core::mem::take(&mut self.queue);
         queue.clear();
+        let mut held = core::mem::take(&mut self.held);
+        held.clear();
         *self = Sock {
             generation,
             queue,
+            held,
             ..Sock::fresh()
         };
     }

@@ -256,6 +256,7 @@ impl World {
         let parent = &self.socks[listener];
         let mut copy = Sock {
             queue: Default::default(),
+            held: Default::default(),
             ..parent.clone()
         };
         copy.generation = self.socks[child].generation;

@@ -11,6 +11,7 @@ use crate::bucket::{Bucket, Owners, PortTable};
 use crate::call::{Answer, Call, State};
 use crate::errno::Errno;
 use crate::explain::{Explanation, NoTrace, Trace};
+use crate::files::Table;
 use crate::host::{Cap, Host, NetId, ProcessId, Uid};
 use crate::reuseport::{Group, GroupIx};
 use crate::rules::Rule;
@@ -29,6 +30,7 @@ pub struct SocketId {
 #[derive(Debug, Clone)]
 pub struct World {
     pub(crate) host: Host,
+    pub(crate) tables: Vec<Table>,
     pub(crate) socks: Slab<Sock>,
     pub(crate) buckets: Slab<Bucket>,
     pub(crate) owners: Slab<Owners>,
@@ -55,6 +57,7 @@ impl World {
         let ports = host.namespaces.iter().map(|_| PortTable::new()).collect();
         World {
             host,
+            tables: Vec::new(),
             socks: Slab::new(),
             buckets: Slab::new(),
             owners: Slab::new(),
@@ -92,12 +95,12 @@ impl World {
                 generation: 0,
             };
         };
-        let (uid, net) = (caller.uid, caller.net);
+        let (uid, net, files) = (caller.uid, caller.net, caller.files);
         while self.ports.len() < self.host.namespaces.len() {
             self.ports.push(PortTable::new());
         }
         let index = self.fresh_sock(net, family, uid);
-        self.socks[index].holders = 1;
+        self.hold(files, index);
         self.handle(index)
     }
 
@@ -145,7 +148,8 @@ impl World {
         call: Call,
         trace: &mut T,
     ) -> Answer {
-        let Some(ix) = self.open(socket) else {
+        let files = self.files_of(process);
+        let (Some(ix), Some(files)) = (self.open(process, socket), files) else {
             trace.rule(Rule::BadDescriptor);
             return Answer::Err(Errno::EBADF);
         };
@@ -161,11 +165,19 @@ impl World {
             Call::Accept => self.accept(process, ix, trace),
             Call::Shutdown(how) => self.shutdown(ix, how, trace).into(),
             Call::Close => {
+                self.drop_newest(files, ix);
                 self.close(ix, trace);
                 Answer::Ok
             }
             Call::Dup => {
-                self.socks[ix].holders += 1;
+                self.hold(files, ix);
+                Answer::Ok
+            }
+            Call::Pass(to) => {
+                let Some(to) = self.files_of(to) else {
+                    return Answer::Err(Errno::EINVAL);
+                };
+                self.hold(to, ix);
                 Answer::Ok
             }
             Call::Fchown(uid) => {
@@ -187,7 +199,7 @@ impl World {
     /// Every port that `bind` to port 0, or `listen` without `bind`, may choose for this socket now.
     #[must_use]
     pub fn permitted_ports(&self, socket: SocketId) -> Vec<u16> {
-        self.open(socket)
+        self.existing(socket)
             .map(|ix| self.permitted(ix))
             .unwrap_or_default()
     }
@@ -195,13 +207,25 @@ impl World {
     /// The state of a socket that is open.
     #[must_use]
     pub fn state(&self, socket: SocketId) -> Option<State> {
-        self.open(socket).map(|ix| self.socks[ix].state)
+        self.existing(socket).map(|ix| self.socks[ix].state)
     }
 
     /// The port that a socket owns; 0 for none.
     #[must_use]
     pub fn port(&self, socket: SocketId) -> u16 {
-        self.open(socket).map_or(0, |ix| self.socks[ix].num)
+        self.existing(socket).map_or(0, |ix| self.socks[ix].num)
+    }
+
+    /// A socket's own name, whoever holds it; `None` once it is closed.
+    #[must_use]
+    pub fn name(&self, socket: SocketId) -> Option<core::net::SocketAddr> {
+        self.existing(socket).map(|ix| self.sock_name(ix))
+    }
+
+    /// The network namespace of a socket that is open.
+    #[must_use]
+    pub fn net_of(&self, socket: SocketId) -> Option<NetId> {
+        self.existing(socket).map(|ix| self.socks[ix].net)
     }
 
     /// How many sockets own a port of a namespace, those without a descriptor included.
@@ -237,7 +261,8 @@ impl World {
     /// How many connections wait in a listener's queue.
     #[must_use]
     pub fn queue_len(&self, socket: SocketId) -> usize {
-        self.open(socket).map_or(0, |ix| self.socks[ix].queue.len())
+        self.existing(socket)
+            .map_or(0, |ix| self.socks[ix].queue.len())
     }
 
     /// Where in the group a hash points to.
@@ -297,7 +322,14 @@ impl World {
         }
     }
 
-    fn open(&self, socket: SocketId) -> Option<SockIx> {
+    /// The socket, if the process has a descriptor of it.
+    fn open(&self, process: ProcessId, socket: SocketId) -> Option<SockIx> {
+        let ix = self.existing(socket)?;
+        self.holds(self.files_of(process)?, ix).then_some(ix)
+    }
+
+    /// The socket, if anybody has a descriptor of it.
+    pub(crate) fn existing(&self, socket: SocketId) -> Option<SockIx> {
         if socket.index as usize >= self.socks.len() {
             return None;
         }

@@ -186,7 +186,8 @@ impl Kernel {
                 }
                 Outcome::Ok
             }
-            Call::Dup => match rustix::io::fcntl_dupfd_cloexec(self.fd(slot), 3) {
+            // `World::pass` passes to other processes.
+            Call::Dup | Call::Pass(_) => match rustix::io::fcntl_dupfd_cloexec(self.fd(slot), 3) {
                 Ok(fd) if self.is_open(slot) => {
                     self.slots[slot].fds.push(fd);
                     Outcome::Ok

@@ -146,14 +146,6 @@ impl World for Model {
 
     fn look(&mut self, slot: Slot) -> Option<(SocketAddr, State)> {
         let socket = self.socket_of(slot)?;
-        let state = self.sockets.state(socket)?;
-        // An unexplained call: the explanation stays that of the step.
-        match self
-            .sockets
-            .call_as(ProcessId(0), socket, Call::GetSockName)
-        {
-            Answer::Address(name) => Some((name, state)),
-            _ => None,
-        }
+        Some((self.sockets.name(socket)?, self.sockets.state(socket)?))
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read as _, Write as _};
 
-use portcullis_kernel_model::{Answer, Call, ProcessId, Rule};
+use portcullis_kernel_model::{Answer, Call, Rule};
 use portcullis_sys::process::{self, Fork};
 
 use super::kernel::{Kernel, Obstacle};
@@ -339,9 +339,12 @@ pub fn traits(model: &mut Model, slot: Slot) -> Vec<String> {
     let Some(socket) = model.socket_of(slot) else {
         return out;
     };
+    let Some(&holder) = model.sockets().holders(socket).first() else {
+        return out;
+    };
     for (name, usual) in shown {
         let mut sockets = model.sockets().clone();
-        match sockets.call_as(ProcessId(0), socket, Call::Get(name)) {
+        match sockets.call_as(holder, socket, Call::Get(name)) {
             Answer::Value(1) => out.push(super::options::print_name(name).to_owned()),
             Answer::Value(value) if value != usual => {
                 out.push(format!("{} {value}", super::options::print_name(name)));

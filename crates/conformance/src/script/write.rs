@@ -159,6 +159,7 @@ fn line(step: &Step) -> String {
         Call::Shutdown(how) => format!("shutdown {how}"),
         Call::Close => "close".to_owned(),
         Call::Dup => "dup".to_owned(),
+        Call::Pass(to) => format!("pass to {}", CALLERS[usize::from(to.0)].name),
         Call::Fchown(uid) => format!("fchown {}", uid.0),
         Call::SetNonblocking(on) => format!("nonblocking {}", if on { "on" } else { "off" }),
         Call::GetSockName => "getsockname".to_owned(),
