@@ -14,6 +14,7 @@ mod tidy;
 mod workspace;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -41,8 +42,14 @@ enum Chore {
     /// Compares the kernel model with the live kernel (its own options: `cargo xtask conformance -- --help`)
     Conformance {
         /// Break the model's conditions in turn; the run must notice each
-        #[arg(long)]
+        #[arg(long, conflicts_with = "kernel")]
         mutants: bool,
+        /// On another kernel, in an emulated machine: debian, or debian-VERSION
+        #[arg(long, value_name = "NAME")]
+        kernel: Option<String>,
+        /// How long the emulated machine may run
+        #[arg(long, default_value_t = 10, requires = "kernel")]
+        minutes: u64,
         /// Options of the run
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
@@ -62,7 +69,15 @@ fn main() -> ExitCode {
         Chore::Ci { only } => ci::run(&only),
         Chore::Tidy { update } => tidy::run(update),
         Chore::Docs { check } => docs::run(check),
-        Chore::Conformance { mutants, options } => conformance::run(mutants, &options),
+        Chore::Conformance {
+            kernel: Some(kernel),
+            minutes,
+            options,
+            ..
+        } => conformance::guest::run(&kernel, Duration::from_secs(60 * minutes), &options),
+        Chore::Conformance {
+            mutants, options, ..
+        } => conformance::run(mutants, &options),
         Chore::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref()),
     };
     match done {

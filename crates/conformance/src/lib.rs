@@ -8,8 +8,10 @@
 //! made smaller ([`shrink`]) and shown ([`mod@print`]). Scripts come from [`exhaustive`] and [`random`].
 //! `cargo xtask conformance` is the command.
 
+pub mod cases;
 pub mod compare;
 pub mod exhaustive;
+pub mod guest;
 pub mod host;
 pub mod live;
 pub mod mutant;

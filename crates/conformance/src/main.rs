@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 use portcullis_conformance::run::{Part, Plan, Report, run};
-use portcullis_conformance::{exhaustive, replay};
+use portcullis_conformance::{cases, exhaustive, guest, replay};
 
 /// Of the exhaustive ones, on average.
 const STEPS_OF_A_SCRIPT: u64 = 13;
@@ -53,12 +53,18 @@ struct Options {
     /// The tape of the exhaustive part and that of the random part, recorded with the same options
     #[arg(long, num_args = 2)]
     tapes: Vec<PathBuf>,
+    /// Run the scenarios of a directory instead, in the model of this kernel and on it
+    #[arg(long, value_name = "DIRECTORY", num_args = 0..=1, default_missing_value = cases::DIRECTORY)]
+    cases: Option<PathBuf>,
     /// List the forms of exhaustive scripts and how many there are
     #[arg(long)]
     list: bool,
 }
 
 fn main() -> ExitCode {
+    if guest::is_init() {
+        return guest::init();
+    }
     let options = Options::parse();
     if options.list {
         for form in exhaustive::FORMS {
@@ -70,6 +76,9 @@ fn main() -> ExitCode {
             );
         }
         return ExitCode::SUCCESS;
+    }
+    if let Some(directory) = &options.cases {
+        return scenarios(directory);
     }
     if let Some(list) = &options.mutants {
         return match mutants(&options, list) {
@@ -86,6 +95,25 @@ fn main() -> ExitCode {
             print!("{}", report.text());
             println!("{}", report.line());
             if report.disagreements == 0 {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Every scenario of a directory on both sides.
+fn scenarios(directory: &Path) -> ExitCode {
+    match cases::run(directory) {
+        Ok(report) => {
+            print!("{}", report.text);
+            println!("{}", report.line());
+            if report.tally.failed == 0 && report.wrong == 0 {
                 ExitCode::SUCCESS
             } else {
                 ExitCode::FAILURE

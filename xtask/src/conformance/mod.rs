@@ -1,8 +1,9 @@
 //! `cargo xtask conformance`: builds the conformance run and starts it.
 //!
 //! Decides:  that it is built for speed; that options are the run's own.
-//! Not here: the run (crates/conformance); the deliberate errors (mutants.rs).
+//! Not here: the run (crates/conformance); the deliberate errors (mutants.rs); other kernels (guest).
 
+pub mod guest;
 mod mutants;
 
 use crate::workspace::{self, Failure};
