@@ -44,6 +44,9 @@ enum Chore {
         /// Break the model's conditions in turn; the run must notice each
         #[arg(long, conflicts_with = "kernel")]
         mutants: bool,
+        /// Tell which sides of the model's conditions the run never reached
+        #[arg(long, conflicts_with_all = ["mutants", "kernel"])]
+        branches: bool,
         /// On another kernel, in an emulated machine: debian, or debian-VERSION
         #[arg(long, value_name = "NAME")]
         kernel: Option<String>,
@@ -76,8 +79,15 @@ fn main() -> ExitCode {
             ..
         } => conformance::guest::run(&kernel, Duration::from_secs(60 * minutes), &options),
         Chore::Conformance {
-            mutants, options, ..
-        } => conformance::run(mutants, &options),
+            mutants,
+            branches,
+            options,
+            ..
+        } => {
+            let broken = mutants.then_some(conformance::Purpose::Break);
+            let counted = branches.then_some(conformance::Purpose::Count);
+            conformance::run(broken.or(counted), &options)
+        }
         Chore::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref()),
     };
     match done {

@@ -53,8 +53,6 @@ pub struct Comparison {
     pub coverage: Coverage,
     /// Steps compared.
     pub steps: u64,
-    /// Scripts given up because the kernel's draws could not be told.
-    pub unclear: u64,
 }
 
 impl Comparison {
@@ -70,7 +68,6 @@ impl Comparison {
             kernel_said: Vec::new(),
             coverage: Coverage::default(),
             steps: 0,
-            unclear: 0,
         }
     }
 
@@ -81,6 +78,12 @@ impl Comparison {
         let host: Host = host::model(self.kernel, self.user, profile, &ports);
         self.fresh = World::new(host);
         self.fresh.set_cpu(cpu);
+    }
+
+    /// What the kernel answered to the last script, step by step; `None` where a step made no sense.
+    #[must_use]
+    pub fn kernel_said(&self) -> &[Option<Seen>] {
+        &self.kernel_said
     }
 
     /// Runs a script until the worlds differ.
@@ -135,6 +138,48 @@ impl Comparison {
             kernel,
             model: said,
             rules,
+        }
+    }
+}
+
+/// The model without another world beside it: what deliberate errors change on releases that no live
+/// kernel here has.
+#[derive(Debug)]
+pub struct Alone {
+    comparison: Comparison,
+}
+
+impl Alone {
+    /// On hosts of this release.
+    #[must_use]
+    pub fn new(kernel: Kernel, ports: Ports) -> Alone {
+        Alone {
+            comparison: Comparison::new(kernel, 0, ports),
+        }
+    }
+
+    /// Runs a script; `each` hears what came of each step, and why.
+    pub fn run(
+        &mut self,
+        script: &Script,
+        seed: u64,
+        explanation: &mut Explanation,
+        each: &mut dyn FnMut(&Seen, &mut Explanation),
+    ) {
+        let comparison = &mut self.comparison;
+        if comparison.profile != script.profile {
+            comparison.set_host(script.profile, comparison.ports, 0);
+        }
+        let mut model = Model::new(comparison.fresh.clone());
+        model.world.seed(seed);
+        let mut ports = comparison.ports;
+        for step in &script.steps {
+            let Some(resolved) = sensible(step, &model, &ports) else {
+                continue;
+            };
+            let seen = model.perform(&resolved, &Seen::default(), explanation);
+            each(&seen, explanation);
+            learn(&resolved, &seen, &mut ports);
         }
     }
 }

@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use portcullis_conformance::run::{Part, Plan, Report, run};
-use portcullis_conformance::{cases, exhaustive, guest, replay};
+use portcullis_conformance::mutants::{self, Evidence};
+use portcullis_conformance::report::Report;
+use portcullis_conformance::run::{Part, Plan, run};
+use portcullis_conformance::{cases, exhaustive, guest, mutant, replay};
 
 /// Of the exhaustive ones, on average.
 const STEPS_OF_A_SCRIPT: u64 = 13;
@@ -26,7 +28,7 @@ enum Which {
 /// Compares the kernel model with the live kernel
 #[derive(Debug, Parser)]
 struct Options {
-    /// Compare about this many steps, half of them exhaustive
+    /// Compare about this many steps: half of them exhaustive, while there are so many
     #[arg(long, default_value_t = 10_000_000)]
     steps: u64,
     /// The seed of the random scripts
@@ -35,30 +37,53 @@ struct Options {
     /// Which scripts
     #[arg(long, value_enum, default_value_t = Which::Both)]
     part: Which,
-    /// Begin at this script
+    /// Begin at this script: where an earlier run ended
     #[arg(long, default_value_t = 0)]
     from: u64,
     /// Of the exhaustive scripts, only every so manieth; 0 spreads the steps over all of them
     #[arg(long, default_value_t = 0)]
     stride: u64,
+    /// Run this share of the scripts, as 2/5; several machines make up a whole
+    #[arg(long, value_name = "I/N", default_value = "1/1", value_parser = shard)]
+    shard: (u64, u64),
     /// Processes, each in a network of its own; one for each processor if not given
     #[arg(long)]
     workers: Option<u64>,
+    /// Keep shrunk scripts that differ in this directory, as scenarios
+    #[arg(long, value_name = "DIRECTORY")]
+    found: Option<PathBuf>,
     /// Keep the kernel's answers in this file
     #[arg(long)]
     record: Option<PathBuf>,
+    /// The conditions of a build that counts them, listed in this file: those that never came up are told
+    #[arg(long, value_name = "LIST")]
+    branches: Option<PathBuf>,
     /// Replay the tapes against each deliberate error of this build, listed in this file
-    #[arg(long, requires = "tapes")]
+    #[arg(long, value_name = "LIST", requires = "tapes")]
     mutants: Option<PathBuf>,
     /// The tape of the exhaustive part and that of the random part, recorded with the same options
     #[arg(long, num_args = 2)]
     tapes: Vec<PathBuf>,
-    /// Run the scenarios of a directory instead, in the model of this kernel and on it
+    /// Run the scenarios of a directory instead, in the model of this kernel and on it; with --mutants,
+    /// show them to the deliberate errors too
     #[arg(long, value_name = "DIRECTORY", num_args = 0..=1, default_missing_value = cases::DIRECTORY)]
     cases: Option<PathBuf>,
+    /// Deliberate errors that change nothing, each with its reason
+    #[arg(long, value_name = "FILE")]
+    reasons: Option<PathBuf>,
     /// List the forms of exhaustive scripts and how many there are
     #[arg(long)]
     list: bool,
+}
+
+fn shard(text: &str) -> Result<(u64, u64), String> {
+    let numbers = text
+        .split_once('/')
+        .and_then(|(i, n)| Some((i.parse::<u64>().ok()?, n.parse::<u64>().ok()?)));
+    match numbers {
+        Some((i, n)) if (1..=n).contains(&i) => Ok((i - 1, n)),
+        _ => Err("I/N, with I from 1 to N".to_owned()),
+    }
 }
 
 fn main() -> ExitCode {
@@ -77,29 +102,14 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    if let Some(directory) = &options.cases {
-        return scenarios(directory);
-    }
-    if let Some(list) = &options.mutants {
-        return match mutants(&options, list) {
-            Ok(0) => ExitCode::SUCCESS,
-            Ok(_) => ExitCode::FAILURE,
-            Err(error) => {
-                eprintln!("error: {error}");
-                ExitCode::from(2)
-            }
-        };
-    }
-    match run_all(&options) {
-        Ok(report) => {
-            print!("{}", report.text());
-            println!("{}", report.line());
-            if report.disagreements == 0 {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
-        }
+    let done = match (&options.mutants, &options.cases) {
+        (Some(list), _) => mutants(&options, list),
+        (None, Some(directory)) => scenarios(directory),
+        (None, None) => run_all(&options).and_then(|report| tell(&options, &report)),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::from(2)
@@ -107,23 +117,22 @@ fn main() -> ExitCode {
     }
 }
 
-/// Every scenario of a directory on both sides.
-fn scenarios(directory: &Path) -> ExitCode {
-    match cases::run(directory) {
-        Ok(report) => {
-            print!("{}", report.text);
-            println!("{}", report.line());
-            if report.tally.failed == 0 && report.wrong == 0 {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
-        }
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(2)
-        }
+/// Every scenario of a directory on both sides; answers whether all hold.
+fn scenarios(directory: &Path) -> std::io::Result<bool> {
+    let report = cases::run(directory)?;
+    print!("{}", report.text);
+    println!("{}", report.line());
+    Ok(report.tally.failed == 0 && report.wrong == 0)
+}
+
+/// Prints the report; answers whether the worlds agreed.
+fn tell(options: &Options, report: &Report) -> std::io::Result<bool> {
+    print!("{}", report.text());
+    if let Some(list) = &options.branches {
+        print!("{}", report.branches_text(&std::fs::read_to_string(list)?));
     }
+    println!("{}", report.line());
+    Ok(report.disagreements == 0)
 }
 
 /// The stride that spreads the steps over all exhaustive scripts.
@@ -156,10 +165,10 @@ fn parts(options: &Options, steps: u64) -> (Part, Part) {
     )
 }
 
-/// How many deliberate errors nothing noticed.
-fn mutants(options: &Options, list: &Path) -> std::io::Result<usize> {
+/// Tries each deliberate error; answers whether every one that nothing noticed has its reason.
+fn mutants(options: &Options, list: &Path) -> std::io::Result<bool> {
     let (exhaustive, random) = parts(options, options.steps);
-    let tapes = [
+    let tapes = vec![
         replay::load(&options.tapes[0], exhaustive)?,
         replay::load(&options.tapes[1], random)?,
     ];
@@ -167,33 +176,24 @@ fn mutants(options: &Options, list: &Path) -> std::io::Result<usize> {
         let (steps, differs) = replay::replay(tape)?;
         match differs {
             None => println!(
-                "the model as it is agrees with {steps} steps of {:?}",
+                "the model as it is agrees with {steps} steps of {}",
                 tape.part
             ),
             Some(at) => {
-                let text = format!(
-                    "the model as it is differs at script {at} of {:?}",
-                    tape.part
-                );
+                let text = format!("the model as it is differs at script {at} of {}", tape.part);
                 return Err(std::io::Error::other(text));
             }
         }
     }
-    let survivors = replay::survivors(&tapes)?;
+    let read = |path: &Option<PathBuf>| path.as_ref().map(std::fs::read_to_string).transpose();
+    let evidence = Evidence::gather(tapes, options.cases.as_deref(), options.seed)?;
     let list = std::fs::read_to_string(list)?;
-    for line in list.lines() {
-        let number = line.split('\t').next().and_then(|text| text.parse().ok());
-        if number.is_some_and(|number| survivors.contains(&number)) {
-            println!("survived: {line}");
-        }
-    }
-    let count = portcullis_conformance::mutant::count();
-    println!(
-        "mutants={count} noticed={} survived={}",
-        count as usize - survivors.len(),
-        survivors.len()
-    );
-    Ok(survivors.len())
+    let places: Vec<mutant::Place> = list.lines().filter_map(mutant::Place::read).collect();
+    let reasons = mutants::Reasons::read(&read(&options.reasons)?.unwrap_or_default())?;
+    let verdicts = mutants::try_all(&evidence)?;
+    let summary = mutants::summary(&places, &verdicts, &reasons);
+    print!("{}", summary.text);
+    Ok(summary.unexplained == 0)
 }
 
 fn run_all(options: &Options) -> std::io::Result<Report> {
@@ -203,39 +203,48 @@ fn run_all(options: &Options) -> std::io::Result<Report> {
     } else {
         options.workers.unwrap_or(cpus)
     };
-    let half = if options.part == Which::Both {
-        options.steps / 2
-    } else {
-        options.steps
-    };
     let mut report = Report::default();
-    let plan = |part| Plan {
+    let plan = |part, steps| Plan {
         part,
-        steps: half,
+        steps,
         workers,
+        shard: options.shard,
         tape: options.record.clone(),
+        found: options.found.clone(),
     };
+    let mut left = options.steps;
     if options.part != Which::Random {
-        let stride = stride(options, half);
-        println!(
-            "exhaustive: from script {} of {}, every {stride}",
-            options.from,
-            exhaustive::size()
-        );
-        report.add(run(&plan(Part::Exhaustive {
+        let steps = if options.part == Which::Both {
+            left / 2
+        } else {
+            left
+        };
+        let stride = stride(options, steps);
+        let part = Part::Exhaustive {
             from: options.from,
             stride,
-        }))?);
+        };
+        one(&plan(part, steps), &mut report)?;
+        left = left.saturating_sub(report.steps);
     }
-    if options.part != Which::Exhaustive {
-        println!(
-            "random: seed {}, from script {}",
-            options.seed, options.from
-        );
-        report.add(run(&plan(Part::Random {
+    if options.part != Which::Exhaustive && left > 0 {
+        let part = Part::Random {
             seed: options.seed,
             from: options.from,
-        }))?);
+        };
+        one(&plan(part, left), &mut report)?;
     }
     Ok(report)
+}
+
+/// Runs one part and says where the next run of it can begin.
+fn one(plan: &Plan, report: &mut Report) -> std::io::Result<()> {
+    println!("{}", plan.part);
+    let done = run(plan)?;
+    match done.next {
+        Some(next) => println!("  every script before {next} was run; go on with --from {next}"),
+        None => println!("  complete"),
+    }
+    report.add(done);
+    Ok(())
 }

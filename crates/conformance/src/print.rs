@@ -1,85 +1,60 @@
-//! A script and a difference as text for a person.
+//! A script on which the worlds differ, as a scenario.
 //!
-//! Decides:  one line a step, in the words of the system calls.
+//! Decides:  that what is expected of each line is what the kernel answered; what its comments say; what
+//!           a kept file is called.
 //! Not here: the scenario language (script/).
 
 use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
 
-use portcullis_kernel_model::{Call, Errno, SockAddr};
+use portcullis_kernel_model::Errno;
 
 use crate::compare::Difference;
-use crate::host::{CALLERS, PROFILES};
-use crate::step::{OF_SLOT, ORDINARY, Op, Outcome, PRIVILEGED, RANGE, Script, Seen, Step};
+use crate::script;
+use crate::step::{Outcome, Script, Seen};
 
-/// All steps, one a line.
+/// The scenario of a script. `answers` are the kernel's, step by step; a step that made no sense then has
+/// none and is left out.
 #[must_use]
-pub fn script(script: &Script) -> String {
+pub fn scenario(of: &Script, answers: &[Option<Seen>], comment: &str) -> String {
+    let mut kept = Script {
+        profile: of.profile,
+        steps: Vec::new(),
+    };
+    let mut told = Vec::new();
+    for (at, step) in of.steps.iter().enumerate() {
+        match answers.get(at) {
+            Some(None) => {}
+            Some(Some(seen)) => {
+                kept.steps.push(*step);
+                told.push(Some(*seen));
+            }
+            None => kept.steps.push(*step),
+        }
+    }
+    script::write(&kept, &told, comment)
+}
+
+/// What the two worlds say at the step at which they differ.
+#[must_use]
+pub fn difference(difference: &Difference) -> String {
     let mut text = String::new();
-    let profile = PROFILES
-        .get(usize::from(script.profile))
-        .map_or("?", |profile| profile.name);
-    let _ = writeln!(text, "# sysctls: {profile}");
-    for one in &script.steps {
-        let _ = writeln!(text, "{}", step(one));
-    }
-    text
-}
-
-/// A script with what the two worlds say at its last step.
-#[must_use]
-pub fn difference(of: &Script, difference: &Difference) -> String {
-    let mut text = script(of);
-    let _ = writeln!(text, "# step {}", difference.at + 1);
-    let _ = writeln!(text, "#   kernel: {}", seen(&difference.kernel));
-    let _ = writeln!(text, "#   model:  {}", seen(&difference.model));
+    let _ = writeln!(text, "The last line differs.");
+    let _ = writeln!(text, "kernel: {}", seen(&difference.kernel));
+    let _ = writeln!(text, "model:  {}", seen(&difference.model));
     for rule in &difference.rules {
-        let _ = writeln!(text, "#   rule:   {rule}");
+        let _ = writeln!(text, "rule:   {rule}");
     }
     text
 }
 
-fn label(slot: u8) -> char {
-    char::from(b'a' + slot)
-}
-
-fn step(step: &Step) -> String {
-    let who = label(step.slot);
-    let user = match step.process {
-        0 => String::new(),
-        process => format!(" as {}", CALLERS[usize::from(process)].name),
-    };
-    let what = match step.op {
-        Op::Socket(family) => format!("socket {family:?}"),
-        Op::Call(Call::Bind(addr)) => format!("bind {}", address(&addr)),
-        Op::Call(Call::Connect(addr)) => format!("connect {}", address(&addr)),
-        Op::Call(Call::Accept) => format!("accept {}", label(step.into)),
-        Op::Call(Call::Set(option)) => format!("set {option:?}"),
-        Op::Call(Call::Get(name)) => format!("get {name:?}"),
-        Op::Call(call) => format!("{call:?}").to_lowercase(),
-    };
-    format!("{who} {what}{user}")
-}
-
-fn address(addr: &SockAddr) -> String {
-    let plain = SockAddr {
-        scope: addr.scope,
-        ..SockAddr::new(addr.ip, addr.port)
-    };
-    let port = match addr.port {
-        0 => "0".to_owned(),
-        name @ ORDINARY..RANGE => format!("p{}", name - ORDINARY + 1),
-        name @ RANGE..PRIVILEGED => format!("range+{}", name - RANGE),
-        name @ PRIVILEGED..OF_SLOT => format!("low{}", name - PRIVILEGED + 1),
-        name => format!("port-of-{}", label((name - OF_SLOT) as u8)),
-    };
-    let mut text = match addr.ip {
-        std::net::IpAddr::V4(ip) => format!("{ip}:{port}"),
-        std::net::IpAddr::V6(ip) => format!("[{ip}%{}]:{port}", addr.scope),
-    };
-    if *addr != plain {
-        let _ = write!(text, " family {} len {}", addr.family, addr.len);
-    }
-    text
+/// Keeps a scenario in a directory, under a name that no other has there.
+pub fn keep(directory: &Path, name: &str, text: &str) -> io::Result<PathBuf> {
+    std::fs::create_dir_all(directory)?;
+    let path = directory.join(format!("{name}.bind"));
+    std::fs::write(&path, text)?;
+    Ok(path)
 }
 
 fn seen(seen: &Seen) -> String {
@@ -96,11 +71,11 @@ fn seen(seen: &Seen) -> String {
     if let Some(name) = seen.name {
         let _ = write!(text, ", named {name}");
     }
-    if seen.state != 0 {
-        let _ = write!(text, ", state {}", seen.state);
+    if let Some(state) = script::state_name(seen.state.into()) {
+        let _ = write!(text, ", in {state}");
     }
     if let Some(receiver) = seen.receiver {
-        let _ = write!(text, ", received by {}", label(receiver));
+        let _ = write!(text, ", received by {}", script::label(receiver));
     }
     text
 }

@@ -1,10 +1,10 @@
-//! A conformance run: workers side by side, what they found, and the last line for machines.
+//! A conformance run: workers side by side, and what they found.
 //!
-//! Decides:  which worker runs which scripts; what a run reports; when it has failed.
-//! Not here: a single worker (worker.rs).
+//! Decides:  which worker runs which scripts; when a difference is shrunk and kept; when a run has failed.
+//! Not here: a single worker (worker.rs), the report (report.rs).
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::collections::BTreeSet;
+use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
@@ -14,10 +14,11 @@ use portcullis_kernel_model::Rule;
 use portcullis_sys::process::{Fork, fork};
 use rustix::process::{Pid, Signal, WaitOptions, waitpid};
 
+use crate::report::Report;
 use crate::step::Script;
 use crate::tape::{Header, Writer};
 use crate::worker::{Worker, own_user, running_kernel};
-use crate::{exhaustive, print, random, shrink};
+use crate::{exhaustive, mutant, print, random, shrink};
 
 /// Scripts that a worker takes at a time.
 const CHUNK: u64 = 256;
@@ -46,7 +47,35 @@ pub enum Part {
     },
 }
 
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Part::Exhaustive { from, stride } => {
+                let all = exhaustive::size();
+                write!(f, "exhaustive, from script {from} of {all}, every {stride}")
+            }
+            Part::Random { seed, from } => write!(f, "random, seed {seed}, from script {from}"),
+        }
+    }
+}
+
 impl Part {
+    /// What a kept script of this part is called.
+    fn file_name(self, at: u64) -> String {
+        match self {
+            Part::Exhaustive { from, stride } => format!("exhaustive_{}", from + at * stride),
+            Part::Random { seed, from } => format!("random_{seed}_{}", from + at),
+        }
+    }
+
+    /// The script's own number: what `--from` takes to begin with it.
+    fn number(self, at: u64) -> u64 {
+        match self {
+            Part::Exhaustive { from, stride } => from + at * stride,
+            Part::Random { from, .. } => from + at,
+        }
+    }
+
     /// The script at a place of this part; `None` past its end.
     #[must_use]
     pub fn script(self, at: u64) -> Option<Script> {
@@ -69,100 +98,12 @@ pub struct Plan {
     pub steps: u64,
     /// Processes, each with its own network.
     pub workers: u64,
+    /// Of the scripts, this part of so many: several machines share them.
+    pub shard: (u64, u64),
     /// Where the kernel's answers go; then there is one worker.
     pub tape: Option<PathBuf>,
-}
-
-/// What was found.
-#[derive(Debug, Clone, Default)]
-pub struct Report {
-    /// Steps compared.
-    pub steps: u64,
-    /// Scripts run.
-    pub scripts: u64,
-    /// Steps not run for lack of a second user.
-    pub skipped: u64,
-    /// Differences that happened twice.
-    pub disagreements: u64,
-    /// Differences that did not happen again.
-    pub unrepeated: u64,
-    /// Scripts that left something behind.
-    pub left_over: u64,
-    /// Networks used.
-    pub networks: u64,
-    /// How often each rule was applied.
-    pub hits: BTreeMap<String, u64>,
-    /// The shrunk scripts, as text.
-    pub shown: BTreeSet<String>,
-    /// Where the exhaustive part stopped, if before its end.
-    pub reached: u64,
-    /// The time it took.
-    pub took: Duration,
-}
-
-impl Report {
-    /// How many rules were applied at least once.
-    #[must_use]
-    pub fn rules_hit(&self) -> usize {
-        self.hits.values().filter(|&&hits| hits > 0).count()
-    }
-
-    /// Takes another part's counts in.
-    pub fn add(&mut self, other: Report) {
-        self.steps += other.steps;
-        self.scripts += other.scripts;
-        self.skipped += other.skipped;
-        self.disagreements += other.disagreements;
-        self.unrepeated += other.unrepeated;
-        self.left_over += other.left_over;
-        self.networks += other.networks;
-        for (rule, hits) in other.hits {
-            *self.hits.entry(rule).or_default() += hits;
-        }
-        self.shown.extend(other.shown);
-        self.reached = self.reached.max(other.reached);
-        self.took += other.took;
-    }
-
-    /// The last line, for machines.
-    #[must_use]
-    pub fn line(&self) -> String {
-        let rate = self.steps as f64 / self.took.as_secs_f64().max(1e-9);
-        format!(
-            "steps={} steps_per_s={rate:.0} rules={}/{} skipped={} disagreements={}",
-            self.steps,
-            self.rules_hit(),
-            Rule::ALL.len(),
-            self.skipped,
-            self.disagreements
-        )
-    }
-
-    /// Everything for a person, without the last line.
-    #[must_use]
-    pub fn text(&self) -> String {
-        let mut text = String::new();
-        for shown in &self.shown {
-            let _ = writeln!(text, "{shown}");
-        }
-        let missed: Vec<&str> = Rule::ALL
-            .iter()
-            .map(|rule| rule.info().id)
-            .filter(|id| self.hits.get(*id).is_none_or(|&hits| hits == 0))
-            .collect();
-        let _ = writeln!(text, "rules never applied: {}", missed.join(", "));
-        let _ = writeln!(
-            text,
-            "scripts {}, seconds {:.1}, networks {}, scripts that left something {}, differences \
-             that did not happen again {}",
-            self.scripts,
-            self.took.as_secs_f64(),
-            self.networks,
-            self.left_over,
-            self.unrepeated
-        );
-        text
-    }
+    /// The directory in which shrunk scripts are kept.
+    pub found: Option<PathBuf>,
 }
 
 /// Runs a plan in forked workers and collects what they found. This process must have one thread.
@@ -193,40 +134,19 @@ pub fn run(plan: &Plan) -> io::Result<Report> {
     let mut failed = false;
     for (pid, reader) in workers {
         for line in reader.lines() {
-            take_line(&mut report, &line?);
+            report.take_line(&line?);
         }
         let status = waitpid(Some(pid), WaitOptions::empty())?;
         failed |= status.is_none_or(|(_, status)| status.exit_status() != Some(0));
     }
     report.took = begun.elapsed();
+    report
+        .parts
+        .push((plan.part.to_string(), report.steps, report.took));
     if failed {
         return Err(io::Error::other("a worker failed"));
     }
     Ok(report)
-}
-
-fn take_line(report: &mut Report, line: &str) {
-    let (key, value) = line.split_once(' ').unwrap_or((line, ""));
-    let number = value.parse().unwrap_or(0);
-    match key {
-        "steps" => report.steps += number,
-        "scripts" => report.scripts += number,
-        "skipped" => report.skipped += number,
-        "disagreements" => report.disagreements += number,
-        "unrepeated" => report.unrepeated += number,
-        "left_over" => report.left_over += number,
-        "networks" => report.networks += number,
-        "reached" => report.reached = report.reached.max(number),
-        "rule" => {
-            if let Some((rule, hits)) = value.split_once(' ') {
-                *report.hits.entry(rule.to_owned()).or_default() += hits.parse().unwrap_or(0);
-            }
-        }
-        "shown" => {
-            report.shown.insert(value.replace("\\n", "\n"));
-        }
-        _ => {}
-    }
 }
 
 /// A worker's whole life.
@@ -246,27 +166,28 @@ fn work(plan: &Plan, number: u64, mut to: File) -> io::Result<()> {
     }
     let mut found = Found::default();
     let budget = plan.steps.div_ceil(plan.workers);
-    let mut chunk = number;
-    let mut progress = Instant::now();
+    let (shard, shards) = plan.shard;
+    let mut chunk = shard * plan.workers + number;
+    let mut progress = Progress::new(number, budget);
+    let mut complete = false;
     'all: while worker.comparison.steps < budget && found.disagreements < DIFFERENCES_MAX {
         for at in chunk * CHUNK..(chunk + 1) * CHUNK {
             let Some(mut script) = plan.part.script(at) else {
+                complete = true;
                 break 'all;
             };
             if !worker.several_users() {
                 found.skipped += random::without_other_users(&mut script);
             }
-            found.reached = at + 1;
             if worker.run(&script)?.is_some() {
-                found.difference(&mut worker, &script, at)?;
+                found.difference(&mut worker, plan, &script, at)?;
             }
         }
-        chunk += plan.workers;
-        if progress.elapsed() > PROGRESS_EVERY {
-            progress = Instant::now();
-            let (steps, differences) = (worker.comparison.steps, found.disagreements);
-            eprintln!("worker {number}: {steps} steps, {differences} disagreements");
-        }
+        chunk += plan.workers * shards;
+        progress.tell(&worker, &found);
+    }
+    if !complete {
+        found.next = Some(plan.part.number(chunk * CHUNK));
     }
     if let Some(tape) = worker.tape.take() {
         tape.finish()?;
@@ -274,17 +195,59 @@ fn work(plan: &Plan, number: u64, mut to: File) -> io::Result<()> {
     to.write_all(found.lines(&worker).as_bytes())
 }
 
+/// Now and then a line on standard error.
+struct Progress {
+    worker: u64,
+    budget: u64,
+    begun: Instant,
+    told: Instant,
+}
+
+impl Progress {
+    fn new(worker: u64, budget: u64) -> Progress {
+        let begun = Instant::now();
+        Progress {
+            worker,
+            budget,
+            begun,
+            told: begun,
+        }
+    }
+
+    fn tell(&mut self, worker: &Worker, found: &Found) {
+        if self.told.elapsed() < PROGRESS_EVERY {
+            return;
+        }
+        self.told = Instant::now();
+        let (number, steps) = (self.worker, worker.comparison.steps);
+        eprintln!(
+            "worker {number}: {steps} steps ({:.1} %), {:.0} a second, {} disagreements, {} that did \
+             not happen again",
+            100.0 * steps as f64 / self.budget.max(1) as f64,
+            steps as f64 / self.begun.elapsed().as_secs_f64(),
+            found.disagreements,
+            worker.counts.unrepeated
+        );
+    }
+}
+
 #[derive(Default)]
 struct Found {
     disagreements: u64,
     skipped: u64,
-    reached: u64,
+    next: Option<u64>,
     shown: Vec<String>,
     known: BTreeSet<String>,
 }
 
 impl Found {
-    fn difference(&mut self, worker: &mut Worker, script: &Script, at: u64) -> io::Result<()> {
+    fn difference(
+        &mut self,
+        worker: &mut Worker,
+        plan: &Plan,
+        script: &Script,
+        at: u64,
+    ) -> io::Result<()> {
         self.disagreements += 1;
         if self.shown.len() >= SHRUNK_MAX {
             return Ok(());
@@ -295,17 +258,23 @@ impl Found {
                 .map(|difference| difference.at))
         })?;
         let small = shrink::relabelled(&small);
-        if let Some(difference) = worker.try_script(&small)? {
-            let text = format!(
-                "{}# from script {at}\n",
-                print::difference(&small, &difference)
-            );
-            // Ports and rules may differ where the steps do not.
-            if self.known.insert(print::script(&small)) {
-                eprintln!("{text}");
-                self.shown.push(text);
-            }
+        let again = worker.try_script(&small)?;
+        // Ports and rules may differ where the steps do not.
+        if !self.known.insert(print::scenario(&small, &[], "")) {
+            return Ok(());
         }
+        let mut comment = format!("{}: script {}\n", plan.part, plan.part.number(at));
+        match &again {
+            Some(difference) => comment += &print::difference(difference),
+            None => comment += "The shrunk script did not differ once more.\n",
+        }
+        let mut text = print::scenario(&small, worker.comparison.kernel_said(), &comment);
+        if let Some(directory) = &plan.found {
+            let path = print::keep(directory, &plan.part.file_name(at), &text)?;
+            text = format!("kept as {}\n{text}", path.display());
+        }
+        eprintln!("{text}");
+        self.shown.push(text);
         Ok(())
     }
 
@@ -320,7 +289,6 @@ impl Found {
             ("unrepeated", counts.unrepeated),
             ("left_over", counts.left_over),
             ("networks", counts.networks),
-            ("reached", self.reached),
         ];
         for (key, number) in numbers {
             let _ = writeln!(text, "{key} {number}");
@@ -332,6 +300,12 @@ impl Found {
                 rule.info().id,
                 worker.comparison.coverage.hits(*rule)
             );
+        }
+        if let Some(next) = self.next {
+            let _ = writeln!(text, "next {next}");
+        }
+        for number in 1..=mutant::count() {
+            let _ = writeln!(text, "branch {number} {}", mutant::seen(number));
         }
         for shown in &self.shown {
             let _ = writeln!(text, "shown {}", shown.replace('\n', "\\n"));

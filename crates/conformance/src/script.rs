@@ -55,4 +55,4 @@ pub use run::{Complaint, Mode, Reason, Row, Run, Tally, apart};
 pub use show::{Detail, answer, errno, row, table};
 pub use sysctls::{ALL as SYSCTLS, Sysctl};
 pub use world::{Observation, Outcome, World, perform};
-pub use write::write;
+pub use write::{label, write};

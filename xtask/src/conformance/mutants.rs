@@ -1,4 +1,5 @@
-//! The checker is checked: every condition of the model is broken in turn, and the run must notice.
+//! The checker is checked: every condition of the model is broken in turn, and the run must notice. The
+//! same build counts which sides of the conditions a run reaches.
 //!
 //! Decides:  which places of the sources are broken and how: a comparison or a condition is turned
 //!           round, `&&` and `||` are exchanged, an errno becomes another one. One build holds all of
@@ -24,18 +25,29 @@ const SWITCH: &str = "
 pub mod mutants {
     //! One deliberate error at a time.
     #![allow(missing_docs)]
-    use core::sync::atomic::{AtomicU32, Ordering};
+    use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+    pub const COUNT: usize = %COUNT%;
     pub static ACTIVE: AtomicU32 = AtomicU32::new(0);
+    pub static SEEN: [AtomicU8; COUNT + 1] = [const { AtomicU8::new(0) }; COUNT + 1];
     #[inline(always)]
     pub fn on(number: u32) -> bool {
         ACTIVE.load(Ordering::Relaxed) == number
     }
     #[inline(always)]
+    fn note(number: u32, value: bool) {
+        let (cell, bit) = (&SEEN[number as usize], 1 << u8::from(value));
+        if cell.load(Ordering::Relaxed) & bit == 0 {
+            cell.fetch_or(bit, Ordering::Relaxed);
+        }
+    }
+    #[inline(always)]
     pub fn flip(number: u32, value: bool) -> bool {
+        note(number, value);
         value != on(number)
     }
     #[inline(always)]
     pub fn errno(number: u32, value: crate::Errno) -> crate::Errno {
+        note(number, true);
         if !on(number) { value } else if value as u8 == crate::Errno::EBADF as u8 { crate::Errno::EINVAL } else { crate::Errno::EBADF }
     }
 }
@@ -47,10 +59,22 @@ struct Mutant {
     line: usize,
     function: String,
     what: String,
+    /// From where to where: line and column.
+    span: ((usize, usize), (usize, usize)),
+    text: String,
 }
 
-/// Generates, builds, records a tape and replays it against each.
-pub fn run(options: &[String]) -> Result<(), Failure> {
+/// What is done with a build whose conditions are numbered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Break each in turn; tapes of the kernel and the scenarios must notice.
+    Break,
+    /// Run as usual, and tell which sides of which conditions never came up.
+    Count,
+}
+
+/// Generates and builds; then records tapes and replays them against each error, or runs and counts.
+pub fn run(purpose: Purpose, options: &[String]) -> Result<(), Failure> {
     let root = workspace::root();
     let copy = root.join("target/mutants");
     copy_workspace(&root, &copy)?;
@@ -61,18 +85,19 @@ pub fn run(options: &[String]) -> Result<(), Failure> {
         .enumerate()
         .map(|(at, m)| {
             format!(
-                "{}\t{}:{}\t{}\t{}\n",
+                "{}\t{}:{}\t{}\t{}\t{}\n",
                 at + 1,
                 m.file,
                 m.line,
                 m.function,
-                m.what
+                m.what,
+                m.text
             )
         })
         .collect();
     let list_file = copy.join("mutants.txt");
     fs::write(&list_file, list)?;
-    println!("{} mutants in {}", mutants.len(), list_file.display());
+    println!("{} conditions in {}", mutants.len(), list_file.display());
     let mut build = workspace::cargo(&copy);
     build.args([
         "build",
@@ -83,6 +108,11 @@ pub fn run(options: &[String]) -> Result<(), Failure> {
     ]);
     must(build.arg(copy.join("target")))?;
     let program = copy.join("target/release/conformance");
+    if purpose == Purpose::Count {
+        let mut count = Command::new(&program);
+        count.arg("--branches").arg(&list_file);
+        return must(count.arg("--found").arg(super::found()).args(options));
+    }
     let tape = |name: &str| copy.join(format!("{name}.tape"));
     for part in ["exhaustive", "random"] {
         let mut record = Command::new(&program);
@@ -93,13 +123,17 @@ pub fn run(options: &[String]) -> Result<(), Failure> {
         must(&mut record)?;
     }
     let mut replay = Command::new(&program);
-    replay.arg("--mutants").arg(&list_file).arg("--tapes");
-    must(
-        replay
-            .arg(tape("exhaustive"))
-            .arg(tape("random"))
-            .args(options),
-    )
+    replay.arg("--mutants").arg(&list_file);
+    replay
+        .arg("--cases")
+        .arg(root.join("crates/kernel-model/cases"));
+    replay
+        .arg("--reasons")
+        .arg(root.join("crates/conformance/mutants.txt"));
+    replay
+        .arg("--tapes")
+        .args([tape("exhaustive"), tape("random")]);
+    must(replay.args(options))
 }
 
 fn must(command: &mut Command) -> Result<(), Failure> {
@@ -147,14 +181,28 @@ fn copy_directory(from: &Path, to: &Path) -> Result<(), Failure> {
 
 fn write_switch(copy: &Path, count: usize) -> Result<(), Failure> {
     let lib = copy.join("crates/kernel-model/src/lib.rs");
-    let text = fs::read_to_string(&lib)? + SWITCH;
+    let text = fs::read_to_string(&lib)? + &SWITCH.replace("%COUNT%", &count.to_string());
     fs::write(lib, text)?;
-    let switch = format!(
-        "//! A build with deliberate errors.\n\n/// How many.\npub fn count() -> u32 {{ {count} }}\n\n\
-         /// Turns one on.\npub fn activate(number: u32) {{\n    portcullis_kernel_model::mutants::ACTIVE\
-         .store(number, std::sync::atomic::Ordering::Relaxed);\n}}\n"
-    );
-    fs::write(copy.join("crates/conformance/src/mutant.rs"), switch)?;
+    let file = copy.join("crates/conformance/src/mutant.rs");
+    let text = fs::read_to_string(&file)?;
+    let begin = text
+        .find("mod build {")
+        .ok_or("mutant.rs has no module `build`")?;
+    let end = text[begin..]
+        .find("\n}\n")
+        .ok_or("the module `build` does not end")?;
+    let switch = "mod build {
+    use std::sync::atomic::Ordering;
+    use portcullis_kernel_model::mutants::{ACTIVE, SEEN};
+    pub(super) const COUNT: u32 = portcullis_kernel_model::mutants::COUNT as u32;
+    pub(super) fn activate(number: u32) {
+        ACTIVE.store(number, Ordering::Relaxed);
+    }
+    pub(super) fn seen(number: u32) -> u8 {
+        SEEN[number as usize].load(Ordering::Relaxed)
+    }";
+    let text = [&text[..begin], switch, &text[begin + end..]].concat();
+    fs::write(file, text)?;
     Ok(())
 }
 
@@ -192,6 +240,7 @@ fn break_model(sources: &Path) -> Result<Vec<Mutant>, Failure> {
 
 fn break_text(text: &str, file: &str, mutants: &mut Vec<Mutant>) -> Result<String, Failure> {
     let parsed = syn::parse_file(text)?;
+    let known = mutants.len();
     let mut finder = Finder {
         file,
         function: String::new(),
@@ -200,20 +249,25 @@ fn break_text(text: &str, file: &str, mutants: &mut Vec<Mutant>) -> Result<Strin
         edits: BTreeMap::new(),
     };
     finder.visit_file(&parsed);
+    let edits = finder.edits;
     let starts: Vec<usize> = std::iter::once(0)
         .chain(text.match_indices('\n').map(|(at, _)| at + 1))
         .collect();
-    let edits = finder.edits;
+    // Columns count characters.
+    let place = |(line, column): (usize, usize)| {
+        let start = starts[line - 1];
+        let mut indices = text[start..].char_indices();
+        indices.nth(column).map_or(text.len(), |(at, _)| start + at)
+    };
+    for mutant in &mut mutants[known..] {
+        let (from, to) = mutant.span;
+        let words: Vec<&str> = text[place(from)..place(to)].split_whitespace().collect();
+        mutant.text = words.join(" ");
+    }
     let mut broken = String::with_capacity(text.len() * 2);
     let mut done = 0;
-    for ((line, column), edit) in edits {
-        let start = starts[line - 1];
-        // Columns count characters.
-        let at = start
-            + text[start..]
-                .char_indices()
-                .nth(column)
-                .map_or(text.len() - start, |(at, _)| at);
+    for (position, edit) in edits {
+        let at = place(position);
         broken.push_str(&text[done..at]);
         broken.push_str(&edit.close);
         broken.push_str(&edit.open);
@@ -248,6 +302,11 @@ impl Finder<'_> {
             line: at.start().line,
             function: self.function.clone(),
             what,
+            span: (
+                (at.start().line, at.start().column),
+                (at.end().line, at.end().column),
+            ),
+            text: String::new(),
         });
         self.mutants.len()
     }
@@ -379,7 +438,8 @@ mod tests {
         let text = "fn f(a: u8, b: bool) -> Result<(), Errno> {\n    if a == 1 && b { return Err(Errno::EINVAL); }\n    Ok(())\n}\n";
         let mut mutants = Vec::new();
         let broken = break_text(text, "x.rs", &mut mutants).unwrap();
-        assert_eq!(mutants.len(), 3);
+        let texts: Vec<&str> = mutants.iter().map(|m| m.text.as_str()).collect();
+        assert_eq!(texts, ["b", "a == 1", "Errno::EINVAL"]);
         assert!(
             broken.contains("crate::mutants::flip(2, a == 1)"),
             "{broken}"

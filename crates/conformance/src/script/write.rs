@@ -12,7 +12,7 @@ use super::options::{print as print_option, print_name};
 use super::program::state_name;
 use super::{SYSCTLS, errno, format};
 use crate::host::{self, CALLERS, device_name};
-use crate::step::{NAMES, OF_SLOT, ORDINARY, Op, Outcome, Ports, RANGE, SLOTS, Script, Step};
+use crate::step::{NAMES, OF_SLOT, ORDINARY, Op, Outcome, Ports, RANGE, SLOTS, Script, Seen, Step};
 
 /// The numbers of ports that the language names by number.
 const PORTS: Ports = Ports {
@@ -25,7 +25,7 @@ const PORTS: Ports = Ports {
 /// The scenario of a script. `answers` are what the steps are expected to answer, as far as known; the
 /// comment stands at its top.
 #[must_use]
-pub fn write(script: &Script, answers: &[Outcome], comment: &str) -> String {
+pub fn write(script: &Script, answers: &[Option<Seen>], comment: &str) -> String {
     let mut out = String::new();
     for line in comment.lines() {
         let _ = writeln!(out, "# {line}");
@@ -33,14 +33,20 @@ pub fn write(script: &Script, answers: &[Outcome], comment: &str) -> String {
     out += &host_lines(script);
     for (at, step) in script.steps.iter().enumerate() {
         out += &port_line(step);
-        let expected = match (step.op, answers.get(at)) {
+        let expected = match (step.op, answers.get(at).copied().flatten()) {
             (Op::Socket(_), _) => String::new(),
-            (_, Some(answer)) => format!(" -> {}", expectation(step, answer)),
+            (_, Some(seen)) => {
+                format!(" -> {}{}", expectation(step, &seen.outcome), reaches(&seen))
+            }
             (_, None) => " -> any".to_owned(),
         };
         let _ = writeln!(out, "{}{expected}", line(step));
         if let Op::Socket(_) = step.op {
             let _ = writeln!(out, "{} nonblocking on", label(step.slot));
+        }
+        let accepted = answers.get(at).copied().flatten();
+        if accepted.is_some_and(|seen| seen.outcome == Outcome::Accepted) {
+            let _ = writeln!(out, "{} nonblocking on", label(step.into));
         }
     }
     format(&out)
@@ -123,7 +129,9 @@ fn port_line(step: &Step) -> String {
     }
 }
 
-fn label(slot: u8) -> char {
+/// What the socket of a slot is called.
+#[must_use]
+pub fn label(slot: u8) -> char {
     char::from(b'a' + slot)
 }
 
@@ -217,6 +225,13 @@ fn expectation(step: &Step, answer: &Outcome) -> String {
         // It holds a port, which may be another in another run.
         Outcome::Address(_) => "any".to_owned(),
         Outcome::Blocks => "blocks".to_owned(),
+    }
+}
+
+fn reaches(seen: &Seen) -> String {
+    match seen.receiver {
+        Some(slot) => format!(" reaches {}", label(slot)),
+        None => String::new(),
     }
 }
 
