@@ -29,6 +29,7 @@
 extern crate alloc;
 
 mod addr;
+mod attempt;
 mod bind;
 mod bucket;
 mod call;
@@ -36,6 +37,7 @@ mod chapters;
 mod close;
 mod conflict;
 mod connect;
+mod difference;
 mod errno;
 mod explain;
 mod files;
@@ -51,6 +53,7 @@ mod slab;
 mod socket;
 mod version;
 mod view;
+mod ways_out;
 mod wire;
 mod world;
 
@@ -60,6 +63,7 @@ pub use addr::{
 };
 pub use call::{Answer, Call, Opt, OptName, Program, State};
 pub use chapters::Chapter;
+pub use difference::{Difference, Setting, WayOut};
 pub use errno::Errno;
 pub use explain::{Coverage, Explanation, NoTrace, Trace};
 pub use host::{

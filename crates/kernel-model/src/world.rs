@@ -351,3 +351,9 @@ impl World {
         self.socks.give_back(ix);
     }
 }
+
+impl core::fmt::Display for SocketId {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "socket {}", self.index)
+    }
+}

@@ -206,7 +206,8 @@ fn write_switch(copy: &Path, count: usize) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Rewrites every file of the model; files of plain data have no conditions to break.
+/// Rewrites every file of the model; files of plain data have no conditions to break, and what is tried
+/// as a way out of a refusal is no rule of the kernel's: the model's own answer decides over it.
 fn break_model(sources: &Path) -> Result<Vec<Mutant>, Failure> {
     const DATA: &[&str] = &[
         "lib.rs",
@@ -215,6 +216,10 @@ fn break_model(sources: &Path) -> Result<Vec<Mutant>, Failure> {
         "explain.rs",
         "call.rs",
         "slab.rs",
+        "chapters.rs",
+        "difference.rs",
+        "attempt.rs",
+        "ways_out.rs",
     ];
     let mut files: Vec<PathBuf> = fs::read_dir(sources)?
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))

@@ -6,7 +6,8 @@
 use std::net::SocketAddr;
 
 use portcullis_kernel_model::{
-    Answer, Call, Errno, Explanation, Family, Host, ProcessId, SocketId, State, World as Sockets,
+    Answer, Call, Errno, Explanation, Family, Host, ProcessId, SocketId, State, WayOut,
+    World as Sockets,
 };
 
 use super::program::{Action, Slot};
@@ -19,6 +20,9 @@ pub struct Model {
     sockets: Sockets,
     slots: Vec<Option<SocketId>>,
     explanation: Explanation,
+    /// Whether ways out are looked for where a call is refused.
+    finds_ways: bool,
+    ways: Vec<WayOut>,
 }
 
 impl Model {
@@ -29,7 +33,26 @@ impl Model {
             sockets: Sockets::new(host),
             slots: Vec::new(),
             explanation: Explanation::default(),
+            finds_ways: false,
+            ways: Vec::new(),
         }
+    }
+
+    /// From now on, looks for ways out of every refusal; each costs some dozens of copies of the world.
+    pub fn find_ways(&mut self) {
+        self.finds_ways = true;
+    }
+
+    /// What would have had to differ for the last call to succeed.
+    #[must_use]
+    pub fn ways(&self) -> &[WayOut] {
+        &self.ways
+    }
+
+    /// The sockets by slot.
+    #[must_use]
+    pub fn known(&self) -> &[Option<SocketId>] {
+        &self.slots
     }
 
     /// The rules of the last call.
@@ -80,6 +103,11 @@ impl Model {
         observation
     }
 
+    fn forget_reasons(&mut self) {
+        self.explanation = Explanation::default();
+        self.ways.clear();
+    }
+
     fn put(&mut self, slot: Slot, socket: SocketId) {
         if self.slots.len() <= slot {
             self.slots.resize(slot + 1, None);
@@ -89,11 +117,16 @@ impl Model {
 
     fn ask(&mut self, slot: Slot, user: ProcessId, call: Call) -> Answer {
         let Some(socket) = self.socket_of(slot) else {
-            self.explanation = Explanation::default();
+            self.forget_reasons();
             return Answer::Err(Errno::EBADF);
         };
+        let before = self.finds_ways.then(|| self.sockets.clone());
         let (answer, explanation) = self.sockets.explain(user, socket, call);
         self.explanation = explanation;
+        self.ways.clear();
+        if let (Some(before), Answer::Err(_) | Answer::Blocks) = (before, answer) {
+            self.ways = before.ways_out(user, socket, call);
+        }
         answer
     }
 }
@@ -104,7 +137,7 @@ impl World for Model {
     }
 
     fn open(&mut self, slot: Slot, user: ProcessId, family: Family) -> Outcome {
-        self.explanation = Explanation::default();
+        self.forget_reasons();
         let socket = self.sockets.socket(user, family);
         self.put(slot, socket);
         Outcome::Ok
@@ -127,7 +160,7 @@ impl World for Model {
     }
 
     fn sysctl(&mut self, sysctl: &'static Sysctl, value: &str) -> Outcome {
-        self.explanation = Explanation::default();
+        self.forget_reasons();
         match sysctl.set(&mut self.sockets.host_mut().namespaces[0].sysctls, value) {
             Some(()) => Outcome::Ok,
             None => Outcome::Err(Errno::EINVAL.number()),
@@ -135,7 +168,7 @@ impl World for Model {
     }
 
     fn wait(&mut self, ms: u64) {
-        self.explanation = Explanation::default();
+        self.forget_reasons();
         self.sockets.pass_time(ms);
     }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read as _, Write as _};
 
-use portcullis_kernel_model::{Answer, Call, Rule};
+use portcullis_kernel_model::{Answer, Call, Rule, SocketId, WayOut};
 use portcullis_sys::process::{self, Fork};
 
 use super::kernel::{Kernel, Obstacle};
@@ -44,6 +44,10 @@ pub struct Row {
     pub kernel: Option<Observation>,
     /// Why the model answered so.
     pub reasons: Vec<Reason>,
+    /// What would have to differ for another answer, where that was asked for ([`Model::find_ways`]).
+    pub ways: Vec<WayOut>,
+    /// The sockets by slot, to name those in `ways`.
+    pub known: Vec<Option<SocketId>>,
     /// What is wrong; empty where nothing is.
     pub complaints: Vec<Complaint>,
 }
@@ -135,6 +139,8 @@ impl Run {
             model: None,
             kernel: None,
             reasons: Vec::new(),
+            ways: Vec::new(),
+            known: Vec::new(),
             complaints: Vec::new(),
         };
         if let Some(kernel) = &mut self.kernel {
@@ -153,6 +159,10 @@ impl Run {
             };
             row.model = Some(seen);
             row.reasons = reasons(model);
+            if !model.ways().is_empty() {
+                row.ways = model.ways().to_vec();
+                row.known = model.known().to_vec();
+            }
         }
         self.judge(step, &mut row);
         row

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use portcullis_kernel_model::{NetId, OptName, State};
+use portcullis_kernel_model::{NetId, OptName, SocketId, State};
 
 use super::expect::print_address;
 use super::program::{
@@ -62,6 +62,7 @@ pub fn row(script: &Script, step: &Step, row: &Row, ports: &[u16], detail: Detai
         for reason in &row.reasons {
             out.push_str(&explain(script, reason));
         }
+        out.push_str(&ways(script, row));
     }
     out
 }
@@ -91,8 +92,36 @@ fn explain(script: &Script, reason: &Reason) -> String {
         "            kernel: {}, since {}",
         info.kernel, info.since
     );
-    if !info.remedy.is_empty() {
-        let _ = writeln!(out, "            try:    {}", info.remedy);
+    out
+}
+
+/// What would have to differ: each was tried in the model. Where nothing that was tried helps, what the
+/// rule says of it.
+fn ways(script: &Script, row: &Row) -> String {
+    let mut out = String::new();
+    let known = |socket: SocketId| row.known.iter().rposition(|&other| other == Some(socket));
+    let name = |socket: SocketId, out: &mut dyn std::fmt::Write| match known(socket) {
+        Some(slot) => out.write_str(&script.labels[slot]),
+        None => out.write_str("a socket without a name"),
+    };
+    for (at, way) in row.ways.iter().enumerate() {
+        let head = if at == 0 {
+            "it succeeds if you:"
+        } else {
+            "or:"
+        };
+        let _ = writeln!(out, "       {head:>19} {}", way.told(&name));
+    }
+    let refused = row
+        .model
+        .as_ref()
+        .is_some_and(|seen| matches!(seen.outcome, Outcome::Err(_) | Outcome::Blocks));
+    if let (true, true, Some(last)) = (refused, row.ways.is_empty(), row.reasons.last()) {
+        let info = last.rule.info();
+        let advice = last.rule.no_way_out().unwrap_or(info.remedy);
+        if !advice.is_empty() {
+            let _ = writeln!(out, "            advice: {advice}");
+        }
     }
     out
 }

@@ -241,6 +241,11 @@ fn steps(name: &str, script: &Script, mode: Mode, detail: Detail, quiet: bool) -
             return (tally, format!("{name}: its host cannot be made: {error}\n"));
         }
     };
+    if detail.explain
+        && let Some(model) = &mut run.model
+    {
+        model.find_ways();
+    }
     let mut text = format!("{name}\n");
     for step in &script.steps {
         let row = run.step(step);
@@ -346,7 +351,11 @@ fn said(
         }
     };
     let script = reader.script();
-    let run = run.get_or_insert_with(|| Run::in_model(Model::new(script.host.clone())));
+    let run = run.get_or_insert_with(|| {
+        let mut model = Model::new(script.host.clone());
+        model.find_ways();
+        Run::in_model(model)
+    });
     let known = run.ports.0.len();
     run.ports
         .0
