@@ -2,12 +2,13 @@
 //!
 //! Decides:  the families of scripts of up to three sockets, their alphabets, and which script a number
 //!           stands for; so that a run can be cut into parts and taken up again.
-//! Not here: longer scripts (random.rs).
+//! Not here: longer scripts (random.rs), forms about one thing each (forms.rs).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use portcullis_kernel_model::{Call, Family, Opt, SockAddr, Uid};
 
+use crate::forms;
 use crate::host::{self, CALLERS};
 use crate::step::{ORDINARY, Op, RANGE, Script, Step};
 
@@ -23,8 +24,54 @@ pub struct Form {
     pub script: fn(u64) -> Script,
 }
 
-/// All forms.
-pub const FORMS: &[Form] = &[
+/// All forms: the small ones first, which every run does whole.
+#[must_use]
+pub fn forms() -> impl Iterator<Item = &'static Form> {
+    let (small, large): (Vec<_>, Vec<_>) = forms::FORMS
+        .iter()
+        .chain(FORMS)
+        .partition(|form| (form.size)() <= SMALL_MAX);
+    small.into_iter().chain(large)
+}
+
+/// A form of no more scripts is small.
+const SMALL_MAX: u64 = 60_000;
+
+/// How many scripts the small forms have together: the lowest numbers.
+#[must_use]
+pub fn small() -> u64 {
+    forms()
+        .map(|form| (form.size)())
+        .filter(|&size| size <= SMALL_MAX)
+        .sum()
+}
+
+/// A long stride takes only some of the small forms' scripts too: every so manieth.
+fn small_stride(stride: u64) -> u64 {
+    spreading(stride / 50)
+}
+
+/// The next stride that no digit's radix divides, so that all values of all digits come up.
+#[must_use]
+pub fn spreading(stride: u64) -> u64 {
+    let prime_to = |n: &u64| [2, 3, 5, 7, 13].iter().all(|prime| n % prime != 0);
+    (stride.max(1)..).find(prime_to).unwrap_or(1)
+}
+
+/// The number of the script that is `at` places behind `from`, where of the large forms only every so
+/// manieth is taken.
+#[must_use]
+pub fn number(from: u64, stride: u64, at: u64) -> u64 {
+    let step = small_stride(stride);
+    let places = small().saturating_sub(from).div_ceil(step);
+    if at < places {
+        from + at * step
+    } else {
+        from.max(small()) + (at - places) * stride
+    }
+}
+
+const FORMS: &[Form] = &[
     Form {
         name: "shapes",
         about: "three sockets one after the other: options (4) x addresses (10) x users (2) x \
@@ -75,13 +122,13 @@ const CHOOSERS: u64 = 72;
 /// How many scripts there are in all.
 #[must_use]
 pub fn size() -> u64 {
-    FORMS.iter().map(|form| (form.size)()).sum()
+    forms().map(|form| (form.size)()).sum()
 }
 
 /// The script of a number over all forms.
 #[must_use]
 pub fn script(mut number: u64) -> Script {
-    for form in FORMS {
+    for form in forms() {
         let size = (form.size)();
         if number < size {
             return (form.script)(number);
@@ -92,10 +139,10 @@ pub fn script(mut number: u64) -> Script {
 }
 
 /// Takes digits of a number, the lowest first.
-struct Digits(u64);
+pub(crate) struct Digits(pub(crate) u64);
 
 impl Digits {
-    fn below(&mut self, radix: u64) -> u64 {
+    pub(crate) fn below(&mut self, radix: u64) -> u64 {
         let digit = self.0 % radix;
         self.0 /= radix;
         digit
@@ -384,7 +431,8 @@ fn receivers(number: u64) -> Script {
 fn choices(number: u64) -> Script {
     let mut digits = Digits(number);
     // The profiles of few ports, by their place in host::PROFILES.
-    let profile = [0, 3, 5, 10, 11][digits.below(5) as usize];
+    // In the highest digit: a change of sysctls costs more than a script.
+    let profile = [0, 3, 5, 10, 11][(number / (CHOOSERS * CHOOSERS * CHOOSERS)) as usize];
     let mut pen = Pen::new(profile);
     for slot in 0..3 {
         let options = digits.below(4);
@@ -430,7 +478,7 @@ mod tests {
 
     #[test]
     fn the_last_number_of_each_form_uses_up_its_digits() {
-        for form in FORMS {
+        for form in forms() {
             let size = (form.size)();
             let ends = [0, 1, size / 2, size - 1].map(|at| (form.script)(at));
             assert!(
@@ -439,6 +487,23 @@ mod tests {
                 form.name
             );
             assert_ne!(ends[0], ends[3], "{}", form.name);
+        }
+    }
+
+    #[test]
+    fn a_stride_reaches_every_form_and_no_script_twice() {
+        for (from, stride) in [(0, 1), (0, 311), (7, 4001), (small() + 5, 311)] {
+            let numbers: Vec<u64> = (0..200_000).map(|at| number(from, stride, at)).collect();
+            assert_eq!(numbers[0], from);
+            assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{stride}");
+        }
+        let mut end = 0;
+        for form in forms() {
+            let begin = end;
+            end += (form.size)();
+            let inside = |n: &u64| (begin..end).contains(n);
+            let taken = (0..).map(|at| number(0, 4001, at)).take_while(|&n| n < end);
+            assert!(taken.into_iter().any(|n| inside(&n)), "{}", form.name);
         }
     }
 

@@ -11,6 +11,7 @@
 pub mod cases;
 pub mod compare;
 pub mod exhaustive;
+mod forms;
 pub mod guest;
 pub mod host;
 pub mod live;

@@ -92,7 +92,7 @@ fn main() -> ExitCode {
     }
     let options = Options::parse();
     if options.list {
-        for form in exhaustive::FORMS {
+        for form in exhaustive::forms() {
             println!(
                 "{:<10} {:>9} scripts: {}",
                 form.name,
@@ -140,14 +140,9 @@ fn stride(options: &Options, steps: u64) -> u64 {
     if options.stride != 0 {
         return options.stride;
     }
-    // A script has about 13 steps.
-    let fits = (exhaustive::size() * STEPS_OF_A_SCRIPT)
-        .div_ceil(steps.max(1))
-        .max(1);
-    // Prime to the digits' radices, so that all their values come up.
-    (fits..)
-        .find(|n| [2, 3, 5, 7].iter().all(|prime| n % prime != 0))
-        .unwrap_or(1)
+    let large = (exhaustive::size() - exhaustive::small()) * STEPS_OF_A_SCRIPT;
+    let all = steps.saturating_sub(exhaustive::small() * STEPS_OF_A_SCRIPT);
+    exhaustive::spreading(large.div_ceil(all.max(steps / 2).max(1)))
 }
 
 fn parts(options: &Options, steps: u64) -> (Part, Part) {
@@ -190,18 +185,21 @@ fn mutants(options: &Options, list: &Path) -> std::io::Result<bool> {
     let list = std::fs::read_to_string(list)?;
     let places: Vec<mutant::Place> = list.lines().filter_map(mutant::Place::read).collect();
     let reasons = mutants::Reasons::read(&read(&options.reasons)?.unwrap_or_default())?;
-    let verdicts = mutants::try_all(&evidence)?;
+    let verdicts = mutants::try_all(&evidence, options.workers.unwrap_or(cpus()) as usize)?;
     let summary = mutants::summary(&places, &verdicts, &reasons);
     print!("{}", summary.text);
     Ok(summary.unexplained == 0)
 }
 
+fn cpus() -> u64 {
+    std::thread::available_parallelism().map_or(1, |n| n.get() as u64)
+}
+
 fn run_all(options: &Options) -> std::io::Result<Report> {
-    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     let workers = if options.record.is_some() {
         1
     } else {
-        options.workers.unwrap_or(cpus)
+        options.workers.unwrap_or(cpus())
     };
     let mut report = Report::default();
     let plan = |part, steps| Plan {

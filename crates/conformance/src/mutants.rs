@@ -6,13 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::hash::Hasher as _;
+use std::hash::{Hash as _, Hasher as _};
 use std::io;
 use std::path::Path;
 
 use portcullis_kernel_model::{Explanation, Kernel};
 use portcullis_sys::process::{Fork, fork};
-use rustix::process::{Resource, Rlimit, WaitOptions, setrlimit, waitpid};
+use rustix::process::{Resource, Rlimit, WaitOptions, setrlimit, wait};
 
 use crate::compare::Alone;
 use crate::mutant::{self, Place};
@@ -34,7 +34,10 @@ const OTHERS: &[Kernel] = &[
     Kernel::new(6, 12),
 ];
 /// Scripts of the model's comparison with itself, for each release.
-const SCRIPTS_ALONE: u64 = 8000;
+const SCRIPTS_ALONE: u64 = 4000;
+
+/// How often a line says how far it is.
+const PROGRESS_EVERY: usize = 100;
 
 /// What came of one error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -182,8 +185,8 @@ fn digest(alone: &mut Alone, script: &Script, seed: u64) -> Digests {
     let mut rules = std::hash::DefaultHasher::new();
     let mut explanation = Explanation::default();
     alone.run(script, seed, &mut explanation, &mut |seen, explanation| {
-        answers.write(format!("{seen:?}").as_bytes());
-        rules.write(format!("{:?}", explanation.steps).as_bytes());
+        seen.hash(&mut answers);
+        explanation.steps.hash(&mut rules);
         explanation.steps.clear();
     });
     Digests {
@@ -192,20 +195,41 @@ fn digest(alone: &mut Alone, script: &Script, seed: u64) -> Digests {
     }
 }
 
-/// Tries every error of this build, each in a child of its own.
-pub fn try_all(evidence: &Evidence) -> io::Result<BTreeMap<u32, Verdict>> {
+/// Tries every error of this build, each in a child of its own, some side by side.
+pub fn try_all(evidence: &Evidence, side_by_side: usize) -> io::Result<BTreeMap<u32, Verdict>> {
     let mut verdicts = BTreeMap::new();
-    for number in 1..=mutant::count() {
-        let Fork::Parent(pid) = fork()? else {
-            std::process::exit(try_one(number, evidence));
+    let mut running: BTreeMap<i32, u32> = BTreeMap::new();
+    let mut waiting = 1..=mutant::count();
+    loop {
+        while running.len() < side_by_side
+            && let Some(number) = waiting.next()
+        {
+            let Fork::Parent(pid) = fork()? else {
+                std::process::exit(try_one(number, evidence));
+            };
+            running.insert(pid.as_raw_nonzero().get(), number);
+        }
+        if running.is_empty() {
+            return Ok(verdicts);
+        }
+        let Some((pid, status)) = wait(WaitOptions::empty())? else {
+            continue;
         };
-        let status = waitpid(Some(pid), WaitOptions::empty())?;
-        let code = status.and_then(|(_, status)| status.exit_status());
+        let Some(number) = running.remove(&pid.as_raw_nonzero().get()) else {
+            continue;
+        };
+        let code = status.exit_status();
         let told = Verdict::ALL.iter().find(|&&v| code == Some(v as i32));
         // A panic and an end by the limit are differences from what the kernel did.
         verdicts.insert(number, told.copied().unwrap_or(Verdict::ByKernel));
+        if verdicts.len().is_multiple_of(PROGRESS_EVERY) {
+            eprintln!(
+                "{} of {} deliberate errors tried",
+                verdicts.len(),
+                mutant::count()
+            );
+        }
     }
-    Ok(verdicts)
 }
 
 fn try_one(number: u32, evidence: &Evidence) -> i32 {

@@ -249,7 +249,7 @@ impl Theme {
 }
 
 /// Places that meet others rarely.
-const RARE: [Place; 9] = [
+pub(crate) const RARE: [Place; 9] = [
     rare(IpAddr::V4(host::ON_LEFT)),
     rare(IpAddr::V4(host::BROADCAST)),
     rare(IpAddr::V4(host::FOREIGN)),

@@ -63,7 +63,7 @@ impl Part {
     /// What a kept script of this part is called.
     fn file_name(self, at: u64) -> String {
         match self {
-            Part::Exhaustive { from, stride } => format!("exhaustive_{}", from + at * stride),
+            Part::Exhaustive { .. } => format!("exhaustive_{}", self.number(at)),
             Part::Random { seed, from } => format!("random_{seed}_{}", from + at),
         }
     }
@@ -71,7 +71,7 @@ impl Part {
     /// The script's own number: what `--from` takes to begin with it.
     fn number(self, at: u64) -> u64 {
         match self {
-            Part::Exhaustive { from, stride } => from + at * stride,
+            Part::Exhaustive { from, stride } => exhaustive::number(from, stride, at),
             Part::Random { from, .. } => from + at,
         }
     }
@@ -81,7 +81,7 @@ impl Part {
     pub fn script(self, at: u64) -> Option<Script> {
         match self {
             Part::Exhaustive { from, stride } => {
-                let number = from + at * stride;
+                let number = exhaustive::number(from, stride, at);
                 (number < exhaustive::size()).then(|| exhaustive::script(number))
             }
             Part::Random { seed, from } => Some(random::script(seed, from + at)),

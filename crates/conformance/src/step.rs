@@ -110,7 +110,7 @@ impl Ports {
 }
 
 /// What a step answered, on either side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Outcome {
     /// Success.
     #[default]
@@ -141,7 +141,7 @@ impl From<Answer> for Outcome {
 }
 
 /// All that is compared after a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Seen {
     /// The answer.
     pub outcome: Outcome,
