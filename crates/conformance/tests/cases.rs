@@ -106,6 +106,17 @@ fn every_rule_has_a_case_that_names_it() {
 }
 
 #[test]
+fn every_case_names_the_rule_that_it_is_about() {
+    for (name, _, script) in cases() {
+        let by = |step: &script::Step| step.expect.as_ref().is_some_and(|e| !e.by.is_empty());
+        assert!(
+            script.steps.iter().any(by),
+            "{name} has no `by RULE`: which chapter of docs/bind-rules.md does it belong to?"
+        );
+    }
+}
+
+#[test]
 fn both_seed_documents_of_the_kernel_are_covered() {
     let all = cases();
     for source in ["seeds/002:", "seeds/003:", "the issue:"] {

@@ -60,6 +60,9 @@ impl World {
         if !self.may_bind4(ix, ip, kind) {
             return refuse(trace, Rule::ForeignAddress, Errno::EADDRNOTAVAIL);
         }
+        if ip != 0 && kind == Kind4::Foreign {
+            trace.rule(Rule::AnyAddressAllowed);
+        }
         self.check_privilege(process, ix, addr.port, trace)?;
         let sock = &mut self.socks[ix];
         if sock.state != State::Close || sock.num != 0 {
@@ -143,6 +146,9 @@ impl World {
         if !self.may_bind4(ix, ip, kind) {
             return refuse(trace, Rule::ForeignAddress, Errno::EADDRNOTAVAIL);
         }
+        if ip != 0 && kind == Kind4::Foreign {
+            trace.rule(Rule::AnyAddressAllowed);
+        }
         Ok(ip)
     }
 
@@ -169,8 +175,11 @@ impl World {
             return refuse(trace, Rule::NoSuchDevice, Errno::ENODEV);
         }
         let nonlocal = net.sysctls.ip6_nonlocal_bind || sock.freebind || sock.transparent;
-        if !nonlocal && !net.has6(addr.in6(), device) {
-            return refuse(trace, Rule::ForeignAddress, Errno::EADDRNOTAVAIL);
+        if !net.has6(addr.in6(), device) {
+            if !nonlocal {
+                return refuse(trace, Rule::ForeignAddress, Errno::EADDRNOTAVAIL);
+            }
+            trace.rule(Rule::AnyAddressAllowed);
         }
         Ok(LOOPBACK4_IPV6)
     }

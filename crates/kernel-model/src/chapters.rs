@@ -132,6 +132,7 @@ impl Rule {
             | Rule::BindFamily
             | Rule::AlreadyBound => Chapter::Bind,
             Rule::ForeignAddress
+            | Rule::AnyAddressAllowed
             | Rule::MulticastBind6
             | Rule::MappedOnV6Only
             | Rule::ScopeMissing
@@ -139,6 +140,7 @@ impl Rule {
             Rule::PrivilegedPort => Chapter::Privilege,
             Rule::PortFree | Rule::PortShared | Rule::RepairForcesReuse => Chapter::Port,
             Rule::PortHeld
+            | Rule::ConnectionHolds
             | Rule::ReuseaddrBesideListener
             | Rule::ReuseportOtherUser
             | Rule::ReuseportAlreadyGrouped => Chapter::Conflict,
@@ -148,10 +150,13 @@ impl Rule {
             | Rule::LastResortSparesGroups
             | Rule::ChosenFree
             | Rule::ChosenShared
+            | Rule::OwnPortRange
             | Rule::NoPortLeft => Chapter::PortZero,
-            Rule::ListenState | Rule::ListenAgain | Rule::BacklogCut | Rule::ListenChecksPort => {
-                Chapter::Listen
-            }
+            Rule::ListenState
+            | Rule::ListenAgain
+            | Rule::BacklogCut
+            | Rule::FastopenQueue
+            | Rule::ListenChecksPort => Chapter::Listen,
             Rule::ConnectState
             | Rule::ConnectFamily
             | Rule::MappedSource
@@ -164,6 +169,7 @@ impl Rule {
             | Rule::ConnectChose
             | Rule::ConnectNoPort => Chapter::Connect,
             Rule::Refused
+            | Rule::SelfConnect
             | Rule::HalfOpen
             | Rule::LookupExact
             | Rule::LookupWildcard
@@ -177,8 +183,11 @@ impl Rule {
             | Rule::LookupCpu
             | Rule::ProgramNeedsReuseport
             | Rule::NoProgram => Chapter::Groups,
-            Rule::SynDropped | Rule::AcceptState | Rule::AcceptEmpty => Chapter::Accept,
-            Rule::QueueReset
+            Rule::SynDropped | Rule::AcceptOldest | Rule::AcceptState | Rule::AcceptEmpty => {
+                Chapter::Accept
+            }
+            Rule::LastHolder
+            | Rule::QueueReset
             | Rule::Migrated
             | Rule::ShutdownHow
             | Rule::ShutdownUnconnected
@@ -186,7 +195,7 @@ impl Rule {
             | Rule::Disconnected
             | Rule::PortKept
             | Rule::NotConnected => Chapter::Closing,
-            Rule::TimeWaitReused => Chapter::TimeWait,
+            Rule::TimeWaitHolds | Rule::TimeWaitReused => Chapter::TimeWait,
             Rule::OptionForeign
             | Rule::V6OnlyTooLate
             | Rule::NeedsCapability

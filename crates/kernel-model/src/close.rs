@@ -20,6 +20,7 @@ impl World {
     pub(crate) fn close<T: Trace>(&mut self, ix: SockIx, trace: &mut T) {
         self.socks[ix].holders -= 1;
         if self.socks[ix].holders > 0 {
+            trace.rule(Rule::LastHolder);
             return;
         }
         self.socks[ix].shutdown = RCV_SHUTDOWN | SEND_SHUTDOWN;

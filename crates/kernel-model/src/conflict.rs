@@ -170,7 +170,11 @@ impl World {
         if new.reuse != Reuse::No && old.reuse != Reuse::No {
             return Rule::ReuseaddrBesideListener;
         }
-        Rule::PortHeld
+        match old.state {
+            State::TimeWait => Rule::TimeWaitHolds,
+            State::Close | State::Listen => Rule::PortHeld,
+            _ => Rule::ConnectionHolds,
+        }
     }
 
     /// The user that the port check sees. Until 6.17, what a closed descriptor leaves counts as root's.

@@ -49,6 +49,7 @@ impl World {
         let wanted = TFO_SERVER | TFO_SERVER_WITHOUT_OPTION;
         if fastopen & wanted == wanted && sock.fastopen_queue == 0 {
             sock.fastopen_queue = backlog.min(limit);
+            trace.rule(Rule::FastopenQueue);
         }
         trace.rule(Rule::ListenChecksPort);
         let (state, port) = (State::Listen, sock.num);
@@ -133,6 +134,7 @@ impl World {
                 Answer::Blocks
             };
         };
+        trace.rule(Rule::AcceptOldest);
         let caller = self.host.processes[process.0 as usize];
         let sock = &mut self.socks[child];
         sock.parent = NONE;

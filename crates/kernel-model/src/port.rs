@@ -24,6 +24,9 @@ impl World {
         port: u16,
         trace: &mut T,
     ) -> Result<(), Errno> {
+        if port == 0 && self.port_range(ix).2 {
+            trace.rule(Rule::OwnPortRange);
+        }
         let (port, check) = if port == 0 {
             match self.choose_port(ix, trace)? {
                 Chosen::Free(port) => (port, false),

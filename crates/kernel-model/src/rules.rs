@@ -61,6 +61,8 @@ rules! {
     ForeignAddress "foreign-address" "include/net/inet_sock.h, inet_addr_valid_or_nonlocal(); net/ipv6/addrconf.c, ipv6_chk_addr()" OLD;
         "Only an address of this host can be bound, unless ip_nonlocal_bind, IP_FREEBIND or IP_TRANSPARENT allow any."
         "Add the address to an interface, or set IP_FREEBIND.";
+    AnyAddressAllowed "any-address-allowed" "include/net/inet_sock.h, inet_can_nonlocal_bind(); net/ipv6/af_inet6.c, __inet6_bind()" OLD;
+        "The address is not this host's, and IP_FREEBIND, IP_TRANSPARENT or ip_nonlocal_bind let it be bound all the same." "";
     PrivilegedPort "privileged-port" "net/ipv4/af_inet.c, __inet_bind(); net/ipv6/af_inet6.c, __inet6_bind()" OLD;
         "A port below ip_unprivileged_port_start needs CAP_NET_BIND_SERVICE over the network namespace."
         "Give the program CAP_NET_BIND_SERVICE, or lower ip_unprivileged_port_start.";
@@ -90,6 +92,12 @@ rules! {
     PortHeld "port-held" "net/ipv4/inet_connection_sock.c, inet_bind_conflict()" OLD;
         "Another socket owns the port on an address that this one would cover, and the two share neither SO_REUSEADDR (with nobody listening) nor SO_REUSEPORT."
         "Close the holder, take another port or address, or give both sockets SO_REUSEPORT.";
+    TimeWaitHolds "time-wait-holds" "net/ipv4/inet_connection_sock.c, inet_bind_conflict()" OLD;
+        "What is left of a connection in TIME_WAIT owns the port until its minute is over, and not both it and the newcomer have SO_REUSEADDR."
+        "Set SO_REUSEADDR before bind, on the old server and on the new one; or wait.";
+    ConnectionHolds "connection-holds" "net/ipv4/inet_connection_sock.c, inet_bind_conflict()" OLD;
+        "A connection owns the port that its listener had, even when the listener has closed, and not both it and the newcomer have SO_REUSEADDR."
+        "Set SO_REUSEADDR before bind, on the old server and on the new one; or end the connection.";
     ReuseaddrBesideListener "reuseaddr-beside-listener" "net/ipv4/inet_connection_sock.c, inet_bind_conflict()" OLD;
         "SO_REUSEADDR never shares a port with a socket that listens."
         "Close the listener, or give both sockets SO_REUSEPORT.";
@@ -107,6 +115,8 @@ rules! {
         "The kernel chose a port that nobody stands against." "";
     ChosenShared "chosen-shared" "net/ipv4/inet_connection_sock.c, inet_csk_find_open_port()" OLD;
         "No port was free, and the kernel chose one that can be shared." "";
+    OwnPortRange "own-port-range" "net/ipv4/inet_connection_sock.c, inet_sk_get_local_port_range()" Change::LocalPortRange.since();
+        "IP_LOCAL_PORT_RANGE narrows the range for this socket; what lies outside of ip_local_port_range has no effect." "";
     NoPortLeft "no-port-left" "net/ipv4/inet_connection_sock.c, inet_csk_find_open_port()" OLD;
         "No port of the range is free on this address." "Widen ip_local_port_range, or bind another address.";
     ListenState "listen-state" "net/ipv4/af_inet.c, inet_listen()" OLD;
@@ -117,6 +127,8 @@ rules! {
         "The backlog, read as unsigned, is cut to somaxconn." "";
     ListenChecksPort "listen-checks-port" "net/ipv4/inet_connection_sock.c, inet_csk_listen_start()" OLD;
         "listen checks the port again, now as a listener: SO_REUSEADDR that let it bind does not let it listen beside others that hold it without." "";
+    FastopenQueue "fastopen-queue" "net/ipv4/af_inet.c, __inet_listen_sk()" OLD;
+        "tcp_fastopen's bits 2 and 0x400 give every listener a fast-open queue as long as its backlog, without TCP_FASTOPEN." "";
     GroupJoined "group-joined" "net/core/sock_reuseport.c, reuseport_add_sock()" Change::ReuseportGroups.since();
         "The listener joined the reuseport group of its address, user and device." "";
     GroupBegun "group-begun" "net/core/sock_reuseport.c, reuseport_alloc()" Change::ReuseportGroups.since();
@@ -155,6 +167,8 @@ rules! {
         "Nobody listens on that address and port, so the SYN was answered by a reset." "Start the listener.";
     SynDropped "syn-dropped" "net/ipv4/tcp_input.c, tcp_conn_request()" OLD;
         "The listener's accept queue is full, so the SYN was dropped." "Accept faster, or raise the backlog.";
+    SelfConnect "self-connect" "net/ipv4/tcp_input.c, tcp_rcv_synsent_state_process()" OLD;
+        "A socket that connects to its own address and port meets its own SYN, and is connected to itself." "";
     HalfOpen "half-open" "net/ipv4/tcp_input.c, tcp_validate_incoming(), tcp_rcv_synsent_state_process()" OLD;
         "A SYN reached a socket that believes in an older connection with the same four numbers; that one is reset." "";
     LookupExact "lookup-exact" "net/ipv4/inet_hashtables.c, __inet_lookup_listener()" OLD;
@@ -175,6 +189,10 @@ rules! {
         "An address of 127.0.0.0/8 is no source for what leaves by another device." "Bind an address of the device.";
     QueueReset "queue-reset" "net/ipv4/inet_connection_sock.c, inet_csk_listen_stop()" OLD;
         "A listener that closes resets the connections that wait in its queue." "Accept them first, or turn tcp_migrate_req on.";
+    LastHolder "last-holder" "net/socket.c, sock_close(); fs/file_table.c, fput()" OLD;
+        "Another descriptor holds the socket, here or in another process: only the last close closes it." "";
+    AcceptOldest "accept-oldest" "net/ipv4/inet_connection_sock.c, inet_csk_accept()" OLD;
+        "accept takes the connection that has waited longest." "";
     AcceptState "accept-state" "net/ipv4/inet_connection_sock.c, inet_csk_accept()" OLD;
         "Only a listening socket accepts." "Call listen first.";
     AcceptEmpty "accept-empty" "net/ipv4/inet_connection_sock.c, inet_csk_accept()" OLD;

@@ -149,6 +149,7 @@ impl World {
         if other == ix {
             // It called itself: both SYNs cross, and it is connected. A side that was shut down
             // before that is told now.
+            trace.rule(Rule::SelfConnect);
             self.heard(ix);
             self.socks[ix].state = State::Established;
             if self.socks[ix].shutdown & SEND_SHUTDOWN != 0 {
