@@ -6,8 +6,8 @@
 use std::io;
 
 use portcullis_kernel_model::{
-    Answer, Call, Coverage, Explanation, Host, Kernel, NoTrace, ProcessId, Rule, SocketId, Trace,
-    World,
+    Answer, Call, Coverage, Errno, Explanation, Host, Kernel, NoTrace, ProcessId, Rule, SocketId,
+    Trace, World,
 };
 
 use crate::host;
@@ -265,12 +265,16 @@ impl Model {
     /// The kernel's own choices at this step: its port, and the listener that got a connection.
     fn tell_draws(&mut self, id: SocketId, call: Call, kernel: &Seen) {
         let chooses = matches!(call, Call::Bind(_) | Call::Listen(_) | Call::Connect(_));
-        if chooses
-            && self.world.port(id) == 0
-            && let Some(name) = kernel.name
-            && name.port() != 0
-        {
-            self.world.tell_port(name.port());
+        // After a failure the name may still have the port of an older connection.
+        let no_port = [Errno::EADDRINUSE, Errno::EADDRNOTAVAIL]
+            .iter()
+            .any(|errno| kernel.outcome == Outcome::Err(errno.number()));
+        if chooses && self.world.port(id) == 0 {
+            match kernel.name {
+                _ if no_port => self.world.tell_no_port(),
+                Some(name) if name.port() != 0 => self.world.tell_port(name.port()),
+                _ => {}
+            }
         }
         if let Some(receiver) = kernel.receiver
             && let Some(receiver) = self.ids[usize::from(receiver)]

@@ -118,6 +118,17 @@ pub const PROFILES: &[Profile] = &[
         name: "range-of-one",
         change: |s| s.ip_local_port_range.1 = s.ip_local_port_range.0,
     },
+    Profile {
+        name: "range-of-three",
+        change: |s| s.ip_local_port_range.1 = s.ip_local_port_range.0 + 2,
+    },
+    Profile {
+        name: "odd-range-autobind-reuse",
+        change: |s| {
+            s.ip_local_port_range.1 -= 1;
+            s.ip_autobind_reuse = true;
+        },
+    },
 ];
 
 /// The index of the loopback, and of both ends of the pair.

@@ -168,6 +168,15 @@ impl World {
         bucket.fastreuse < 0 && bucket.fastreuseport < 0
     }
 
+    /// How many sockets own the port.
+    pub(crate) fn owners_of_bucket(&self, bucket: BucketIx) -> usize {
+        let lists = &self.buckets[bucket.0].by_addr;
+        lists
+            .iter()
+            .map(|list| self.owners[list.0].socks.len())
+            .sum()
+    }
+
     /// The list of the owners with the socket's address.
     pub(crate) fn owners_of(&self, bucket: BucketIx, sock: SockIx) -> Option<OwnersIx> {
         let addr = self.socks[sock].hash_addr();

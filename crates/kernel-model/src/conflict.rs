@@ -35,6 +35,11 @@ impl Strictness {
         share_reuseaddr: false,
         share_reuseport: false,
     };
+    /// The kernel looked for a free port, until 4.5: a group's port will do.
+    pub(crate) const ROVER: Strictness = Strictness {
+        share_reuseaddr: false,
+        share_reuseport: true,
+    };
     /// The kernel looks for a port, none is free, and `ip_autobind_reuse` is on.
     pub(crate) const LAST_RESORT: Strictness = Strictness {
         share_reuseaddr: true,

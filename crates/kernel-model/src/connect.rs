@@ -17,7 +17,9 @@ use crate::errno::Errno;
 use crate::explain::Trace;
 use crate::host::Kind4;
 use crate::rules::Rule;
+use crate::scan::{Order, Scan};
 use crate::socket::{ADDR_LOCK, CONNECT_BIND, Progress, SockIx};
+use crate::version::Change;
 use crate::wire::Tuple;
 use crate::world::World;
 
@@ -25,7 +27,7 @@ use crate::world::World;
 pub(crate) const LOOPBACK_DEVICE: u32 = 1;
 /// Bytes of `sa_family`: shorter than this, not even disconnecting is understood.
 const FAMILY_LEN: i32 = 2;
-/// `tcp_tw_reuse_delay`: connect's own choice leaves younger TIME_WAIT sockets alone.
+/// Before `tcp_tw_reuse_delay`: connect's own choice leaves younger TIME_WAIT sockets alone.
 const TIME_WAIT_REUSE_DELAY_MS: u64 = 1000;
 
 impl World {
@@ -339,51 +341,59 @@ impl World {
         if manner == Manner::Named {
             return true;
         }
-        let reuse = self.host.net(old.net).sysctls.tcp_tw_reuse;
+        let sysctls = &self.host.net(old.net).sysctls;
+        let delay_ms = if self.host.kernel.has(Change::TwReuseDelay) {
+            u64::from(sysctls.tcp_tw_reuse_delay)
+        } else {
+            TIME_WAIT_REUSE_DELAY_MS
+        };
+        let reuse = sysctls.tcp_tw_reuse;
         let loopback = match old.family {
             Family::Inet => old.rcv4 >> 24 == 127 || old.peer4 >> 24 == 127,
             Family::Inet6 => [old.rcv6, old.peer6]
                 .into_iter()
                 .any(|ip| ip == LOOPBACK6 || (is_mapped(ip) && (ip as u32) >> 24 == 127)),
         };
-        let allowed = reuse == 1 || (reuse == 2 && (loopback || old.device == 1));
-        allowed
-            && old.substate == State::TimeWait
-            && self.time_wait_age_ms(other) > TIME_WAIT_REUSE_DELAY_MS
+        // Until 4.18 any value but 0 stood for 1.
+        let everywhere =
+            reuse == 1 || (reuse != 0 && !self.host.kernel.has(Change::TwReuseLoopback));
+        let allowed = everywhere || (reuse == 2 && (loopback || old.device == LOOPBACK_DEVICE));
+        allowed && old.substate == State::TimeWait && self.time_wait_age_ms(other) > delay_ms
     }
 
-    /// Connect's own choice: from an offset on, ports of one parity, then of the other; only those
-    /// that bind does not hold.
+    /// Connect's own choice: only ports that bind does not hold, in an order of its own.
     fn choose_for_connect<T: Trace>(&mut self, ix: SockIx, trace: &mut T) -> Result<(), Errno> {
+        let scan = self.connect_scan(ix);
+        if self.is_asked() {
+            let reach = scan.reach(|port| self.connect_fits(ix, port));
+            return self.answer_asked(reach, Errno::EADDRNOTAVAIL);
+        }
+        let draw = self.draw_in(scan, |world, port| world.connect_fits(ix, port));
+        let found = scan.ports(draw).find(|&port| self.connect_fits(ix, port));
+        match found {
+            Some(port) => self.own_for_connect(ix, port, trace),
+            None => refuse(trace, Rule::ConnectNoPort, Errno::EADDRNOTAVAIL),
+        }
+    }
+
+    /// The range of a socket, and the order in which this release searches it.
+    fn connect_scan(&self, ix: SockIx) -> Scan {
         let (low, high, own_range) = self.port_range(ix);
-        let (low, high) = (u32::from(low), u32::from(high) + 1);
-        let step = if own_range { 1 } else { 2 };
-        let mut span = high - low;
-        if !own_range && span > 1 {
-            span &= !1;
-        }
-        let drawn = self.draw(low, span);
-        let rounds: &[u32] = if own_range {
-            &[drawn]
-        } else if span > 1 {
-            &[drawn & !1, (drawn & !1) + 1]
+        let kernel = self.host.kernel;
+        let order = if !kernel.has(Change::EvenConnect) {
+            Order::EachBehind
+        } else if !kernel.has(Change::OddEvenBind) {
+            Order::EachFromEven
+        } else if own_range && kernel.has(Change::OwnRangeWhole) {
+            Order::Each
         } else {
-            &[drawn & !1]
+            Order::EvenFirst
         };
-        for &offset in rounds {
-            let mut port = low + offset;
-            for _ in (0..span).step_by(step as usize) {
-                if port >= high {
-                    port -= span;
-                }
-                if self.connect_fits(ix, port as u16) {
-                    self.own_for_connect(ix, port as u16, trace)?;
-                    return Ok(());
-                }
-                port += step;
-            }
+        Scan {
+            low: u32::from(low),
+            high: u32::from(high) + 1,
+            order,
         }
-        refuse(trace, Rule::ConnectNoPort, Errno::EADDRNOTAVAIL)
     }
 
     fn connect_fits(&self, ix: SockIx, port: u16) -> bool {

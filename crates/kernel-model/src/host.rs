@@ -170,6 +170,8 @@ pub struct Sysctls {
     pub tcp_fastopen: u32,
     /// `net.ipv4.tcp_tw_reuse`: 0 never, 1 always, 2 on loopback.
     pub tcp_tw_reuse: u8,
+    /// `net.ipv4.tcp_tw_reuse_delay`, in milliseconds.
+    pub tcp_tw_reuse_delay: u32,
     /// `net.ipv4.tcp_abort_on_overflow`.
     pub tcp_abort_on_overflow: bool,
     /// `net.ipv4.tcp_migrate_req`.
@@ -193,6 +195,7 @@ impl Default for Sysctls {
             tcp_syncookies: 1,
             tcp_fastopen: 1,
             tcp_tw_reuse: 2,
+            tcp_tw_reuse_delay: 1000,
             tcp_abort_on_overflow: false,
             tcp_migrate_req: false,
             tcp_l3mdev_accept: false,

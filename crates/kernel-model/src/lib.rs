@@ -33,6 +33,7 @@ mod attempt;
 mod bind;
 mod bucket;
 mod call;
+mod chance;
 mod chapters;
 mod close;
 mod conflict;
@@ -48,7 +49,9 @@ mod options;
 mod port;
 mod ports;
 mod reuseport;
+mod rover;
 mod rules;
+mod scan;
 mod slab;
 mod socket;
 mod version;
@@ -70,6 +73,7 @@ pub use host::{
     Addr6, Cap, Caps, FilesId, Host, Interface, Namespace, NetId, Process, ProcessId, Sysctls, Uid,
     UserNamespace, UserNsId,
 };
+pub use ports::PortChoice;
 pub use rules::{Rule, RuleInfo};
 pub use version::{Change, Kernel};
 pub use view::{BucketView, Owner};

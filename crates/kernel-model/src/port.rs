@@ -10,7 +10,6 @@ use crate::call::State;
 use crate::conflict::Strictness;
 use crate::errno::Errno;
 use crate::explain::Trace;
-use crate::ports::Chosen;
 use crate::rules::Rule;
 use crate::socket::{Reuse, SockIx};
 use crate::world::World;
@@ -28,10 +27,7 @@ impl World {
             trace.rule(Rule::OwnPortRange);
         }
         let (port, check) = if port == 0 {
-            match self.choose_port(ix, trace)? {
-                Chosen::Free(port) => (port, false),
-                Chosen::Shared(port) => (port, true),
-            }
+            (self.choose_port(ix, trace)?, false)
         } else {
             (port, true)
         };

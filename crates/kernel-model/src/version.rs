@@ -88,12 +88,18 @@ changes! {
     BindAddressNoPort 4 . 2 "IP_BIND_ADDRESS_NO_PORT lets bind leave the port to connect.";
     /// `net.ipv4.ip_unprivileged_port_start`.
     UnprivilegedPortStart 4 . 11 "The first unprivileged port is a sysctl; before, it is 1024.";
-    /// The modern port scan of bind.
-    OddEvenBind 4 . 5 "bind to port 0 scans odd and even ports and halves of the range, instead of a random rover.";
+    /// connect favours even ports.
+    EvenConnect 4 . 2 "connect begins its search at an even offset, to leave the odd ports to bind.";
+    /// The rover looks through the lower half first.
+    RoverHalves 4 . 2 "bind to port 0 with SO_REUSEADDR looks through the lower half of the range first.";
+    /// The modern port scan of bind and connect.
+    OddEvenBind 4 . 6 "bind to port 0 scans odd ports, then even ones, and connect the other way round; bind's random rover is gone.";
     /// Groups of SO_REUSEPORT listeners.
     ReuseportGroups 4 . 6 "SO_REUSEPORT listeners form a group that a hash or a program chooses from.";
     /// `FASTREUSEPORT_STRICT` and the address that a bucket remembers.
     StrictReuseport 4 . 13 "A bucket remembers the address of the SO_REUSEPORT socket that its cached answer is true for.";
+    /// `tcp_tw_reuse` 2.
+    TwReuseLoopback 4 . 19 "tcp_tw_reuse 2, since then the default, is for loopback connections only.";
     /// 0.0.0.0/8 is ordinary.
     ZeronetIsOneAddress 5 . 3 "Only 0.0.0.0 counts as this network; the rest of 0.0.0.0/8 may be assigned.";
     /// `net.ipv4.ip_autobind_reuse`.
@@ -108,8 +114,12 @@ changes! {
     Bhash2 6 . 1 "A bind to one address walks only the owners of that address and of the wildcard.";
     /// `IP_LOCAL_PORT_RANGE`.
     LocalPortRange 6 . 3 "IP_LOCAL_PORT_RANGE narrows the range of one socket.";
+    /// connect tries every port of `IP_LOCAL_PORT_RANGE` in turn.
+    OwnRangeWhole 6 . 8 "In a socket's own range connect tries each port in turn, instead of even ones first.";
     /// The bucket's cached `fastreuse` is never set any more.
     NoFastreuse 6 . 8 "A new bucket already lists the address when its cached answer is computed, so SO_REUSEADDR alone never skips the walk.";
+    /// `net.ipv4.tcp_tw_reuse_delay`.
+    TwReuseDelay 6 . 14 "How old a TIME_WAIT connection must be for connect's own choice is a sysctl; before, a second.";
     /// Ports return to connect's use when only connect's own sockets are left.
     ConnectBind 6 . 18 "A bucket whose remaining owners all got their port from connect can be used by connect again.";
     /// The user of an orphan is remembered.

@@ -1,6 +1,6 @@
 //! All sockets of a host, and the call that changes them.
 //!
-//! Decides:  which rule file answers a call; how sockets are numbered; where random draws come from.
+//! Decides:  which rule file answers a call; how sockets are numbered.
 //! Not here: any rule.
 
 use alloc::collections::{BTreeMap, VecDeque};
@@ -9,11 +9,12 @@ use alloc::vec::Vec;
 use crate::addr::Family;
 use crate::bucket::{Bucket, Owners, PortTable};
 use crate::call::{Answer, Call, State};
+use crate::chance::Chance;
 use crate::errno::Errno;
 use crate::explain::{Explanation, NoTrace, Trace};
 use crate::files::Table;
 use crate::host::{Cap, Host, NetId, ProcessId, Uid};
-use crate::reuseport::{Group, GroupIx};
+use crate::reuseport::Group;
 use crate::rules::Rule;
 use crate::slab::Slab;
 use crate::socket::{Sock, SockIx};
@@ -39,10 +40,7 @@ pub struct World {
     pub(crate) groups: Slab<Group>,
     pub(crate) connections: BTreeMap<Tuple, Vec<SockIx>>,
     pub(crate) requests: BTreeMap<Tuple, Request>,
-    random: u64,
-    told_port: Option<u16>,
-    told_draws: VecDeque<u32>,
-    told_members: VecDeque<SocketId>,
+    pub(crate) chance: Chance,
     /// The processor that handles packets.
     pub(crate) cpu: i32,
     /// Milliseconds that [`World::pass_time`] has let go by.
@@ -66,10 +64,7 @@ impl World {
             groups: Slab::new(),
             connections: BTreeMap::new(),
             requests: BTreeMap::new(),
-            random: 0x9e37_79b9_7f4a_7c15,
-            told_port: None,
-            told_draws: VecDeque::new(),
-            told_members: VecDeque::new(),
+            chance: Chance::new(),
             cpu: 0,
             now_ms: 0,
             deadlines: VecDeque::new(),
@@ -196,11 +191,12 @@ impl World {
         }
     }
 
-    /// Every port that `bind` to port 0, or `listen` without `bind`, may choose for this socket now.
+    /// Every port that `listen` without `bind`, or `bind` to port 0 of the address that the socket has
+    /// now (a new one has the wildcard), may choose. [`World::port_choice`] asks for any call.
     #[must_use]
     pub fn permitted_ports(&self, socket: SocketId) -> Vec<u16> {
         self.existing(socket)
-            .map(|ix| self.permitted(ix))
+            .map(|ix| self.reach_of_bind(ix).ports)
             .unwrap_or_default()
     }
 
@@ -234,28 +230,7 @@ impl World {
         let Some(bucket) = self.bucket_of(net, port) else {
             return 0;
         };
-        let lists = &self.buckets[bucket.0].by_addr;
-        lists
-            .iter()
-            .map(|list| self.owners[list.0].socks.len())
-            .sum()
-    }
-
-    /// The next choice among random possibilities comes out so that this port is chosen, if any draw
-    /// of the kernel's can lead to it.
-    pub fn tell_port(&mut self, port: u16) {
-        self.told_port = Some(port);
-    }
-
-    /// The next draws of random numbers, in the order in which the kernel draws them.
-    pub fn tell_draw(&mut self, draw: u32) {
-        self.told_draws.push_back(draw);
-    }
-
-    /// The next choice among the members of a group by hash falls on this one, if it is a member. May
-    /// be told several times, for several choices.
-    pub fn tell_member(&mut self, member: SocketId) {
-        self.told_members.push_back(member);
+        self.owners_of_bucket(bucket)
     }
 
     /// How many connections wait in a listener's queue.
@@ -265,54 +240,9 @@ impl World {
             .map_or(0, |ix| self.socks[ix].queue.len())
     }
 
-    /// Where in the group a hash points to.
-    pub(crate) fn draw_member(&mut self, members: GroupIx) -> usize {
-        let count = self.groups[members.0].members.len();
-        if let Some(told) = self.told_members.pop_front() {
-            let list = &self.groups[members.0].members;
-            if let Some(at) = list.iter().position(|&ix| ix == told.index) {
-                return at;
-            }
-        }
-        self.draw(0, count as u32) as usize
-    }
-
-    /// Seeds the draws that nobody tells.
-    pub fn seed(&mut self, seed: u64) {
-        self.random = seed | 1;
-    }
-
     /// The processor that handles packets from now on: for SO_INCOMING_CPU and programs.
     pub fn set_cpu(&mut self, cpu: i32) {
         self.cpu = cpu;
-    }
-
-    /// A number below `below`, as `get_random_u32_below` draws one.
-    pub(crate) fn draw(&mut self, low: u32, below: u32) -> u32 {
-        if let Some(draw) = self.told_draws.pop_front() {
-            return if below == 0 { 0 } else { draw % below };
-        }
-        if let Some(port) = self.told_port {
-            let offset = u32::from(port).saturating_sub(low);
-            return if offset < below {
-                offset
-            } else {
-                below.saturating_sub(2)
-            };
-        }
-        // xorshift64*, to be the same everywhere.
-        self.random ^= self.random >> 12;
-        self.random ^= self.random << 25;
-        self.random ^= self.random >> 27;
-        let drawn = self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
-        ((drawn * u64::from(below)) >> 32) as u32
-    }
-
-    /// Forgets a port or a member that was told, once a call has used it.
-    pub fn forget_told(&mut self) {
-        self.told_port = None;
-        self.told_draws.clear();
-        self.told_members.clear();
     }
 
     pub(crate) fn handle(&self, index: SockIx) -> SocketId {

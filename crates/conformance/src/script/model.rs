@@ -93,8 +93,15 @@ impl Model {
         ports: &mut [u16],
         listeners: &mut Vec<Slot>,
     ) -> Observation {
-        self.sockets
-            .tell_port(seen.after.map_or(0, |(name, _)| name.port()));
+        // After a failure the name may still have the port of an older connection.
+        let no_port = [Errno::EADDRINUSE, Errno::EADDRNOTAVAIL]
+            .iter()
+            .any(|errno| seen.outcome == Outcome::Err(errno.number()));
+        match seen.after {
+            _ if no_port => self.sockets.tell_no_port(),
+            Some((name, _)) if name.port() != 0 => self.sockets.tell_port(name.port()),
+            _ => {}
+        }
         if let Some(member) = seen.reached.and_then(|slot| self.socket_of(slot)) {
             self.sockets.tell_member(member);
         }

@@ -148,6 +148,7 @@ pub const ALL: &[Sysctl] = &[
     plain!("net.ipv4.tcp_fastopen", tcp_fastopen, one),
     plain!("net.ipv4.tcp_tw_reuse", tcp_tw_reuse, |v| one(v)
         .and_then(|n| u8::try_from(n).ok())),
+    plain!("net.ipv4.tcp_tw_reuse_delay", tcp_tw_reuse_delay, one),
     plain!(
         "net.ipv4.tcp_abort_on_overflow",
         tcp_abort_on_overflow,

@@ -4,7 +4,8 @@
 //! Not here: which scripts.
 
 use portcullis_kernel_model::{
-    AF_UNSPEC, Answer, Call, Coverage, Family, Host, Kernel, OptName, ProcessId, SocketId, World,
+    AF_UNSPEC, Answer, Call, Coverage, Errno, Family, Host, Kernel, OptName, ProcessId, SocketId,
+    World,
 };
 
 use super::Live;
@@ -108,8 +109,13 @@ fn both(
         && unbound
         && let Answer::Address(name) = live.call(number, Call::GetSockName)
     {
-        chosen = Some(name.port());
-        world.tell_port(name.port());
+        let no_port = [Errno::EADDRINUSE, Errno::EADDRNOTAVAIL].map(Answer::Err);
+        if no_port.contains(&kernel) {
+            world.tell_no_port();
+        } else {
+            chosen = Some(name.port());
+            world.tell_port(name.port());
+        }
     }
     // A group's hash has a secret: the model is told whose queue grew, or was full.
     let mut full = None;
