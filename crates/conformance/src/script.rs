@@ -24,11 +24,15 @@
 mod cursor;
 mod expect;
 mod format;
+mod hands;
+mod helper;
 mod kernel;
 mod model;
+mod network;
 mod options;
 mod parse;
 mod problem;
+mod processes;
 mod program;
 mod run;
 mod setup;

@@ -2,8 +2,8 @@
 //!
 //! Decides:  which number a new descriptor gets; that the last holder's close releases a socket; in
 //!           which order a process that ends closes its sockets.
-//! Kernel:   fs/file.c, alloc_fd(), dup_fd(), close_files(); net/core/scm.c, scm_detach_fds(),
-//!           3.9 to 6.18
+//! Kernel:   fs/file.c, alloc_fd(), dup_fd(), close_files(); kernel/task_work.c, task_work_run();
+//!           net/core/scm.c, scm_detach_fds(), 3.9 to 6.18
 //! Not here: what releasing a socket does (close.rs). Descriptors on their way in a message: passing
 //!           ends with the receipt.
 
@@ -14,6 +14,7 @@ use core::cmp::Reverse;
 use crate::explain::{NoTrace, Trace};
 use crate::host::{FilesId, ProcessId};
 use crate::socket::{NONE, SockIx};
+use crate::version::Change;
 use crate::world::{SocketId, World};
 
 /// A descriptor table. Numbers count its sockets alone: no file, pipe or terminal is in it.
@@ -63,8 +64,8 @@ impl World {
         ProcessId((self.host.processes.len() - 1) as u16)
     }
 
-    /// The process ends: what it holds is closed, in the order of the descriptors' numbers. Where others
-    /// share its table, as threads do, nothing is.
+    /// The process ends: what it holds is closed, from the highest number to the lowest (before 4.3 from
+    /// the lowest). Where others share its table, as threads do, nothing is.
     pub fn exit(&mut self, process: ProcessId) {
         self.exit_traced(process, &mut NoTrace);
     }
@@ -78,7 +79,10 @@ impl World {
         if sharing.filter(|other| other.files == files).count() > 1 {
             return;
         }
-        for number in 0..self.table(files).open.len() {
+        let count = self.table(files).open.len();
+        let backwards = self.host.kernel.has(Change::ExitBackwards);
+        for at in 0..count {
+            let number = if backwards { count - 1 - at } else { at };
             let ix = self.table(files).open[number];
             if ix != NONE {
                 self.drop_number(files, number as u32, ix);

@@ -86,6 +86,8 @@ macro_rules! changes {
 changes! {
     /// `IP_BIND_ADDRESS_NO_PORT`.
     BindAddressNoPort 4 . 2 "IP_BIND_ADDRESS_NO_PORT lets bind leave the port to connect.";
+    /// The order in which a process that ends closes (`kernel/task_work.c`, `task_work_run`).
+    ExitBackwards 4 . 3 "A process that ends closes its sockets from the highest descriptor to the lowest; before, from the lowest.";
     /// `net.ipv4.ip_unprivileged_port_start`.
     UnprivilegedPortStart 4 . 11 "The first unprivileged port is a sysctl; before, it is 1024.";
     /// connect favours even ports.

@@ -111,6 +111,30 @@ pub fn set_user(uid: u32) -> io::Result<()> {
     check(unsafe { libc::setresuid(uid, uid, uid) })
 }
 
+/// `seteuid` of this thread (`setresuid` of the effective id alone): who is asked for permission, who
+/// owns new sockets, and whose user namespaces are one's own. The real and the saved id stay, so that
+/// the way back is open.
+///
+/// Leaving user 0 clears the effective capabilities, not the permitted ones; makes the process not
+/// dumpable.
+pub fn set_effective_user(uid: u32) -> io::Result<()> {
+    // The library's function changes every thread; this one's identity is meant.
+    // SAFETY: plain integers; -1 keeps an id.
+    let done = unsafe { libc::syscall(libc::SYS_setresuid, -1, uid, -1) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// `unshare(CLONE_NEWUSER)` and nothing more: no id is mapped in the new user namespace, which the
+/// effective user of this process owns. One thread, as for [`enter_user_namespace`].
+pub fn enter_unmapped_user_namespace() -> io::Result<()> {
+    // SAFETY: no pointers; only this process's own credentials change.
+    check(unsafe { libc::unshare(libc::CLONE_NEWUSER) })
+}
+
 /// `unshare(CLONE_NEWUSER)`: a user namespace in which this process is the user and the group that
 /// it was, and has every capability over what belongs to the namespace.
 ///

@@ -1,58 +1,51 @@
 //! A live kernel as a world: each step is a system call in a network made for it alone.
 //!
-//! Decides:  how the host that a script wants is made in a fresh network namespace; who a call is made
-//!           as; that a call which blocks is waited for a moment only.
-//! Kernel:   network_namespaces(7), user_namespaces(7), rtnetlink(7), capabilities(7)
-//! Not here: which system call an option is (live.rs).
+//! Decides:  who a call is made as: users are identities of this process, processes are children with
+//!           descriptors of their own; which namespaces they are in.
+//! Kernel:   network_namespaces(7), user_namespaces(7), capabilities(7), credentials(7)
+//! Not here: the calls (hands.rs), what a network holds (network.rs), the children (helper.rs).
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use portcullis_kernel_model::{Call, Caps, Errno, Family, Host, Interface, Opt, ProcessId, State};
-use portcullis_sys::{bare, pass, process, sockopt};
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::thread::CapabilitySet;
+use portcullis_kernel_model::{
+    Call, Caps, Errno, Family, FilesId, Host, NetId, Process, ProcessId, State, UserNsId,
+};
+use portcullis_sys::{bare, process};
+use rustix::thread::LinkNameSpaceType;
 
-use super::program::{STATES, Slot};
-use super::sysctls::{self, Sysctl};
+use super::hands::{Hands, failed};
+use super::helper::{Helper, Identity, make_user_namespace, this_namespace, wield};
+use super::network;
+use super::program::Slot;
+use super::sysctls::Sysctl;
 use super::world::{Outcome, World};
-use crate::{live, netlink};
-
-/// How long a call that blocks is waited for.
-const BLOCKS: Duration = Duration::from_millis(100);
-/// Interfaces are pairs: the far end of number N has number N + 1000.
-const FAR_END: u32 = 1000;
 
 /// The kernel that runs here.
 #[derive(Debug)]
 pub struct Kernel {
-    slots: Vec<Sockets>,
-    users: Vec<User>,
+    host: Host,
+    /// This process's sockets: those of all users.
+    hands: Hands,
+    callers: Vec<Caller>,
+    nets: Vec<OwnedFd>,
     devices: Vec<(u32, String)>,
     own_user: u32,
-    /// Calls on it answer EBADF, as on a descriptor that is closed.
-    nothing: OwnedFd,
+    now: u32,
 }
 
-/// Who makes calls: a user id of this process's user namespace.
-#[derive(Debug, Clone, Copy)]
-struct User {
-    /// Its id in the script.
-    named: u32,
-    /// Its id here.
-    uid: u32,
-    caps: Caps,
-}
-
-/// The descriptors of one socket.
-#[derive(Debug, Default)]
-struct Sockets {
-    fds: Vec<OwnedFd>,
-    blocking: bool,
+/// Who makes calls.
+#[derive(Debug)]
+enum Caller {
+    /// A user: an identity of this process.
+    Here { uid: u32, caps: Caps },
+    /// A process of its own.
+    There(Helper),
+    /// A process that has ended.
+    Gone,
 }
 
 /// Why a script cannot run here.
@@ -77,184 +70,161 @@ impl Kernel {
     /// `ids` are the users who make calls or own sockets in the script.
     pub fn enter(host: &Host, ids: &BTreeSet<u32>) -> Result<Kernel, Obstacle> {
         let root = rustix::process::geteuid().is_root();
-        let users = users(host, ids, root)?;
-        if !root {
-            enter_user_namespace()?;
+        if !root && ids.len() > 1 {
+            let reason = "it has several users, and only root can be several";
+            return Err(Obstacle::Skip(reason.to_owned()));
         }
-        bare::enter_network_namespace().map_err(|error| {
-            Obstacle::Skip(format!("a network namespace cannot be made here: {error}"))
-        })?;
+        if !root {
+            process::enter_user_namespace().map_err(|error| {
+                Obstacle::Skip(format!("a user namespace cannot be made here: {error}"))
+            })?;
+        }
         // Programs that go by processor, and SO_INCOMING_CPU, see the one that the model has: 0.
         let mut first = rustix::thread::CpuSet::new();
         first.set(0);
         let _ = rustix::thread::sched_setaffinity(None, &first);
-        let interfaces = &host.namespaces[0].interfaces;
-        for interface in interfaces {
-            make(interface)?;
-        }
-        for sysctl in sysctls::ALL {
-            let value = sysctl.show(&host.namespaces[0].sysctls);
-            write(sysctl, &value).map_err(|error| {
-                Obstacle::Skip(format!(
-                    "{} cannot be set to {value} here: {error}",
-                    sysctl.name
-                ))
-            })?;
-        }
-        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
-        let nothing =
-            rustix::fs::open("/", flags, rustix::fs::Mode::empty()).map_err(io::Error::from)?;
-        let devices = interfaces
-            .iter()
-            .map(|i| (i.index, i.name.clone()))
-            .collect();
+
         let own_user = rustix::process::geteuid().as_raw();
-        Ok(Kernel {
-            slots: Vec::new(),
-            users,
+        let id = |named: u32| if root { named } else { own_user };
+        let (user_namespaces, nets) = namespaces(host, id)?;
+        let devices = host.namespaces.iter().flat_map(|net| &net.interfaces);
+        let devices: Vec<(u32, String)> = devices.map(|i| (i.index, i.name.clone())).collect();
+        let named = host.processes.iter().map(|process| process.uid.0);
+        let ids = named.map(|named| (named, id(named))).collect();
+        let mut kernel = Kernel {
+            host: host.clone(),
+            hands: Hands::new(devices.clone(), ids)?,
+            callers: Vec::new(),
+            nets,
             devices,
             own_user,
-            nothing,
-        })
-    }
-
-    fn fd(&self, slot: Slot) -> BorrowedFd<'_> {
-        let fd = self.slots.get(slot).and_then(|socket| socket.fds.last());
-        fd.map_or(self.nothing.as_fd(), AsFd::as_fd)
-    }
-
-    /// Runs a call as a user: file-system user id and effective capabilities.
-    fn become_user(&mut self, user: ProcessId) -> io::Result<()> {
-        let user = self.users[usize::from(user.0)];
-        if user.uid != self.own_user {
-            bare::set_file_system_user(user.uid)?;
-            self.own_user = user.uid;
-        }
-        let mut sets = rustix::thread::capabilities(None)?;
-        sets.effective = sets.permitted;
-        sets.effective
-            .set(CapabilitySet::NET_BIND_SERVICE, user.caps.net_bind_service);
-        sets.effective
-            .set(CapabilitySet::NET_ADMIN, user.caps.net_admin);
-        sets.effective
-            .set(CapabilitySet::NET_RAW, user.caps.net_raw);
-        rustix::thread::set_capabilities(None, sets)?;
-        Ok(())
-    }
-
-    fn put(&mut self, slot: Slot, fd: OwnedFd) -> io::Result<()> {
-        if self.slots.len() <= slot {
-            self.slots.resize_with(slot + 1, Sockets::default);
-        }
-        // A call that blocks ends after a moment; the error that says so is no other call's.
-        for limit in [Timeout::Recv, Timeout::Send] {
-            set_socket_timeout(&fd, limit, Some(BLOCKS))?;
-        }
-        self.slots[slot] = Sockets {
-            fds: vec![fd],
-            blocking: true,
+            now: own_user,
         };
-        Ok(())
+        for process in &host.processes {
+            let caller = kernel.caller(process, id(process.uid.0), &user_namespaces)?;
+            kernel.callers.push(caller);
+        }
+        Ok(kernel)
     }
 
-    fn as_user(&mut self, user: ProcessId, call: impl FnOnce(&mut Kernel) -> Outcome) -> Outcome {
-        match self.become_user(user) {
-            Ok(()) => call(self),
+    fn caller(
+        &mut self,
+        process: &Process,
+        uid: u32,
+        user_namespaces: &[OwnedFd],
+    ) -> io::Result<Caller> {
+        if process.files == FilesId(0) {
+            let caps = process.caps;
+            return Ok(Caller::Here { uid, caps });
+        }
+        let identity = Identity {
+            uid,
+            caps: process.caps,
+            net: Some(self.nets[usize::from(process.net.0)].as_fd()),
+            user_ns: match process.user_ns {
+                UserNsId(0) => None,
+                UserNsId(at) => Some(user_namespaces[usize::from(at) - 1].as_fd()),
+            },
+        };
+        let helper = Helper::spawn(&identity, &mut self.hands, &self.host)?;
+        Ok(Caller::There(helper))
+    }
+
+    /// Makes a call as this caller, who is here or there.
+    fn ask(
+        &mut self,
+        caller: ProcessId,
+        here: impl FnOnce(&mut Hands) -> Outcome,
+        there: impl FnOnce(&mut Helper) -> io::Result<Outcome>,
+    ) -> Outcome {
+        let (uid, caps) = match self.callers.get_mut(usize::from(caller.0)) {
+            Some(Caller::There(helper)) => {
+                return there(helper).unwrap_or_else(|error| failed(&error));
+            }
+            Some(Caller::Here { uid, caps }) => (*uid, *caps),
+            Some(Caller::Gone) | None => return Outcome::Err(Errno::EBADF.number()),
+        };
+        match self.become_user(uid, caps) {
+            Ok(()) => here(&mut self.hands),
             Err(error) => failed(&error),
         }
     }
 
-    fn plain(&mut self, slot: Slot, call: Call) -> Outcome {
-        match call {
-            Call::Set(option) => self.set(slot, option),
-            Call::Get(name) => match live::get(self.fd(slot), name) {
-                Ok(value) => Outcome::Value(value),
-                Err(errno) => Outcome::Err(errno.raw_os_error()),
+    /// Goes on as a user: effective user id and capabilities.
+    fn become_user(&mut self, uid: u32, caps: Caps) -> io::Result<()> {
+        if uid != self.now {
+            process::set_effective_user(uid)?;
+            self.now = uid;
+        }
+        wield(caps)
+    }
+
+    fn within(&mut self, net: NetId, act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        self.become_user(self.own_user, Caps::ALL)?;
+        move_to(&self.nets[usize::from(net.0)])?;
+        let done = act();
+        move_to(&self.nets[0])?;
+        done
+    }
+
+    fn try_pass(&mut self, slot: Slot, from: ProcessId, to: ProcessId) -> io::Result<Outcome> {
+        let fd = match self.callers.get_mut(usize::from(from.0)) {
+            Some(Caller::There(helper)) => match helper.give(slot)? {
+                Ok(fd) => fd,
+                Err(outcome) => return Ok(outcome),
             },
-            Call::Bind(addr) => done(bare::bind(self.fd(slot), &live::bytes(&addr), addr.len)),
-            Call::Listen(backlog) => done(rustix::net::listen(self.fd(slot), backlog)),
-            Call::Connect(addr) => {
-                let outcome = done(bare::connect(self.fd(slot), &live::bytes(&addr), addr.len));
-                self.or_blocks(slot, outcome, Errno::EINPROGRESS)
+            Some(Caller::Here { .. }) => {
+                // Through a Unix socket, as from anybody else.
+                let flags = rustix::net::SocketFlags::CLOEXEC;
+                let (family, kind) = (
+                    rustix::net::AddressFamily::UNIX,
+                    rustix::net::SocketType::SEQPACKET,
+                );
+                let (here, there) = rustix::net::socketpair(family, kind, flags, None)?;
+                portcullis_sys::pass::send(&here, b"x", &[self.hands.copy(slot)?.as_fd()])?;
+                let received = portcullis_sys::pass::receive(&there, &mut [0; 8])?;
+                let fd = received.descriptors.into_iter().next();
+                fd.ok_or_else(|| io::Error::other("no descriptor arrived"))?
             }
-            Call::Shutdown(how) => done(bare::shutdown(self.fd(slot), how)),
-            Call::Close => {
-                match self.slots.get_mut(slot).and_then(|socket| socket.fds.pop()) {
-                    Some(fd) => drop(fd),
-                    // `close` of a number that is no descriptor would be another's descriptor.
-                    None => return Outcome::Err(Errno::EBADF.number()),
-                }
-                Outcome::Ok
+            Some(Caller::Gone) | None => return Ok(Outcome::Err(Errno::EBADF.number())),
+        };
+        match self.callers.get_mut(usize::from(to.0)) {
+            Some(Caller::There(helper)) => helper.take(slot, fd.as_fd()),
+            Some(Caller::Here { .. }) => {
+                // The lowest free number, which those of the message no longer take.
+                let high = super::hands::high(fd)?;
+                let low = rustix::io::fcntl_dupfd_cloexec(&high, 3)?;
+                self.hands.take(slot, low);
+                Ok(Outcome::Ok)
             }
-            // `World::pass` passes to other processes.
-            Call::Dup | Call::Pass(_) => match rustix::io::fcntl_dupfd_cloexec(self.fd(slot), 3) {
-                Ok(fd) if self.is_open(slot) => {
-                    self.slots[slot].fds.push(fd);
-                    Outcome::Ok
-                }
-                Ok(_) => Outcome::Err(Errno::EBADF.number()),
-                Err(errno) => Outcome::Err(errno.raw_os_error()),
-            },
-            Call::Fchown(uid) => {
-                let user = self.users.iter().find(|user| user.named == uid.0);
-                let uid = rustix::fs::Uid::from_raw(user.map_or(uid.0, |user| user.uid));
-                done(rustix::fs::fchown(self.fd(slot), Some(uid), None))
-            }
-            Call::SetNonblocking(on) => {
-                let outcome = done(rustix::io::ioctl_fionbio(self.fd(slot), on));
-                if outcome == Outcome::Ok && self.is_open(slot) {
-                    self.slots[slot].blocking = !on;
-                }
-                outcome
-            }
-            Call::GetSockName => named(live::name(bare::local_name(self.fd(slot)))),
-            Call::GetPeerName => named(live::name(bare::peer_name(self.fd(slot)))),
-            // `World::accept` makes this call.
-            Call::Accept => Outcome::Err(Errno::EINVAL.number()),
+            Some(Caller::Gone) | None => Ok(Outcome::Err(Errno::EINVAL.number())),
         }
     }
 
-    fn set(&self, slot: Slot, option: Opt) -> Outcome {
-        match option {
-            Opt::BindToDevice(index) => {
-                let device = self.devices.iter().find(|device| device.0 == index);
-                let name = match device {
-                    Some(device) => device.1.as_str(),
-                    None if index == 0 => "",
-                    None => "no-such-device",
+    fn try_fork(&mut self, parent: ProcessId) -> io::Result<()> {
+        let child = match self.callers.get_mut(usize::from(parent.0)) {
+            Some(Caller::There(helper)) => helper.fork()?,
+            Some(&mut Caller::Here { uid, caps }) => {
+                self.become_user(self.own_user, Caps::ALL)?;
+                let identity = Identity {
+                    uid,
+                    caps,
+                    net: None,
+                    user_ns: None,
                 };
-                done(sockopt::set_device(self.fd(slot), name))
+                Helper::spawn(&identity, &mut self.hands, &self.host)?
             }
-            option => done(live::set(self.fd(slot), option)),
-        }
-    }
-
-    fn is_open(&self, slot: Slot) -> bool {
-        self.slots
-            .get(slot)
-            .is_some_and(|socket| !socket.fds.is_empty())
-    }
-
-    /// The time limit of a blocking socket means that the call waits.
-    fn or_blocks(&self, slot: Slot, outcome: Outcome, limit: Errno) -> Outcome {
-        let blocking = self.slots.get(slot).is_some_and(|socket| socket.blocking);
-        match outcome {
-            Outcome::Err(number) if blocking && number == limit.number() => Outcome::Blocks,
-            other => other,
-        }
-    }
-
-    fn try_pass(&mut self, slot: Slot) -> io::Result<()> {
-        let flags = SocketFlags::CLOEXEC;
-        let (here, there) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        pass::send(&here, b"x", &[self.fd(slot)])?;
-        let mut buffer = [0; 8];
-        let received = pass::receive(&there, &mut buffer)?;
-        let fd = received.descriptors.into_iter().next();
-        let fd = fd.ok_or_else(|| io::Error::other("no descriptor arrived"))?;
-        self.slots[slot].fds.push(fd);
+            Some(Caller::Gone) | None => return Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        };
+        self.callers.push(Caller::There(child));
         Ok(())
+    }
+
+    fn helpers(&mut self) -> impl Iterator<Item = &mut Helper> {
+        self.callers.iter_mut().filter_map(|caller| match caller {
+            Caller::There(helper) => Some(helper),
+            _ => None,
+        })
     }
 }
 
@@ -264,57 +234,68 @@ impl World for Kernel {
     }
 
     fn open(&mut self, slot: Slot, user: ProcessId, family: Family) -> Outcome {
-        let family = match family {
-            Family::Inet => AddressFamily::INET,
-            Family::Inet6 => AddressFamily::INET6,
-        };
-        self.as_user(user, |kernel| {
-            let made =
-                rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None);
-            match made
-                .map_err(io::Error::from)
-                .and_then(|fd| kernel.put(slot, fd))
-            {
-                Ok(()) => Outcome::Ok,
-                Err(error) => failed(&error),
-            }
-        })
+        self.ask(
+            user,
+            |hands| hands.open(slot, family),
+            |helper| helper.open(slot, family),
+        )
     }
 
     fn call(&mut self, slot: Slot, user: ProcessId, call: Call) -> Outcome {
-        self.as_user(user, |kernel| kernel.plain(slot, call))
+        let devices = self.devices.clone();
+        self.ask(
+            user,
+            |hands| hands.call(slot, call),
+            |helper| helper.call(slot, &call, &devices),
+        )
     }
 
-    fn pass(&mut self, slot: Slot, user: ProcessId) -> Outcome {
-        if !self.is_open(slot) {
-            return Outcome::Err(Errno::EBADF.number());
-        }
-        self.as_user(user, |kernel| match kernel.try_pass(slot) {
-            Ok(()) => Outcome::Ok,
-            Err(error) => failed(&error),
-        })
+    fn pass(&mut self, slot: Slot, user: ProcessId, to: ProcessId) -> Outcome {
+        self.try_pass(slot, user, to)
+            .unwrap_or_else(|error| failed(&error))
     }
 
     fn accept(&mut self, slot: Slot, user: ProcessId, into: Slot) -> Outcome {
-        self.as_user(user, |kernel| {
-            let accepted = rustix::net::accept_with(kernel.fd(slot), SocketFlags::CLOEXEC);
-            match accepted {
-                Ok(fd) => match kernel.put(into, fd) {
-                    Ok(()) => Outcome::Accepted,
-                    Err(error) => failed(&error),
-                },
-                Err(errno) => {
-                    kernel.or_blocks(slot, Outcome::Err(errno.raw_os_error()), Errno::EAGAIN)
-                }
-            }
-        })
+        self.ask(
+            user,
+            |hands| hands.accept(slot, into),
+            |helper| helper.accept(slot, into),
+        )
     }
 
-    fn sysctl(&mut self, sysctl: &'static Sysctl, value: &str) -> Outcome {
-        self.as_user(ProcessId(0), |_| match write(sysctl, value) {
+    fn fork(&mut self, parent: ProcessId) -> Outcome {
+        match self.try_fork(parent) {
             Ok(()) => Outcome::Ok,
             Err(error) => failed(&error),
-        })
+        }
+    }
+
+    fn exit(&mut self, process: ProcessId) -> Outcome {
+        let Some(caller) = self.callers.get_mut(usize::from(process.0)) else {
+            return Outcome::Err(libc::ESRCH);
+        };
+        let Caller::There(mut helper) = std::mem::replace(caller, Caller::Gone) else {
+            return Outcome::Err(libc::ESRCH);
+        };
+        match helper.exit() {
+            Ok(()) => Outcome::Ok,
+            Err(error) => failed(&error),
+        }
+    }
+
+    fn enter_net(&mut self, process: ProcessId, net: NetId) -> Outcome {
+        let Some(Caller::There(helper)) = self.callers.get_mut(usize::from(process.0)) else {
+            return Outcome::Err(libc::ESRCH);
+        };
+        let entered = helper.enter(self.nets[usize::from(net.0)].as_fd());
+        entered.unwrap_or_else(|error| failed(&error))
+    }
+
+    fn sysctl(&mut self, sysctl: &'static Sysctl, net: NetId, value: &str) -> Outcome {
+        match self.within(net, || network::write(sysctl, value)) {
+            Ok(()) => Outcome::Ok,
+            Err(error) => failed(&error),
+        }
     }
 
     fn wait(&mut self, ms: u64) {
@@ -322,21 +303,21 @@ impl World for Kernel {
     }
 
     fn waiting(&mut self, slot: Slot) -> u32 {
-        if !self.is_open(slot) {
-            return 0;
+        if self.hands.is_open(slot) {
+            return self.hands.waiting(slot);
         }
-        let queue = sockopt::accept_queue(self.fd(slot)).ok().flatten();
-        queue.map_or(0, |queue| queue.waiting)
+        let mut others = self.helpers().map(|helper| helper.waiting(slot));
+        others
+            .find_map(|count| count.ok().filter(|&count| count > 0))
+            .unwrap_or(0)
     }
 
     fn look(&mut self, slot: Slot) -> Option<(SocketAddr, State)> {
-        if !self.is_open(slot) {
-            return None;
+        if self.hands.is_open(slot) {
+            return self.hands.look(slot);
         }
-        let name = live::name(bare::local_name(self.fd(slot))).ok()?;
-        let number = bare::tcp_state(self.fd(slot)).ok()?;
-        let state = STATES.iter().find(|entry| entry.1 as u8 == number)?;
-        Some((name, state.1))
+        self.helpers()
+            .find_map(|helper| helper.look(slot).ok().flatten())
     }
 
     fn settle(&mut self) -> bool {
@@ -345,102 +326,50 @@ impl World for Kernel {
     }
 }
 
-fn done(result: rustix::io::Result<()>) -> Outcome {
-    match result {
-        Ok(()) => Outcome::Ok,
-        Err(errno) => Outcome::Err(errno.raw_os_error()),
+/// Makes the namespaces of the host and goes into the first network: the user namespaces but the
+/// first, and all networks.
+fn namespaces(
+    host: &Host,
+    id: impl Fn(u32) -> u32,
+) -> Result<(Vec<OwnedFd>, Vec<OwnedFd>), Obstacle> {
+    let mut user_namespaces = Vec::new();
+    let mut inner: Vec<std::vec::IntoIter<OwnedFd>> = Vec::new();
+    for (at, wanted) in host.user_namespaces.iter().enumerate().skip(1) {
+        let own = |net: &&portcullis_kernel_model::Namespace| usize::from(net.user_ns.0) == at;
+        let count = host.namespaces.iter().filter(own).count();
+        let (made, nets) = make_user_namespace(id(wanted.owner.0), count).map_err(|error| {
+            Obstacle::Skip(format!("a user namespace cannot be made here: {error}"))
+        })?;
+        user_namespaces.push(made);
+        inner.push(nets.into_iter());
     }
-}
-
-fn named(name: Result<SocketAddr, rustix::io::Errno>) -> Outcome {
-    match name {
-        Ok(address) => Outcome::Address(address),
-        Err(errno) => Outcome::Err(errno.raw_os_error()),
-    }
-}
-
-fn failed(error: &io::Error) -> Outcome {
-    Outcome::Err(error.raw_os_error().unwrap_or(libc::EIO))
-}
-
-/// The users here. One user needs no privilege to be: it is this process. Several do.
-fn users(host: &Host, ids: &BTreeSet<u32>, root: bool) -> Result<Vec<User>, Obstacle> {
-    if !root && ids.len() > 1 {
-        let reason = "it has several users, and only root can be several";
-        return Err(Obstacle::Skip(reason.to_owned()));
-    }
-    let own = rustix::process::geteuid().as_raw();
-    let user = |process: &portcullis_kernel_model::Process| User {
-        named: process.uid.0,
-        uid: if root { process.uid.0 } else { own },
-        caps: process.caps,
-    };
-    Ok(host.processes.iter().map(user).collect())
-}
-
-/// A user namespace in which this process is root.
-fn enter_user_namespace() -> Result<(), Obstacle> {
-    let refused =
-        |error: io::Error| Obstacle::Skip(format!("a user namespace cannot be made here: {error}"));
-    process::enter_user_namespace().map_err(refused)
-}
-
-/// Makes an interface and gives it its addresses.
-fn make(interface: &Interface) -> io::Result<()> {
-    if interface.index != 1 {
-        let far = (interface.index + FAR_END, format!("far{}", interface.index));
-        // No addresses of the kernel's own making.
-        std::fs::write("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "1")?;
-        netlink::add_pair((interface.index, &interface.name), (far.0, &far.1))?;
-    }
-    if interface.up {
-        netlink::up(interface.index)?;
-        // Without a carrier an address stays tentative for good.
-        if interface.index != 1 && !interface.v6.iter().any(|own| own.tentative) {
-            netlink::up(interface.index + FAR_END)?;
-        }
-    }
-    let mut v4 = interface.v4.as_slice();
-    let mut v6 = interface.v6.as_slice();
-    if interface.index == 1 && interface.up {
-        // The first ones come with it.
-        v4 = v4.get(1..).unwrap_or(&[]);
-        v6 = v6.get(1..).unwrap_or(&[]);
-    }
-    for &(ip, prefix) in v4 {
-        netlink::add_address(interface.index, ip.into(), prefix)?;
-    }
-    for address in v6 {
-        let detect = match address.tentative {
-            true => netlink::Detect::Yes,
-            false => netlink::Detect::No,
+    let mut nets: Vec<OwnedFd> = Vec::new();
+    for wanted in &host.namespaces {
+        let inside = match wanted.user_ns {
+            UserNsId(0) => None,
+            UserNsId(at) => inner[usize::from(at) - 1].next(),
         };
-        netlink::add_address_with(interface.index, address.addr.into(), 64, detect)?;
+        let net = match inside {
+            Some(net) => net,
+            None => {
+                bare::enter_network_namespace().map_err(|error| {
+                    Obstacle::Skip(format!("a network namespace cannot be made here: {error}"))
+                })?;
+                this_namespace("net")?
+            }
+        };
+        move_to(&net)?;
+        network::set_up(wanted)?;
+        nets.push(net);
     }
-    if interface.up {
-        acknowledge_at_once(interface)?;
-    }
-    Ok(())
+    move_to(&nets[0])?;
+    Ok((user_namespaces, nets))
 }
 
-/// No state waits for the timer of a delayed acknowledgement.
-fn acknowledge_at_once(interface: &Interface) -> io::Result<()> {
-    let index = interface.index;
-    for &(ip, prefix) in &interface.v4 {
-        if ip.is_loopback() && prefix < 32 {
-            let net = Ipv4Addr::from_bits(ip.to_bits() & !(u32::MAX >> prefix));
-            netlink::acknowledge_at_once(index, net.into(), prefix)?;
-        }
-        netlink::acknowledge_at_once(index, ip.into(), 32)?;
-    }
-    for own in interface.v6.iter().filter(|own| !own.tentative) {
-        netlink::acknowledge_at_once(index, own.addr.into(), 128)?;
-    }
-    Ok(())
-}
-
-fn write(sysctl: &Sysctl, value: &str) -> io::Result<()> {
-    let path = format!("/proc/sys/{}", sysctl.name.replace('.', "/"));
-    // An empty list still is a line.
-    std::fs::write(path, format!("{value}\n"))
+fn move_to(net: &OwnedFd) -> io::Result<()> {
+    let kind = Some(LinkNameSpaceType::Network);
+    Ok(rustix::thread::move_into_link_name_space(
+        net.as_fd(),
+        kind,
+    )?)
 }

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 
 use portcullis_kernel_model::{
-    Answer, Call, Errno, Explanation, Family, Host, ProcessId, SocketId, State, WayOut,
+    Answer, Call, Errno, Explanation, Family, Host, NetId, ProcessId, SocketId, State, WayOut,
     World as Sockets,
 };
 
@@ -154,8 +154,8 @@ impl World for Model {
         self.ask(slot, user, call).into()
     }
 
-    fn pass(&mut self, slot: Slot, user: ProcessId) -> Outcome {
-        self.ask(slot, user, Call::Dup).into()
+    fn pass(&mut self, slot: Slot, user: ProcessId, to: ProcessId) -> Outcome {
+        self.ask(slot, user, Call::Pass(to)).into()
     }
 
     fn accept(&mut self, slot: Slot, user: ProcessId, into: Slot) -> Outcome {
@@ -166,9 +166,28 @@ impl World for Model {
         answer.into()
     }
 
-    fn sysctl(&mut self, sysctl: &'static Sysctl, value: &str) -> Outcome {
+    fn fork(&mut self, parent: ProcessId) -> Outcome {
         self.forget_reasons();
-        match sysctl.set(&mut self.sockets.host_mut().namespaces[0].sysctls, value) {
+        self.sockets.fork(parent);
+        Outcome::Ok
+    }
+
+    fn exit(&mut self, process: ProcessId) -> Outcome {
+        self.forget_reasons();
+        self.sockets.exit_traced(process, &mut self.explanation);
+        Outcome::Ok
+    }
+
+    fn enter_net(&mut self, process: ProcessId, net: NetId) -> Outcome {
+        self.forget_reasons();
+        self.sockets.host_mut().processes[usize::from(process.0)].net = net;
+        Outcome::Ok
+    }
+
+    fn sysctl(&mut self, sysctl: &'static Sysctl, net: NetId, value: &str) -> Outcome {
+        self.forget_reasons();
+        let namespace = &mut self.sockets.host_mut().namespaces[usize::from(net.0)];
+        match sysctl.set(&mut namespace.sysctls, value) {
             Some(()) => Outcome::Ok,
             None => Outcome::Err(Errno::EINVAL.number()),
         }

@@ -59,8 +59,24 @@ pub struct Reader {
     closed: Vec<bool>,
     /// Who made each socket.
     makers: Vec<ProcessId>,
+    /// What each caller is.
+    pub(super) callers: Vec<Caller>,
     pub(super) next_port: u16,
     pub(super) begun: bool,
+}
+
+/// What a name of `users` stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// An identity.
+    User,
+    /// A process with descriptors of its own.
+    Process {
+        /// It is in a user namespace that was made, and cannot leave its network.
+        confined: bool,
+    },
+    /// A process that has ended.
+    Gone,
 }
 
 /// A device index that no host has: the name of an interface that does not exist.
@@ -88,6 +104,9 @@ pub(super) const ITEMS: &[&str] = &[
     "sysctl",
     "interface",
     "user",
+    "namespace",
+    "user-namespace",
+    "process",
     "port",
     "socket",
     "wait",
@@ -107,6 +126,8 @@ impl Reader {
             kernel: None,
             host: Host::new(settings.kernel),
             users: vec!["root".to_owned()],
+            namespaces: vec!["host".to_owned()],
+            user_namespaces: vec!["host".to_owned()],
             labels: Vec::new(),
             ports: Vec::new(),
             steps: Vec::new(),
@@ -116,9 +137,27 @@ impl Reader {
             script,
             closed: Vec::new(),
             makers: Vec::new(),
+            callers: vec![Caller::User],
             next_port,
             begun: false,
         }
+    }
+
+    /// A reader of [`Reader::one_call`] on this host.
+    pub(super) fn of_calls(host: Host) -> Reader {
+        let mut reader = Reader::new(Settings::default());
+        reader.script.host = host;
+        reader
+    }
+
+    /// A call without its socket's label, ports by number.
+    pub(super) fn one_call(&self, text: &str) -> Result<Call, Problem> {
+        let line = words::split(1, text);
+        let mut at = Cursor { line: &line, at: 0 };
+        let verb = at.next().unwrap_or("");
+        let call = self.verb(&mut at, verb)?.call(&[]);
+        at.end()?;
+        Ok(call)
     }
 
     /// What was read so far.
@@ -150,11 +189,15 @@ impl Reader {
             "kernel" => self.kernel(&mut at).map(|()| None),
             "interface" => self.interface(&mut at).map(|()| None),
             "user" => self.user(&mut at).map(|()| None),
+            "namespace" => self.namespace(&mut at).map(|()| None),
+            "user-namespace" => self.user_namespace(&mut at).map(|()| None),
+            "process" => self.process(&mut at).map(|()| None),
             "port" => self.port(&mut at),
             "sysctl" => self.sysctl(&mut at),
             "socket" => self.socket(&mut at).map(Some),
             "wait" => wait(&mut at).map(Some),
             "repeat" | "end" => Err(line.problem(0, "a block cannot be read line by line", "")),
+            _ if self.is_of_process(line) => self.process_step(&mut at).map(Some),
             _ => self.call(&mut at).map(Some),
         }?;
         let Some(action) = action else {
@@ -184,6 +227,11 @@ impl Reader {
             && !fails
         {
             self.closed[*slot] = true;
+        }
+        if let Action::Exit { process } = action {
+            for (closed, maker) in self.closed.iter_mut().zip(&self.makers) {
+                *closed |= maker == process;
+            }
         }
     }
 
@@ -263,16 +311,20 @@ impl Reader {
         })
     }
 
-    fn named_user(&self, at: &mut Cursor<'_>) -> Result<ProcessId, Problem> {
+    pub(super) fn named_user(&self, at: &mut Cursor<'_>) -> Result<ProcessId, Problem> {
         let here = at.at;
         let name = at.next().unwrap_or("");
-        match self.script.users.iter().position(|user| user == name) {
+        let at_line = at.line;
+        match self.script.users.iter().rposition(|user| user == name) {
+            Some(at) if self.callers[at] == Caller::Gone => {
+                Err(at_line.problem(here, format!("process `{name}` has ended"), ""))
+            }
             Some(at) => Ok(ProcessId(at as u16)),
             None => {
                 let near = did_you_mean(name, self.script.users.iter().map(String::as_str));
                 Err(at
                     .line
-                    .problem(here, format!("no user is called `{name}`"), near))
+                    .problem(here, format!("no user or process is called `{name}`"), near))
             }
         }
     }
@@ -286,7 +338,6 @@ impl Reader {
             Err(problem) if here => return Err(problem),
             Err(_) => return Err(unknown_item(at.line)),
         };
-        let verb_at = at.at;
         let verb = at.next().unwrap_or("");
         if verb == "accept" {
             let into = self.new_label(at)?;
@@ -294,12 +345,25 @@ impl Reader {
             self.makers[into] = user;
             return Ok(Action::Accept { slot, user, into });
         }
+        if verb == "pass" {
+            let to = at.take("to").then(|| self.named_user(at)).transpose()?;
+            let user = self.caller(at, slot)?;
+            let call = Verb::Pass(to.unwrap_or(user));
+            return Ok(Action::Call { slot, user, call });
+        }
+        let call = self.verb(at, verb)?;
+        let user = self.caller(at, slot)?;
+        Ok(Action::Call { slot, user, call })
+    }
+
+    /// A call but `accept` and `pass`, whose word was read.
+    fn verb(&self, at: &mut Cursor<'_>, verb: &str) -> Result<Verb, Problem> {
+        let verb_at = at.at.saturating_sub(1);
         let call = match verb {
             "set" => Verb::Set(self.option(at)?),
             "get" => Verb::Get(read_name(at)?),
             "bind" => Verb::Bind(self.address(at)?),
             "connect" => Verb::Connect(self.address(at)?),
-            "pass" => Verb::Pass,
             "listen" => Verb::Plain(Call::Listen(at.number()?.unwrap_or(128))),
             "shutdown" => Verb::Plain(Call::Shutdown(shutdown_how(at)?)),
             "close" => Verb::Plain(Call::Close),
@@ -315,8 +379,7 @@ impl Reader {
                     .problem(verb_at, format!("unknown call `{verb}`"), near));
             }
         };
-        let user = self.caller(at, slot)?;
-        Ok(Action::Call { slot, user, call })
+        Ok(call)
     }
 
     /// `as USER`, else the one who made the socket.
@@ -393,10 +456,14 @@ impl Reader {
     }
 
     pub(super) fn device(&self, name: &str) -> u32 {
-        let interfaces = &self.script.host.namespaces[0].interfaces;
+        // Every interface of a script has a name and a number of its own, but the loopbacks.
+        let mut interfaces = self.script.host.namespaces.iter();
         interfaces
-            .iter()
-            .find(|interface| interface.name == name)
+            .find_map(|net| {
+                net.interfaces
+                    .iter()
+                    .find(|interface| interface.name == name)
+            })
             .map_or(NO_DEVICE, |i| i.index)
     }
 }

@@ -6,7 +6,8 @@
 use std::net::IpAddr;
 
 use portcullis_kernel_model::{
-    AF_UNSPEC, Call, Errno, Family, Host, Kernel, Opt, OptName, ProcessId, Rule, SockAddr, State,
+    AF_UNSPEC, Call, Errno, Family, Host, Kernel, NetId, Opt, OptName, ProcessId, Rule, SockAddr,
+    State,
 };
 
 use super::sysctls::Sysctl;
@@ -23,8 +24,12 @@ pub struct Script {
     pub kernel: Option<Kernel>,
     /// Interfaces, addresses, users and sysctls before the first step.
     pub host: Host,
-    /// The names of users, by process.
+    /// The names of users and processes: set up first, then forked ones in the order of their steps.
     pub users: Vec<String>,
+    /// The names of network namespaces.
+    pub namespaces: Vec<String>,
+    /// The names of user namespaces.
+    pub user_namespaces: Vec<String>,
     /// The labels of sockets.
     pub labels: Vec<String>,
     /// Ports by name; those that the kernel is to choose are 0 until a step reads them.
@@ -85,8 +90,25 @@ pub enum Action {
         /// The socket.
         slot: Slot,
     },
-    /// A sysctl changes.
-    Sysctl(&'static Sysctl, String),
+    /// A sysctl of a network namespace changes.
+    Sysctl(&'static Sysctl, NetId, String),
+    /// A process forks; the child is the next process.
+    Fork {
+        /// Whose child it is.
+        parent: ProcessId,
+    },
+    /// A process ends.
+    Exit {
+        /// Which.
+        process: ProcessId,
+    },
+    /// A process goes into another network namespace.
+    Enter {
+        /// Which.
+        process: ProcessId,
+        /// Where to.
+        net: NetId,
+    },
     /// Time passes.
     Wait {
         /// Milliseconds.
@@ -107,8 +129,8 @@ pub enum Verb {
     Connect(Address),
     /// Any other.
     Plain(Call),
-    /// The descriptor is sent through a Unix socket: one more holder.
-    Pass,
+    /// The descriptor is sent through a Unix socket to this process: one more holder.
+    Pass(ProcessId),
 }
 
 impl Verb {
@@ -121,7 +143,7 @@ impl Verb {
             Verb::Bind(address) => Call::Bind(address.resolve(ports)),
             Verb::Connect(address) => Call::Connect(address.resolve(ports)),
             Verb::Plain(call) => call,
-            Verb::Pass => Call::Dup,
+            Verb::Pass(to) => Call::Pass(to),
         }
     }
 }

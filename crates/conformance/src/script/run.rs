@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read as _, Write as _};
 
-use portcullis_kernel_model::{Answer, Call, Rule, SocketId, WayOut};
+use portcullis_kernel_model::{Answer, Call, FilesId, Rule, SocketId, WayOut};
 use portcullis_sys::process::{self, Fork};
 
 use super::kernel::{Kernel, Obstacle};
@@ -243,15 +243,37 @@ fn reasons(model: &Model) -> Vec<Reason> {
 
 /// The users who make a call or a socket, or are given one.
 fn users(script: &Script) -> BTreeSet<u32> {
-    let mut ids = BTreeSet::new();
+    let mut ids: BTreeSet<u32> = BTreeSet::new();
+    for process in &script.host.processes {
+        if process.files != FilesId(0) {
+            ids.insert(process.uid.0);
+        }
+    }
+    ids.extend(
+        script
+            .host
+            .user_namespaces
+            .iter()
+            .skip(1)
+            .map(|ns| ns.owner.0),
+    );
     for step in &script.steps {
         match step.action {
             Action::Socket { user, .. }
             | Action::Call { user, .. }
             | Action::Accept { user, .. } => {
-                ids.insert(script.host.processes[usize::from(user.0)].uid.0);
+                // A forked process is who its parent is, which is looked at below.
+                if let Some(known) = script.host.processes.get(usize::from(user.0)) {
+                    ids.insert(known.uid.0);
+                }
             }
-            Action::PortOf { .. } | Action::Sysctl(..) | Action::Wait { .. } => {}
+            // Which identity a process has is the host's: below.
+            Action::PortOf { .. }
+            | Action::Sysctl(..)
+            | Action::Wait { .. }
+            | Action::Fork { .. }
+            | Action::Exit { .. }
+            | Action::Enter { .. } => {}
         }
         if let Action::Call {
             call: Verb::Plain(Call::Fchown(uid)),

@@ -8,13 +8,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use portcullis_kernel_model::{Addr6, Caps, Interface, Kernel, Uid};
 
 use super::cursor::Cursor;
-use super::parse::Reader;
+use super::parse::{Caller, Reader};
 use super::problem::{Problem, did_you_mean};
 use super::program::Action;
 use super::sysctls::{self, Sysctl};
 
 impl Reader {
-    fn before_sockets(&self, at: &Cursor<'_>) -> Result<(), Problem> {
+    pub(super) fn before_sockets(&self, at: &Cursor<'_>) -> Result<(), Problem> {
         if self.begun {
             return Err(at.line.problem(
                 0,
@@ -41,7 +41,7 @@ impl Reader {
         Ok(())
     }
 
-    /// `interface NAME [down] [= ADDRESS/PREFIX [tentative], …]`.
+    /// `interface NAME [inside NAMESPACE] [down] [= ADDRESS/PREFIX [tentative], …]`.
     pub(super) fn interface(&mut self, at: &mut Cursor<'_>) -> Result<(), Problem> {
         self.before_sockets(at)?;
         let here = at.at;
@@ -53,15 +53,33 @@ impl Reader {
                 "shorten it",
             ));
         }
+        let net = self.inside(at)?;
         let up = !at.take("down");
-        let interfaces = &mut self.script.host.namespaces[0].interfaces;
+        let namespaces = &self.script.host.namespaces;
+        let elsewhere = namespaces.iter().enumerate().any(|(other, namespace)| {
+            other != usize::from(net.0)
+                && name != "lo"
+                && namespace.interfaces.iter().any(|i| i.name == name)
+        });
+        if elsewhere {
+            return Err(at.line.problem(
+                here,
+                format!("interface `{name}` is in another namespace"),
+                "take another name",
+            ));
+        }
+        let all: usize = namespaces
+            .iter()
+            .map(|namespace| namespace.interfaces.len())
+            .sum();
+        let next = (all - namespaces.len()) as u32 + 2;
+        let interfaces = &mut self.script.host.namespaces[usize::from(net.0)].interfaces;
         let index = interfaces
             .iter()
             .position(|interface| interface.name == name);
         let index = index.unwrap_or_else(|| {
-            let index = interfaces.len() as u32 + 1;
             let interface = Interface {
-                index,
+                index: next,
                 name,
                 up,
                 v4: Vec::new(),
@@ -102,42 +120,15 @@ impl Reader {
         self.before_sockets(at)?;
         let here = at.at;
         let name = at.name("a user's name")?;
-        if self.script.users.contains(&name) {
-            return Err(at.line.problem(
-                here,
-                format!("user `{name}` exists already"),
-                "take another name",
-            ));
-        }
+        self.unused_name(at, here, &name)?;
         let here = at.at;
         let Some(uid) = at.next().and_then(|word| word.parse::<u32>().ok()) else {
             return Err(at
                 .line
                 .problem(here, "a user id is missing", "user alice 1000"));
         };
-        let mut caps = Caps::NONE;
-        if at.take("with") {
-            loop {
-                let here = at.at;
-                match at.next().unwrap_or("") {
-                    "net_bind_service" => caps.net_bind_service = true,
-                    "net_admin" => caps.net_admin = true,
-                    "net_raw" => caps.net_raw = true,
-                    word => {
-                        let known = ["net_bind_service", "net_admin", "net_raw"];
-                        let message = format!("no capability `{word}` decides anything here");
-                        let mut label = did_you_mean(word, known);
-                        if label.is_empty() {
-                            label = "net_bind_service, net_admin or net_raw".to_owned();
-                        }
-                        return Err(at.line.problem(here, message, label));
-                    }
-                }
-                if !at.take(",") {
-                    break;
-                }
-            }
-        }
+        let caps = self.capabilities(at)?.unwrap_or(Caps::NONE);
+        self.callers.push(Caller::User);
         self.script.users.push(name);
         self.script.host.add_process(Uid(uid), caps);
         Ok(())
@@ -195,7 +186,7 @@ impl Reader {
         Ok(None)
     }
 
-    /// `sysctl NAME = VALUE`; after the first socket it is a step.
+    /// `sysctl NAME [inside NAMESPACE] = VALUE`; after the first socket it is a step.
     pub(super) fn sysctl(&mut self, at: &mut Cursor<'_>) -> Result<Option<Action>, Problem> {
         let here = at.at;
         let name = at.next().unwrap_or("");
@@ -207,6 +198,7 @@ impl Reader {
                 label,
             ));
         };
+        let net = self.inside(at)?;
         at.must("=", "sysctl NAME = VALUE")?;
         let value_at = at.at;
         let mut value = String::new();
@@ -219,16 +211,18 @@ impl Reader {
             value = format!("{value}{gap}{word}");
             at.at += 1;
         }
-        let mut trial = self.script.host.namespaces[0].sysctls.clone();
+        let mut trial = self.script.host.namespaces[usize::from(net.0)]
+            .sysctls
+            .clone();
         if sysctl.set(&mut trial, &value).is_none() {
             let message = format!("{} does not take `{value}`", sysctl.name);
             let example = format!("for example {}", sysctl.show(&trial));
             return Err(at.line.problem(value_at, message, example));
         }
         if self.begun {
-            return Ok(Some(Action::Sysctl(sysctl, value)));
+            return Ok(Some(Action::Sysctl(sysctl, net, value)));
         }
-        self.script.host.namespaces[0].sysctls = trial;
+        self.script.host.namespaces[usize::from(net.0)].sysctls = trial;
         Ok(None)
     }
 }

@@ -127,6 +127,42 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
     ),
     ("a kernel before all", "kernel 2.6", "1:8", "from 3.9 on"),
     (
+        "a user who is no process",
+        "user alice 1000\nsocket a inet by alice\nalice exits",
+        "3:1",
+        "process NAME by USER",
+    ),
+    (
+        "a process that has ended",
+        "process p\nsocket a inet\np exits\na close as p",
+        "4:12",
+        "process `p` has ended",
+    ),
+    (
+        "a child with a name that is taken",
+        "process p\nprocess q\nsocket a inet\np forks q",
+        "4:9",
+        "`q` exists already",
+    ),
+    (
+        "an unknown namespace",
+        "namespace blue\nprocess p inside bleu",
+        "2:18",
+        "did you mean `blue`?",
+    ),
+    (
+        "a confined process that would move",
+        "user-namespace box\nprocess p under box\nsocket a inet\np enters host",
+        "4:1",
+        "stays in its network",
+    ),
+    (
+        "an interface in two namespaces",
+        "namespace blue\ninterface eth0\ninterface eth0 inside blue",
+        "3:11",
+        "is in another namespace",
+    ),
+    (
         "a run of labels with a hole",
         "socket s1 inet\ns1 connect 127.0.0.1:1 -> ok reaches one of s1..s2",
         "2:45",
@@ -292,7 +328,8 @@ fn the_page_of_the_language_names_every_word() {
             sysctl.name
         );
     }
-    for word in parse::CALLS.iter().chain(parse::ITEMS) {
+    let all = parse::CALLS.iter().chain(parse::ITEMS);
+    for word in all.chain(processes::STEPS) {
         assert!(
             page.contains(&format!("\"{word}\"")),
             "the grammar lacks {word}"

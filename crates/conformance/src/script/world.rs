@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use portcullis_kernel_model::{Call, Family, ProcessId, State};
+use portcullis_kernel_model::{Call, Family, NetId, ProcessId, State};
 
 use super::program::{Action, Slot, Verb};
 use super::sysctls::Sysctl;
@@ -19,12 +19,18 @@ pub trait World {
     fn open(&mut self, slot: Slot, user: ProcessId, family: Family) -> Outcome;
     /// Any call but `accept`.
     fn call(&mut self, slot: Slot, user: ProcessId, call: Call) -> Outcome;
-    /// The descriptor is sent through a Unix socket and received again.
-    fn pass(&mut self, slot: Slot, user: ProcessId) -> Outcome;
+    /// The descriptor is sent through a Unix socket, and received by `to`.
+    fn pass(&mut self, slot: Slot, user: ProcessId, to: ProcessId) -> Outcome;
     /// `accept`; the new socket gets the slot `into`.
     fn accept(&mut self, slot: Slot, user: ProcessId, into: Slot) -> Outcome;
-    /// Sets a sysctl of the network namespace.
-    fn sysctl(&mut self, sysctl: &'static Sysctl, value: &str) -> Outcome;
+    /// A process forks; the child is the next process.
+    fn fork(&mut self, parent: ProcessId) -> Outcome;
+    /// A process ends.
+    fn exit(&mut self, process: ProcessId) -> Outcome;
+    /// A process goes into a network namespace.
+    fn enter_net(&mut self, process: ProcessId, net: NetId) -> Outcome;
+    /// Sets a sysctl of a network namespace.
+    fn sysctl(&mut self, sysctl: &'static Sysctl, net: NetId, value: &str) -> Outcome;
     /// Lets time pass.
     fn wait(&mut self, ms: u64);
     /// How many connections wait in a listener's queue; 0 for any other socket.
@@ -79,8 +85,8 @@ pub fn perform(
         Action::Call {
             slot,
             user,
-            call: Verb::Pass,
-        } => world.pass(*slot, *user),
+            call: Verb::Pass(to),
+        } => world.pass(*slot, *user, *to),
         Action::Call { slot, user, call } => {
             let call = call.call(ports);
             if matches!(call, Call::Listen(_)) && !listeners.contains(slot) {
@@ -102,7 +108,10 @@ pub fn perform(
             }
             None => world.call(*slot, ProcessId(0), Call::GetSockName),
         },
-        Action::Sysctl(sysctl, value) => world.sysctl(sysctl, value),
+        Action::Sysctl(sysctl, net, value) => world.sysctl(sysctl, *net, value),
+        Action::Fork { parent } => world.fork(*parent),
+        Action::Exit { process } => world.exit(*process),
+        Action::Enter { process, net } => world.enter_net(*process, *net),
         Action::Wait { ms } => {
             world.wait(*ms);
             Outcome::Ok

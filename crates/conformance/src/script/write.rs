@@ -154,26 +154,38 @@ fn line(step: &Step) -> String {
         Op::Call(call) => call,
     };
     let call = PORTS.resolve_options(call);
+    let device = |index: u32| device_name(index).to_owned();
     let said = match call {
-        Call::Bind(addr) => format!("bind {}", address(&addr)),
-        Call::Connect(addr) => format!("connect {}", address(&addr)),
         Call::Accept => format!("accept {}", label(step.into)),
-        Call::Set(option) => format!(
-            "set {}",
-            print_option(&option, |index| device_name(index).to_owned())
-        ),
+        Call::Pass(to) => format!("pass to {}", CALLERS[usize::from(to.0)].name),
+        other => words_of(&other, port_name, device),
+    };
+    format!("{who} {said} as {}", caller.unwrap_or("root"))
+}
+
+/// A call on one socket alone, without the socket's label. `port` and `device` name ports and
+/// interfaces by their numbers.
+pub(super) fn words_of(
+    call: &Call,
+    port: impl Fn(u16) -> String,
+    device: impl Fn(u32) -> String,
+) -> String {
+    match *call {
+        Call::Bind(addr) => format!("bind {}", address(&addr, port)),
+        Call::Connect(addr) => format!("connect {}", address(&addr, port)),
+        Call::Accept => "accept".to_owned(),
+        Call::Set(option) => format!("set {}", print_option(&option, device)),
         Call::Get(name) => format!("get {}", print_name(name)),
         Call::Listen(backlog) => format!("listen {backlog}"),
         Call::Shutdown(how) => format!("shutdown {how}"),
         Call::Close => "close".to_owned(),
         Call::Dup => "dup".to_owned(),
-        Call::Pass(to) => format!("pass to {}", CALLERS[usize::from(to.0)].name),
+        Call::Pass(to) => format!("pass to {}", to.0),
         Call::Fchown(uid) => format!("fchown {}", uid.0),
         Call::SetNonblocking(on) => format!("nonblocking {}", if on { "on" } else { "off" }),
         Call::GetSockName => "getsockname".to_owned(),
         Call::GetPeerName => "getpeername".to_owned(),
-    };
-    format!("{who} {said} as {}", caller.unwrap_or("root"))
+    }
 }
 
 impl Ports {
@@ -186,17 +198,22 @@ impl Ports {
     }
 }
 
-fn address(addr: &SockAddr) -> String {
-    if *addr == SockAddr::unspecified() {
-        return "unspecified".to_owned();
-    }
-    let port = match addr.port {
+/// What a script of ours calls a port.
+fn port_name(name: u16) -> String {
+    match name {
         name @ ORDINARY..RANGE => format!("p{name}"),
         name if (OF_SLOT..OF_SLOT + NAMES).contains(&name) => {
             format!("of-{}", label((name - OF_SLOT) as u8))
         }
         name => PORTS.number(name).to_string(),
-    };
+    }
+}
+
+fn address(addr: &SockAddr, port: impl Fn(u16) -> String) -> String {
+    if *addr == SockAddr::unspecified() {
+        return "unspecified".to_owned();
+    }
+    let port = port(addr.port);
     let mut text = match addr.ip {
         IpAddr::V4(ip) => format!("{ip}:{port}"),
         IpAddr::V6(ip) if addr.scope == 0 => format!("[{ip}]:{port}"),

@@ -1,0 +1,95 @@
+//! A network namespace made as a script's host wants it.
+//!
+//! Decides:  how interfaces, addresses and sysctls are made in a fresh namespace.
+//! Kernel:   network_namespaces(7), rtnetlink(7)
+//! Not here: which process is in which namespace (kernel.rs, helper.rs).
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use portcullis_kernel_model::{Interface, Namespace};
+
+use super::kernel::Obstacle;
+use super::sysctls::{self, Sysctl};
+use crate::netlink;
+
+/// Interfaces are pairs: the far end of number N has number N + 1000.
+const FAR_END: u32 = 1000;
+
+/// Makes the network that this process is in the one that is wanted; it is fresh.
+pub(super) fn set_up(wanted: &Namespace) -> Result<(), Obstacle> {
+    for interface in &wanted.interfaces {
+        make(interface)?;
+    }
+    for sysctl in sysctls::ALL {
+        let value = sysctl.show(&wanted.sysctls);
+        write(sysctl, &value).map_err(|error| {
+            Obstacle::Skip(format!(
+                "{} cannot be set to {value} here: {error}",
+                sysctl.name
+            ))
+        })?;
+    }
+    Ok(())
+}
+
+/// Makes an interface and gives it its addresses.
+fn make(interface: &Interface) -> io::Result<()> {
+    if interface.index != 1 {
+        let far = (interface.index + FAR_END, format!("far{}", interface.index));
+        // No addresses of the kernel's own making.
+        std::fs::write("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "1")?;
+        netlink::add_pair((interface.index, &interface.name), (far.0, &far.1))?;
+    }
+    if interface.up {
+        netlink::up(interface.index)?;
+        // Without a carrier an address stays tentative for good.
+        if interface.index != 1 && !interface.v6.iter().any(|own| own.tentative) {
+            netlink::up(interface.index + FAR_END)?;
+        }
+    }
+    let mut v4 = interface.v4.as_slice();
+    let mut v6 = interface.v6.as_slice();
+    if interface.index == 1 && interface.up {
+        // The first ones come with it.
+        v4 = v4.get(1..).unwrap_or(&[]);
+        v6 = v6.get(1..).unwrap_or(&[]);
+    }
+    for &(ip, prefix) in v4 {
+        netlink::add_address(interface.index, ip.into(), prefix)?;
+    }
+    for address in v6 {
+        let detect = match address.tentative {
+            true => netlink::Detect::Yes,
+            false => netlink::Detect::No,
+        };
+        netlink::add_address_with(interface.index, address.addr.into(), 64, detect)?;
+    }
+    if interface.up {
+        acknowledge_at_once(interface)?;
+    }
+    Ok(())
+}
+
+/// No state waits for the timer of a delayed acknowledgement.
+fn acknowledge_at_once(interface: &Interface) -> io::Result<()> {
+    let index = interface.index;
+    for &(ip, prefix) in &interface.v4 {
+        if ip.is_loopback() && prefix < 32 {
+            let net = Ipv4Addr::from_bits(ip.to_bits() & !(u32::MAX >> prefix));
+            netlink::acknowledge_at_once(index, net.into(), prefix)?;
+        }
+        netlink::acknowledge_at_once(index, ip.into(), 32)?;
+    }
+    for own in interface.v6.iter().filter(|own| !own.tentative) {
+        netlink::acknowledge_at_once(index, own.addr.into(), 128)?;
+    }
+    Ok(())
+}
+
+/// Sets a sysctl of the network that this process is in.
+pub(super) fn write(sysctl: &Sysctl, value: &str) -> io::Result<()> {
+    let path = format!("/proc/sys/{}", sysctl.name.replace('.', "/"));
+    // An empty list still is a line.
+    std::fs::write(path, format!("{value}\n"))
+}
