@@ -187,6 +187,7 @@ impl Rule {
                 Chapter::Accept
             }
             Rule::LastHolder
+            | Rule::ProcessEnds
             | Rule::QueueReset
             | Rule::Migrated
             | Rule::ShutdownHow

@@ -13,6 +13,7 @@ use core::cmp::Reverse;
 
 use crate::explain::{NoTrace, Trace};
 use crate::host::{FilesId, ProcessId};
+use crate::rules::Rule;
 use crate::socket::{NONE, SockIx};
 use crate::version::Change;
 use crate::world::{SocketId, World};
@@ -85,6 +86,7 @@ impl World {
             let number = if backwards { count - 1 - at } else { at };
             let ix = self.table(files).open[number];
             if ix != NONE {
+                trace.blame(Rule::ProcessEnds, self.handle(ix));
                 self.drop_number(files, number as u32, ix);
                 self.close(ix, trace);
             }

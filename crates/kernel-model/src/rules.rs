@@ -191,6 +191,8 @@ rules! {
         "A listener that closes resets the connections that wait in its queue." "Accept them first, or turn tcp_migrate_req on.";
     LastHolder "last-holder" "net/socket.c, sock_close(); fs/file_table.c, fput()" OLD;
         "Another descriptor holds the socket, here or in another process: only the last close closes it." "";
+    ProcessEnds "process-ends" "fs/file.c, close_files(); kernel/task_work.c, task_work_run()" OLD;
+        "A process that ends closes its descriptors, since 4.3 from the highest number to the lowest, before from the lowest." "";
     AcceptOldest "accept-oldest" "net/ipv4/inet_connection_sock.c, inet_csk_accept()" OLD;
         "accept takes the connection that has waited longest." "";
     AcceptState "accept-state" "net/ipv4/inet_connection_sock.c, inet_csk_accept()" OLD;
