@@ -1,15 +1,22 @@
 //! The servers of one backend, and the one atomic step that chooses and counts.
 //!
-//! Decides:  which servers are eligible, which tier serves, and what is counted, exactly
-//!           for all workers together.
-//! Source:   HAProxy's manual, `backup`, `option allbackups`, `weight`, `option redispatch`.
-//! Not here: which of the eligible is next (one file an algorithm), whether a server is
-//!           healthy (it is told), waiting for a free slot (queues).
+//! Decides:  what can be asked of a group; every question is one atomic step, exact for all workers
+//!           together, and who was waiting is told after it.
+//! Source:   HAProxy's manual, `backup`, `option allbackups`, `weight`, `maxconn`, `minconn`,
+//!           `fullconn`, `maxqueue`, `slowstart`, `option redispatch`.
+//! Not here: which servers are eligible (members.rs), waiting for a free slot (waiting.rs), which of
+//!           the eligible is next (one file an algorithm), whether a server is healthy (it is told).
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::schedule::{Candidate, Schedule};
+use members::Inner;
+use waiting::Notice;
+pub use waiting::{Choice, Grant, Ticket, Waited, Waiter};
+
+mod members;
+#[cfg(test)]
+mod tests;
+mod waiting;
 
 /// The largest weight of a server; a larger one is taken as this.
 pub const MAX_WEIGHT: u16 = 256;
@@ -28,6 +35,36 @@ pub enum Algorithm {
     StaticRoundRobin,
     /// The least loaded for its weight; among equals, each in turn.
     LeastConn,
+    /// The one with the lowest number that has room.
+    First,
+    /// By a hash that the caller gives.
+    Hash(HashTable),
+}
+
+/// How a hash finds its server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HashTable {
+    /// `map-based`: a row of turns by weight; it changes as a whole when a server comes or goes.
+    Map,
+    /// `consistent`: others keep their servers when one comes or goes.
+    Ring {
+        /// `hash-balance-factor`, percent; 0: off.
+        balance_factor: u32,
+        /// `hash-preserve-affinity`
+        affinity: Affinity,
+    },
+}
+
+/// `hash-preserve-affinity`: when a hash gives its server up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Affinity {
+    /// Never.
+    #[default]
+    Always,
+    /// When it is at its `maxconn`.
+    MaxConn,
+    /// When its queue is full too.
+    MaxQueue,
 }
 
 /// Whether a server serves always, or only when no other one can.
@@ -53,12 +90,58 @@ pub enum AllBackups {
 pub struct Member {
     /// Its name: by it a server keeps its slot and counts over a reconfiguration.
     pub name: String,
+    /// Its number (`id`), for `first` and the ring; 0: its place in the configuration, from 1.
+    pub id: u32,
     /// 0 to [`MAX_WEIGHT`]; 0 takes no new connection.
     pub weight: u16,
     /// Active or backup.
     pub tier: Tier,
     /// Up, not in maintenance.
     pub usable: bool,
+    /// What it can take.
+    pub limits: Limits,
+}
+
+impl Default for Member {
+    /// An active, usable server of weight 1 without limits, name and number.
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            id: 0,
+            weight: 1,
+            tier: Tier::Active,
+            usable: true,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// How many connections a server takes at once; 0: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// `maxconn`
+    pub maxconn: u32,
+    /// `minconn`: the limit while the backend has few connections; 0: as `maxconn`.
+    pub minconn: u32,
+    /// `maxqueue`: how many may wait for this very server.
+    pub maxqueue: u32,
+}
+
+/// How far a server is in its `slowstart`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WarmUp {
+    /// Seconds since it came up.
+    pub elapsed_s: u32,
+    /// Seconds that it takes; from then on it is warm.
+    pub of_s: u32,
+}
+
+impl WarmUp {
+    /// It is warm.
+    pub const DONE: WarmUp = WarmUp {
+        elapsed_s: 0,
+        of_s: 0,
+    };
 }
 
 /// A server's slot in its group; never reused while connections are counted on it.
@@ -84,15 +167,7 @@ impl Group {
     /// A group of `members`, in the order of the configuration; member `n` has slot `n`.
     #[must_use]
     pub fn new(algorithm: Algorithm, all_backups: AllBackups, members: &[Member]) -> Self {
-        let mut inner = Inner {
-            algorithm,
-            all_backups,
-            slots: Vec::new(),
-            total: 0,
-            divisor: 1,
-            active: Pool::new(algorithm),
-            backup: Pool::new(algorithm),
-        };
+        let mut inner = Inner::new(algorithm);
         inner.reconfigure(algorithm, all_backups, members);
         Self {
             inner: Mutex::new(inner),
@@ -111,34 +186,83 @@ impl Group {
         all_backups: AllBackups,
         members: &[Member],
     ) -> Vec<MemberId> {
-        self.lock().reconfigure(algorithm, all_backups, members)
+        self.step(|inner| inner.reconfigure(algorithm, all_backups, members))
     }
 
-    /// Chooses a server and counts a connection on it; `None` if no server is usable.
+    /// `fullconn`: the connections of the backend at which servers have all their `maxconn`; 0: they
+    /// always have.
+    pub fn set_fullconn(&self, fullconn: u32) {
+        self.step(|inner| inner.fullconn = fullconn);
+    }
+
+    /// Chooses a server that has room and counts a connection on it; `None` if there is none.
     ///
-    /// `random` is only used by [`Algorithm::Random`], which derives as many numbers from it as
-    /// it needs (splitmix64). `avoid` is chosen only if there is no other server, and always if
-    /// it is the one backup that serves.
-    pub fn choose(&self, random: u64, avoid: Option<MemberId>) -> Option<MemberId> {
-        self.lock().choose(random, avoid)
+    /// `word` is random bits for [`Algorithm::Random`], which derives as many numbers from it as it
+    /// needs (splitmix64), and the hash for [`Algorithm::Hash`]. `avoid` is chosen only if there is
+    /// no other server, and always if it is the one backup that serves.
+    pub fn choose(&self, word: u64, avoid: Option<MemberId>) -> Option<MemberId> {
+        match self.lock().choose(word, avoid, None) {
+            Choice::Server(member) => Some(member),
+            _ => None,
+        }
     }
 
-    /// Gives one counted connection back; returns how many are left on this server.
+    /// The same; where all that it could choose are full, `waiter` stands in a queue from now on, and
+    /// will be told once, with this `token`, unless [`Group::leave_queue`] takes it out before.
+    pub fn choose_or_wait(
+        &self,
+        word: u64,
+        avoid: Option<MemberId>,
+        waiter: &Arc<dyn Waiter>,
+        token: u64,
+    ) -> Choice {
+        self.lock().choose(word, avoid, Some((waiter, token)))
+    }
+
+    /// Leaves a queue. `None`: it was told already, or will be in a moment.
+    pub fn leave_queue(&self, ticket: Ticket) -> Option<Waited> {
+        self.lock().leave_queue(ticket)
+    }
+
+    /// Gives one counted connection back; returns how many are left on this server. Who waited for
+    /// it the longest has it from then on.
     pub fn release(&self, member: MemberId) -> u32 {
-        self.lock().release(member)
+        let (left, notice) = {
+            let mut inner = self.lock();
+            let left = inner.release(member);
+            if inner.waiting == 0 {
+                return left;
+            }
+            inner.serve(member.0);
+            (left, inner.take_notices())
+        };
+        notice.into_iter().for_each(Notice::deliver);
+        left
     }
 
-    /// Says whether a server may be chosen. Ignored for a slot that no configured server has.
+    /// Says whether a server may be chosen. Ignored for a slot that no configured server has. Who
+    /// waits for one that is not usable any more waits for any other one, in his place.
     pub fn set_usable(&self, member: MemberId, usable: bool) {
-        self.lock().change(member, |slot| slot.usable = usable);
+        self.step(|inner| inner.change(member, |slot| slot.usable = usable));
     }
 
-    /// Sets a server's weight at run time. With [`Algorithm::StaticRoundRobin`] 0 takes the
-    /// server out and anything else brings it back at its configured weight, as in HAProxy,
-    /// which accepts only 0% and 100% there.
+    /// Sets a server's weight at run time. With [`Algorithm::StaticRoundRobin`] and
+    /// [`HashTable::Map`] 0 takes the server out and anything else brings it back at its configured
+    /// weight, as in HAProxy, which accepts only 0% and 100% there.
     pub fn set_weight(&self, member: MemberId, weight: u16) {
         let weight = weight.min(MAX_WEIGHT);
-        self.lock().change(member, |slot| slot.weight = weight);
+        self.step(|inner| inner.change(member, |slot| slot.weight = weight));
+    }
+
+    /// Sets what a server takes at run time.
+    pub fn set_limits(&self, member: MemberId, limits: Limits) {
+        self.step(|inner| inner.change(member, |slot| slot.limits = limits));
+    }
+
+    /// Says how far a server is in its `slowstart`: it has that share of its weight, where weights
+    /// can change at run time, and of its `maxconn`.
+    pub fn set_warm_up(&self, member: MemberId, warm_up: WarmUp) {
+        self.step(|inner| inner.change(member, |slot| slot.warm_up = warm_up));
     }
 
     /// The weight that counts now, as [`Group::set_weight`] left it.
@@ -209,305 +333,30 @@ impl Group {
         self.lock().slots.len()
     }
 
+    /// Who waits: for this very server, and for any server of the backend.
+    #[must_use]
+    pub fn queue_lengths(&self, member: MemberId) -> (u32, u32) {
+        let inner = self.lock();
+        let of_server = inner.slot(member).map_or(0, |slot| slot.queue.len());
+        (of_server as u32, inner.queue.len() as u32)
+    }
+
+    /// One step, after which whoever waits may have something.
+    fn step<R>(&self, change: impl FnOnce(&mut Inner) -> R) -> R {
+        let (result, notices) = {
+            let mut inner = self.lock();
+            let result = change(&mut inner);
+            if inner.waiting > 0 {
+                inner.serve_all();
+            }
+            (result, inner.take_notices())
+        };
+        notices.into_iter().for_each(Notice::deliver);
+        result
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // A panic under this lock would be a defect of ours; counts stay usable after it.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-#[derive(Debug)]
-struct Inner {
-    algorithm: Algorithm,
-    all_backups: AllBackups,
-    slots: Vec<Slot>,
-    total: u32,
-    /// Common divisor of the configured weights.
-    divisor: u16,
-    active: Pool,
-    backup: Pool,
-}
-
-#[derive(Debug)]
-struct Slot {
-    name: String,
-    /// As set last, at run time or by the configuration.
-    weight: u16,
-    usable: bool,
-    /// Connections.
-    count: u32,
-    /// `None`: the server is gone from the configuration.
-    configured: Option<Configured>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Configured {
-    ordinal: u32,
-    weight: u16,
-    tier: Tier,
-}
-
-/// The eligible servers of one tier.
-#[derive(Debug)]
-struct Pool {
-    /// (ordinal, slot)
-    eligible: BTreeSet<(u32, u32)>,
-    schedule: Schedule,
-}
-
-impl Pool {
-    fn new(algorithm: Algorithm) -> Self {
-        Self {
-            eligible: BTreeSet::new(),
-            schedule: Schedule::new(algorithm, &[]),
-        }
-    }
-}
-
-impl Inner {
-    fn reconfigure(
-        &mut self,
-        algorithm: Algorithm,
-        all_backups: AllBackups,
-        members: &[Member],
-    ) -> Vec<MemberId> {
-        let old_divisor = self.divisor;
-        let fresh = algorithm != self.algorithm || self.slots.is_empty();
-        (self.algorithm, self.all_backups) = (algorithm, all_backups);
-        self.divisor = members
-            .iter()
-            .map(|member| member.weight.min(MAX_WEIGHT))
-            .fold(0, gcd)
-            .max(1);
-
-        let ids = self.assign_slots(members);
-        let before = self.eligible_candidates();
-        for slot in &mut self.slots {
-            slot.configured = None;
-        }
-        for (ordinal, (member, id)) in (0..).zip(members.iter().zip(&ids)) {
-            let slot = &mut self.slots[id.0 as usize];
-            slot.name.clone_from(&member.name);
-            slot.weight = member.weight.min(MAX_WEIGHT);
-            slot.usable = member.usable;
-            slot.configured = Some(Configured {
-                ordinal,
-                weight: slot.weight,
-                tier: member.tier,
-            });
-        }
-        let after = self.eligible_candidates();
-        if fresh || self.divisor != old_divisor {
-            self.start_pools(&after);
-        } else {
-            self.adapt_pools(&before, &after);
-        }
-        ids
-    }
-
-    /// A slot for each member: its own by name, else a free one, else a new one.
-    fn assign_slots(&mut self, members: &[Member]) -> Vec<MemberId> {
-        let mut by_name = BTreeMap::new();
-        let mut free = Vec::new();
-        for (at, slot) in self.slots.iter().enumerate().rev() {
-            if slot.configured.is_some() {
-                by_name.insert(slot.name.clone(), at);
-            } else if slot.count == 0 {
-                free.push(at);
-            } else {
-                // Came back before its last connection ended: the same server again.
-                by_name.entry(slot.name.clone()).or_insert(at);
-            }
-        }
-        let known: Vec<Option<usize>> = members
-            .iter()
-            .map(|member| by_name.remove(&member.name))
-            .collect();
-        let mut ids = Vec::with_capacity(members.len());
-        for at in known {
-            let at = at.or_else(|| free.pop()).unwrap_or_else(|| {
-                self.slots.push(Slot::empty());
-                self.slots.len() - 1
-            });
-            ids.push(MemberId(at as u32));
-        }
-        ids
-    }
-
-    /// Begins both schedules anew.
-    fn start_pools(&mut self, candidates: &[(Tier, Candidate)]) {
-        for tier in [Tier::Active, Tier::Backup] {
-            let of_tier: Vec<Candidate> = candidates
-                .iter()
-                .filter(|(of, _)| *of == tier)
-                .map(|(_, candidate)| *candidate)
-                .collect();
-            let schedule = Schedule::new(self.algorithm, &of_tier);
-            let pool = self.pool(tier);
-            pool.eligible = of_tier.iter().map(|it| (it.ordinal, it.slot)).collect();
-            pool.schedule = schedule;
-        }
-    }
-
-    /// Tells both schedules what changed, so that those who stay keep their turns.
-    fn adapt_pools(&mut self, before: &[(Tier, Candidate)], after: &[(Tier, Candidate)]) {
-        let old: BTreeMap<u32, (Tier, Candidate)> =
-            before.iter().map(|it| (it.1.slot, *it)).collect();
-        let new: BTreeMap<u32, (Tier, Candidate)> =
-            after.iter().map(|it| (it.1.slot, *it)).collect();
-        for (slot, (tier, candidate)) in &old {
-            let pool = self.pool(*tier);
-            pool.eligible.remove(&(candidate.ordinal, *slot));
-            if new.get(slot).is_none_or(|(now, _)| now != tier) {
-                pool.schedule.remove(*slot);
-            }
-        }
-        for (tier, candidate) in after {
-            let pool = self.pool(*tier);
-            pool.eligible.insert((candidate.ordinal, candidate.slot));
-            match old.get(&candidate.slot) {
-                Some((was, _)) if was != tier => pool.schedule.add(*candidate),
-                None => pool.schedule.add(*candidate),
-                Some((_, same)) if same == candidate => {}
-                Some(_) => pool.schedule.update(*candidate),
-            }
-        }
-    }
-
-    fn choose(&mut self, random: u64, avoid: Option<MemberId>) -> Option<MemberId> {
-        let avoid = avoid.map(|member| member.0);
-        let chosen = if !self.active.eligible.is_empty() {
-            self.active.schedule.pick(random, avoid)?
-        } else if self.all_backups == AllBackups::Yes {
-            self.backup.schedule.pick(random, avoid)?
-        } else {
-            self.backup.eligible.first()?.1
-        };
-        self.slots[chosen as usize].count += 1;
-        self.total += 1;
-        self.load_changed(chosen);
-        Some(MemberId(chosen))
-    }
-
-    fn release(&mut self, member: MemberId) -> u32 {
-        let Some(slot) = self.slots.get_mut(member.0 as usize) else {
-            debug_assert!(false, "released {member:?}, which is no slot");
-            return 0;
-        };
-        debug_assert!(
-            slot.count > 0,
-            "released {member:?}, which has no connection"
-        );
-        if slot.count == 0 {
-            return 0;
-        }
-        slot.count -= 1;
-        self.total -= 1;
-        let left = slot.count;
-        self.load_changed(member.0);
-        left
-    }
-
-    fn load_changed(&mut self, at: u32) {
-        let slot = &self.slots[at as usize];
-        let count = slot.count;
-        if let Some(configured) = slot.configured
-            && self.is_eligible(slot)
-        {
-            self.pool(configured.tier).schedule.load_changed(at, count);
-        }
-    }
-
-    /// Changes a configured server, and tells its schedule what that means.
-    fn change(&mut self, member: MemberId, change: impl FnOnce(&mut Slot)) {
-        let at = member.0;
-        let Some(configured) = self.slot(member).and_then(|slot| slot.configured) else {
-            return;
-        };
-        let before = self.candidate(at);
-        change(&mut self.slots[at as usize]);
-        let after = self.candidate(at);
-        let pool = self.pool(configured.tier);
-        let key = (configured.ordinal, at);
-        match (before, after) {
-            (None, Some((_, candidate))) => {
-                pool.eligible.insert(key);
-                pool.schedule.add(candidate);
-            }
-            (Some(_), None) => {
-                pool.eligible.remove(&key);
-                pool.schedule.remove(at);
-            }
-            (Some(before), Some(after)) if before != after => pool.schedule.update(after.1),
-            _ => {}
-        }
-    }
-
-    fn slot(&self, member: MemberId) -> Option<&Slot> {
-        self.slots.get(member.0 as usize)
-    }
-
-    fn pool(&mut self, tier: Tier) -> &mut Pool {
-        match tier {
-            Tier::Active => &mut self.active,
-            Tier::Backup => &mut self.backup,
-        }
-    }
-
-    /// The weight that counts.
-    fn effective(&self, slot: &Slot) -> u16 {
-        match (self.algorithm, slot.configured) {
-            (Algorithm::StaticRoundRobin, Some(configured)) if slot.weight > 0 => configured.weight,
-            _ => slot.weight,
-        }
-    }
-
-    fn is_eligible(&self, slot: &Slot) -> bool {
-        slot.configured.is_some() && slot.usable && self.effective(slot) > 0
-    }
-
-    fn candidate(&self, at: u32) -> Option<(Tier, Candidate)> {
-        let slot = self.slots.get(at as usize)?;
-        let configured = slot.configured?;
-        if !self.is_eligible(slot) {
-            return None;
-        }
-        let weight = match self.algorithm {
-            Algorithm::StaticRoundRobin => configured.weight / self.divisor,
-            _ => slot.weight,
-        };
-        Some((
-            configured.tier,
-            Candidate {
-                slot: at,
-                ordinal: configured.ordinal,
-                weight,
-                load: slot.count,
-            },
-        ))
-    }
-
-    /// All who are eligible, in the order of the configuration.
-    fn eligible_candidates(&self) -> Vec<(Tier, Candidate)> {
-        let mut all: Vec<_> = (0..self.slots.len() as u32)
-            .filter_map(|at| self.candidate(at))
-            .collect();
-        all.sort_unstable_by_key(|(_, candidate)| candidate.ordinal);
-        all
-    }
-}
-
-impl Slot {
-    fn empty() -> Self {
-        Self {
-            name: String::new(),
-            weight: 0,
-            usable: false,
-            count: 0,
-            configured: None,
-        }
-    }
-}
-
-fn gcd(a: u16, b: u16) -> u16 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }

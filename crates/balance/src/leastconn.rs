@@ -10,10 +10,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::schedule::{Candidate, entry_of};
+use crate::schedule::{Candidate, Room, entry_of};
 
-/// Quotients are compared in units of this fraction of a connection, as HAProxy does.
-const RESOLUTION: u64 = 256;
+/// Quotients are compared in units of this fraction of a connection, as HAProxy does; weights come in
+/// sixteenths.
+const RESOLUTION: u64 = 256 * 16;
 
 /// Eligible servers by load.
 #[derive(Debug, Default)]
@@ -53,15 +54,15 @@ impl LeastConn {
         self.remove(candidate.slot);
         self.place(
             candidate.slot,
-            candidate.weight,
-            quotient(candidate.load, candidate.weight),
+            candidate.scaled,
+            quotient(candidate.load, candidate.scaled),
         );
     }
 
     /// A server whose weight is the same keeps its turn.
     pub(crate) fn reweigh(&mut self, candidate: Candidate) {
         let old = *entry_of(&mut self.entries, candidate.slot);
-        if old.is_none_or(|old| old.weight != candidate.weight) {
+        if old.is_none_or(|old| old.weight != candidate.scaled) {
             self.add(candidate);
         }
     }
@@ -83,13 +84,18 @@ impl LeastConn {
         }
     }
 
-    pub(crate) fn pick(&self, avoid: Option<u32>) -> Option<u32> {
-        let mut slots = self.order.iter().map(|&(_, _, slot)| slot);
-        let first = slots.next()?;
-        if Some(first) == avoid {
-            return slots.next().or(Some(first));
+    pub(crate) fn pick(&self, avoid: Option<u32>, room: &Room<'_>) -> Option<u32> {
+        let mut avoided = None;
+        for &(_, _, slot) in &self.order {
+            if !room.has(slot) {
+                continue;
+            }
+            if Some(slot) != avoid {
+                return Some(slot);
+            }
+            avoided = Some(slot);
         }
-        Some(first)
+        avoided
     }
 
     fn place(&mut self, slot: u32, weight: u16, quotient: u64) {

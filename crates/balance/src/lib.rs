@@ -6,13 +6,11 @@
 //! exact as with one worker:
 //!
 //! ```
-//! use portcullis_balance::{Algorithm, AllBackups, Group, Member, Tier};
+//! use portcullis_balance::{Algorithm, AllBackups, Group, Member};
 //!
 //! let server = |name: &str| Member {
 //!     name: name.to_owned(),
-//!     weight: 1,
-//!     tier: Tier::Active,
-//!     usable: true,
+//!     ..Member::default()
 //! };
 //! let group = Group::new(Algorithm::LeastConn, AllBackups::No, &[server("a"), server("b")]);
 //! let first = group.choose(0, None).expect("a server is usable");
@@ -25,13 +23,20 @@
 //!
 //! Decides:  what the crate shows; one file below is one algorithm.
 //! Source:   HAProxy's configuration manual, `balance`, `weight`, `backup`, `option allbackups`.
-//! Not here: health (a server is told usable or not), waiting for a free slot (queues).
+//! Not here: health (a server is told usable or not), how long one waits in a queue (the proxy).
 
+mod first;
 pub mod group;
+pub mod hash;
 mod leastconn;
 mod random;
+mod ring;
 mod roundrobin;
 mod schedule;
 mod static_rr;
 
-pub use group::{Algorithm, AllBackups, Group, MAX_WEIGHT, Member, MemberId, Tier, Usable};
+pub use group::{
+    Affinity, Algorithm, AllBackups, Choice, Grant, Group, HashTable, Limits, MAX_WEIGHT, Member,
+    MemberId, Ticket, Tier, Usable, Waited, Waiter, WarmUp,
+};
+pub use hash::{AddressHash, HashFunction, HashInput};

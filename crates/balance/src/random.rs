@@ -4,9 +4,10 @@
 //!           a later draw wins against the best so far unless it is more loaded.
 //! Source:   HAProxy's manual, `balance random`; src/backend.c, get_server_rnd(), 3.5.
 //! Not here: HAProxy breaks a tie of loads by the session rate of the last second; that
-//!           needs a clock, so here the later draw wins, which is a draw by weight again.
+//!           needs a clock, so here the later draw wins, which is a draw by weight again. HAProxy
+//!           queues when the best of its draws is full; here another one with room is taken.
 
-use crate::schedule::{Candidate, entry_of};
+use crate::schedule::{Candidate, Room, entry_of};
 
 /// Eligible servers by weight.
 #[derive(Debug, Default)]
@@ -55,7 +56,7 @@ impl Random {
     }
 
     pub(crate) fn add(&mut self, candidate: Candidate) {
-        self.weigh(candidate.slot, candidate.weight);
+        self.weigh(candidate.slot, candidate.scaled);
         entry_of(&mut self.entries, candidate.slot).load = candidate.load;
     }
 
@@ -67,7 +68,7 @@ impl Random {
         entry_of(&mut self.entries, slot).load = load;
     }
 
-    pub(crate) fn pick(&mut self, random: u64, avoid: Option<u32>) -> Option<u32> {
+    pub(crate) fn pick(&mut self, word: u64, avoid: Option<u32>, room: &Room<'_>) -> Option<u32> {
         if self.total == 0 {
             return None;
         }
@@ -76,21 +77,35 @@ impl Random {
         match avoided {
             Some((slot, weight)) if weight > 0 && u64::from(weight) < self.total => {
                 self.weigh(slot, 0);
-                let best = self.best_of_draws(random);
+                let best = self.best_with_room(word, room);
                 self.weigh(slot, weight);
-                Some(best)
+                best.or(room.has(slot).then_some(slot))
             }
-            _ => Some(self.best_of_draws(random)),
+            _ => self.best_with_room(word, room),
         }
     }
 
-    fn best_of_draws(&self, random: u64) -> u32 {
-        let mut state = random;
+    /// Draws; if all that were drawn are full, takes the next one in line that is not.
+    fn best_with_room(&self, word: u64, room: &Room<'_>) -> Option<u32> {
+        let best = self.best_of_draws(word, room);
+        if room.has(best) {
+            return Some(best);
+        }
+        let count = self.entries.len() as u32;
+        (1..count)
+            .map(|step| (best + step) % count)
+            .find(|&slot| self.entries[slot as usize].weight > 0 && room.has(slot))
+    }
+
+    fn best_of_draws(&self, word: u64, room: &Room<'_>) -> u32 {
+        let mut state = word;
         let mut best = self.at(below(self.total, next_random(&mut state)));
         for _ in 1..self.draws {
             let drawn = self.at(below(self.total, next_random(&mut state)));
             let (a, b) = (self.entries[best as usize], self.entries[drawn as usize]);
-            if u64::from(b.load) * u64::from(a.weight) <= u64::from(a.load) * u64::from(b.weight) {
+            let lighter =
+                u64::from(b.load) * u64::from(a.weight) <= u64::from(a.load) * u64::from(b.weight);
+            if room.has(drawn) && (lighter || !room.has(best)) {
                 best = drawn;
             }
         }
@@ -145,12 +160,15 @@ impl Random {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schedule::ROOMY;
 
     fn candidate(slot: u32, weight: u16, load: u32) -> Candidate {
         Candidate {
             slot,
             ordinal: slot,
+            id: slot,
             weight,
+            scaled: weight,
             load,
         }
     }
@@ -195,11 +213,15 @@ mod tests {
         let mut all = Random::new(64, &servers);
         for seed in 0..100 {
             assert_eq!(
-                all.pick(seed, None),
+                all.pick(seed, None, &ROOMY),
                 Some(1),
                 "8/2 is the smallest, seed {seed}"
             );
-            assert_eq!(all.pick(seed, Some(1)), Some(0), "then 5/1, seed {seed}");
+            assert_eq!(
+                all.pick(seed, Some(1), &ROOMY),
+                Some(0),
+                "then 5/1, seed {seed}"
+            );
         }
     }
 }

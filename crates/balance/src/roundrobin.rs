@@ -17,9 +17,9 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use crate::schedule::{Candidate, entry_of};
+use crate::schedule::{Candidate, Room, entry_of};
 
-/// Weights are kept in these fractions.
+/// Weights come in these fractions.
 const WEIGHT_SCALE: u64 = 16;
 
 /// Eligible servers and when they are due.
@@ -86,7 +86,7 @@ impl RoundRobin {
     pub(crate) fn new(candidates: &[Candidate]) -> Self {
         let mut all = Self::default();
         for candidate in candidates {
-            let entry = Entry::new(candidate.weight);
+            let entry = Entry::new(candidate.scaled);
             all.total += entry.weight;
             *entry_of(&mut all.entries, candidate.slot) = Some(entry);
             all.queue_newcomer(candidate.slot);
@@ -98,7 +98,7 @@ impl RoundRobin {
     /// A server comes in the middle of things: its first turn is one interval from now.
     pub(crate) fn add(&mut self, candidate: Candidate) {
         self.remove(candidate.slot);
-        let mut entry = Entry::new(candidate.weight);
+        let mut entry = Entry::new(candidate.scaled);
         entry.remainder = *entry_of(&mut self.left_with, candidate.slot) % entry.weight;
         self.total += entry.weight;
         let rest = (self.total + self.window).saturating_sub(self.now);
@@ -121,7 +121,7 @@ impl RoundRobin {
             return;
         };
         let mut new = Entry {
-            weight: u64::from(weight) * WEIGHT_SCALE,
+            weight: u64::from(weight),
             ..old
         };
         if new.weight == old.weight {
@@ -149,17 +149,18 @@ impl RoundRobin {
         self.queue(slot);
     }
 
-    pub(crate) fn pick(&mut self, avoid: Option<u32>) -> Option<u32> {
+    pub(crate) fn pick(&mut self, avoid: Option<u32>, room: &Room<'_>) -> Option<u32> {
         let mut switched = false;
-        // The avoided server's turn passes, and it is queued again at the end.
-        let mut passed = None;
+        let mut avoided = None;
+        // The turns of the avoided and the full pass, and they are queued again at the end.
+        let mut passed = Vec::new();
         if self.window == 0 {
             (self.window, self.now) = (self.total, self.total);
         }
         let chosen = loop {
             let Some(slot) = self.first() else {
                 if switched {
-                    break passed.take();
+                    break avoided;
                 }
                 switched = true;
                 std::mem::swap(&mut self.newcomers, &mut self.later);
@@ -169,15 +170,22 @@ impl RoundRobin {
             };
             self.take_turn(slot);
             self.now += 1;
-            if Some(slot) != avoid || passed.is_some() {
-                break Some(slot);
+            if room.has(slot) {
+                if Some(slot) != avoid || avoided.is_some() {
+                    break Some(slot);
+                }
+                avoided = Some(slot);
             }
-            passed = Some(slot);
+            passed.push(slot);
         };
         if let Some(slot) = chosen {
             self.queue(slot);
         }
-        if let Some(slot) = passed {
+        for slot in passed
+            .into_iter()
+            .rev()
+            .filter(|&slot| Some(slot) != chosen)
+        {
             // After a switch its place is lost, and only its weight counts.
             if switched {
                 self.queue_newcomer(slot);
@@ -298,7 +306,7 @@ impl RoundRobin {
 impl Entry {
     fn new(weight: u16) -> Self {
         Self {
-            weight: u64::from(weight) * WEIGHT_SCALE,
+            weight: u64::from(weight),
             last: 0,
             at: 0,
             remainder: 0,

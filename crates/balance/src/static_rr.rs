@@ -18,7 +18,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
-use crate::schedule::{Candidate, entry_of};
+use crate::schedule::{Candidate, Room, entry_of};
 
 /// Eligible servers, and their turns as far as they are known.
 #[derive(Debug, Default)]
@@ -81,7 +81,7 @@ impl StaticRoundRobin {
         self.row = None;
     }
 
-    pub(crate) fn pick(&mut self, avoid: Option<u32>) -> Option<u32> {
+    pub(crate) fn pick(&mut self, avoid: Option<u32>, room: &Room<'_>) -> Option<u32> {
         if self.members.is_empty() {
             return None;
         }
@@ -89,17 +89,32 @@ impl StaticRoundRobin {
         if self.next >= row.length {
             self.next = 0;
         }
-        let mut turn = self.next;
-        let mut slot = row.turn(turn);
-        // The avoided one's turns are skipped, unless the row holds no other.
-        if self.members.len() > 1 {
-            while Some(slot) == avoid {
-                turn = (turn + 1) % row.length;
-                slot = row.turn(turn);
+        // The avoided one's turns are skipped, and those of servers without room.
+        let mut avoided = None;
+        for step in 0..row.length {
+            let turn = (self.next + step) % row.length;
+            let slot = row.turn(turn);
+            if !room.has(slot) {
+                continue;
             }
+            if Some(slot) != avoid {
+                self.next = turn + 1;
+                return Some(slot);
+            }
+            avoided.get_or_insert((turn, slot));
         }
+        let (turn, slot) = avoided?;
         self.next = turn + 1;
         Some(slot)
+    }
+
+    /// `hash-type map-based`: the server of the turn that the hash names; turns are not taken.
+    pub(crate) fn pick_by_hash(&mut self, hash: u32) -> Option<u32> {
+        if self.members.is_empty() {
+            return None;
+        }
+        let row = self.row.get_or_insert_with(|| Row::new(&self.members));
+        Some(row.turn(hash as usize % row.length))
     }
 }
 
@@ -161,6 +176,7 @@ impl Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schedule::ROOMY;
 
     /// The rule as it is written above, computed the slow way.
     fn naive_row(weights: &[u16]) -> Vec<u32> {
@@ -192,13 +208,15 @@ mod tests {
             .map(|(slot, &weight)| Candidate {
                 slot,
                 ordinal: slot,
+                id: slot,
                 weight,
+                scaled: weight,
                 load: 0,
             })
             .collect();
         let mut all = StaticRoundRobin::new(&candidates);
         (0..weights.iter().map(|&weight| u32::from(weight)).sum())
-            .map(|_| all.pick(None).unwrap())
+            .map(|_| all.pick(None, &ROOMY).unwrap())
             .collect()
     }
 

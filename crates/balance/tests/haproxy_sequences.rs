@@ -6,40 +6,101 @@
 
 #![allow(clippy::unwrap_used)]
 
-use portcullis_balance::{Algorithm, AllBackups, Group, Member, MemberId, Tier};
+use std::net::IpAddr;
+
+use portcullis_balance::{
+    AddressHash, Affinity, Algorithm, AllBackups, Group, HashFunction, HashInput, HashTable,
+    Limits, Member, MemberId, Tier,
+};
 
 const CASES: &str = include_str!("../cases/haproxy-2.6.12.txt");
 
+/// The words of the first column: `source`, `hash,24`, `hash-type` and what belongs to it.
+fn hash_of(words: &[&str]) -> AddressHash {
+    let has = |word: &str| words.contains(&word);
+    let input = match words[0].strip_prefix("hash,") {
+        Some(bits) => HashInput::Masked {
+            v4: bits.parse().unwrap(),
+            v6: 128,
+        },
+        None => HashInput::Source,
+    };
+    let functions = [
+        ("sdbm", HashFunction::Sdbm),
+        ("djb2", HashFunction::Djb2),
+        ("wt6", HashFunction::Wt6),
+        ("crc32", HashFunction::Crc32),
+        ("none", HashFunction::None),
+    ];
+    let named = functions.iter().find(|(name, _)| has(name));
+    AddressHash {
+        input,
+        function: named.map_or(HashFunction::Sdbm, |(_, function)| *function),
+        avalanche: has("avalanche") || has("consistent") && named.is_none(),
+    }
+}
+
 fn group_of(algorithm: &str, servers: &str) -> Group {
-    let mut words = algorithm.split_whitespace();
-    let algorithm = match words.next() {
-        Some("roundrobin") => Algorithm::RoundRobin,
-        Some("static-rr") => Algorithm::StaticRoundRobin,
-        Some("leastconn") => Algorithm::LeastConn,
+    let words: Vec<&str> = algorithm.split_whitespace().collect();
+    let factor = words.iter().find_map(|word| word.strip_prefix("factor="));
+    let algorithm = match words[0] {
+        "roundrobin" => Algorithm::RoundRobin,
+        "static-rr" => Algorithm::StaticRoundRobin,
+        "leastconn" => Algorithm::LeastConn,
+        "first" => Algorithm::First,
+        _ if words.contains(&"consistent") => Algorithm::Hash(HashTable::Ring {
+            balance_factor: factor.map_or(0, |percent| percent.parse().unwrap()),
+            affinity: Affinity::Always,
+        }),
+        "source" | "hash,24" | "hash,32" => Algorithm::Hash(HashTable::Map),
         other => panic!("no algorithm {other:?}"),
     };
-    let all_backups = match words.next() {
-        Some("allbackups") => AllBackups::Yes,
-        _ => AllBackups::No,
+    let all_backups = match words.contains(&"allbackups") {
+        true => AllBackups::Yes,
+        false => AllBackups::No,
     };
     let members: Vec<Member> = servers
         .split_whitespace()
         .enumerate()
-        .map(|(at, word)| Member {
-            name: format!("s{at}"),
-            weight: word.trim_end_matches('b').parse().unwrap(),
-            tier: match word.ends_with('b') {
-                true => Tier::Backup,
-                false => Tier::Active,
-            },
-            usable: true,
+        .map(|(at, word)| {
+            // `3b`: weight 3, backup; `1#7`: number 7; `1m2`: maxconn 2.
+            let part = |sign| word.split_once(sign).map(|(_, rest)| rest);
+            let weight: String = word.chars().take_while(char::is_ascii_digit).collect();
+            let number = |text: &str| {
+                let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
+                digits.parse::<u32>().unwrap()
+            };
+            Member {
+                name: format!("s{at}"),
+                id: part('#').map_or(0, number),
+                weight: weight.parse().unwrap(),
+                tier: match word.contains('b') {
+                    true => Tier::Backup,
+                    false => Tier::Active,
+                },
+                limits: Limits {
+                    maxconn: part('m').map_or(0, number),
+                    ..Limits::default()
+                },
+                ..Member::default()
+            }
         })
         .collect();
     Group::new(algorithm, all_backups, &members)
 }
 
-/// Plays `s*3 o*2 close:0 maint:1 ready:1 weight:1:8` and returns who was chosen, a digit each.
-fn play(group: &Group, operations: &str) -> String {
+/// The address of the Nth client of `c*` and `h*`, as the recording took them.
+fn client(n: u32) -> IpAddr {
+    IpAddr::from([
+        127,
+        (n * 7 % 256) as u8,
+        (n * 13 % 256) as u8,
+        (1 + n % 250) as u8,
+    ])
+}
+
+/// Plays `s*3 o*2 c*9 h*9 close:0 maint:1 ready:1 weight:1:8` and returns who was chosen, a digit each.
+fn play(group: &Group, hash: AddressHash, operations: &str) -> String {
     let mut chosen = String::new();
     let mut held = Vec::new();
     for operation in operations.split_whitespace() {
@@ -53,6 +114,16 @@ fn play(group: &Group, operations: &str) -> String {
                     chosen.push(char::from_digit(id.0, 16).unwrap());
                     match verb {
                         "s" => drop(group.release(id)),
+                        _ => held.push(id),
+                    }
+                }
+            }
+            "c" | "h" => {
+                for n in 0..numbers[0] {
+                    let id = group.choose(hash.of(client(n)).into(), None).unwrap();
+                    chosen.push(char::from_digit(id.0, 16).unwrap());
+                    match verb {
+                        "c" => drop(group.release(id)),
                         _ => held.push(id),
                     }
                 }
@@ -76,7 +147,8 @@ fn turns_are_those_recorded_from_haproxy() {
         let [algorithm, servers, operations, expected] = columns[..] else {
             panic!("a row has four columns: {row}");
         };
-        let chosen = play(&group_of(algorithm, servers), operations);
+        let words: Vec<&str> = algorithm.split_whitespace().collect();
+        let chosen = play(&group_of(algorithm, servers), hash_of(&words), operations);
         rows += 1;
         if chosen != expected {
             wrong.push(format!(

@@ -32,6 +32,7 @@ fn member(name: impl ToString, weight: u16) -> Member {
         weight,
         tier: Tier::Active,
         usable: true,
+        ..Member::default()
     }
 }
 
@@ -61,6 +62,7 @@ fn every_small_group_chooses_exactly_the_eligible_tier() {
                             _ => Tier::Active,
                         },
                         usable: bits >> (3 * n + 2) & 1 == 1,
+                        ..Member::default()
                     })
                     .collect();
                 let group = Group::new(algorithm, all_backups, &members);
@@ -194,6 +196,7 @@ fn any_members() -> impl Strategy<Value = Vec<Member>> {
                 weight,
                 tier: if backup { Tier::Backup } else { Tier::Active },
                 usable,
+                ..Member::default()
             })
             .collect()
     })
