@@ -4,11 +4,15 @@
 //! Source:   HAProxy's configuration manual, by keyword.
 //! Not here: names are not resolved, users not looked up, nothing is opened (the control plane does).
 
+mod backend;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::source::{At, Place};
+
+pub use backend::*;
 
 /// A whole configuration, consistent in itself: every name that it refers to is there.
 #[derive(Debug, Clone)]
@@ -76,6 +80,8 @@ pub struct Global {
     pub socket_buffers: SocketBuffers,
     /// `spread-checks`, in percent, 0 to 50.
     pub spread_checks: u8,
+    /// `maxconnrate` and `maxsessrate`, the lesser: connections a second.
+    pub max_connection_rate: Option<u32>,
     /// `quiet`: no messages at start.
     pub quiet: bool,
     /// `zero-warning`: a warning refuses the configuration.
@@ -241,6 +247,8 @@ pub struct Frontend {
     pub maxconn: Option<u32>,
     /// `backlog`
     pub backlog: Option<u32>,
+    /// `rate-limit sessions`: a second.
+    pub session_rate: Option<u32>,
     /// `timeout client`; `None`: none, with a warning at the check.
     pub timeout_client: Option<Duration>,
     /// `timeout client-fin`
@@ -422,158 +430,4 @@ pub enum Ipv6Bind {
     V6Only,
     /// `v4v6`
     V4V6,
-}
-
-/// `backend`, or the back half of `listen`.
-#[derive(Debug, Clone)]
-pub struct Backend {
-    /// Its name.
-    pub name: String,
-    /// Where its section begins.
-    pub place: Place,
-    /// `disabled`
-    pub disabled: bool,
-    /// `id`
-    pub id: Option<u32>,
-    /// `balance`
-    pub balance: Balance,
-    /// `option allbackups`
-    pub all_backups: bool,
-    /// `server` lines in order.
-    pub servers: Vec<Server>,
-    /// `timeout connect`; `None`: none, with a warning at the check.
-    pub timeout_connect: Option<Duration>,
-    /// `timeout server`
-    pub timeout_server: Option<Duration>,
-    /// `timeout server-fin`
-    pub timeout_server_fin: Option<Duration>,
-    /// `timeout tunnel`
-    pub timeout_tunnel: Option<Duration>,
-    /// `timeout check`
-    pub timeout_check: Option<Duration>,
-    /// `retries`; default 3.
-    pub retries: u32,
-    /// `option redispatch`: `None` is off; the number is HAProxy's interval (-1: last retry only).
-    pub redispatch: Option<i32>,
-    /// Logging: of health events; sessions are logged by their frontend.
-    pub log: ProxyLog,
-    /// `option log-health-checks`
-    pub log_health_checks: bool,
-    /// `option srvtcpka` or `option tcpka`.
-    pub keepalive: Option<Keepalive>,
-    /// `option splice-…`, `nolinger`, …
-    pub flow: Flow,
-    /// `option tcp-smart-connect`
-    pub smart_connect: bool,
-    /// `option abortonclose`
-    pub abort_on_close: bool,
-}
-
-/// `balance`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Balance {
-    /// `random` or `random(draws)`; the default, with two draws.
-    Random {
-        /// Servers drawn; the least loaded of them is taken.
-        draws: u32,
-    },
-    /// `roundrobin`
-    RoundRobin,
-    /// `static-rr`
-    StaticRoundRobin,
-    /// `leastconn`
-    LeastConn,
-}
-
-/// One `server` line, `default-server` already taken in.
-#[derive(Debug, Clone)]
-pub struct Server {
-    /// Its name.
-    pub name: String,
-    /// Where the line stands.
-    pub place: Place,
-    /// Where it is.
-    pub address: At<ServerAddress>,
-    /// `weight`, 0 to 256. Default 1.
-    pub weight: u16,
-    /// `backup`
-    pub backup: bool,
-    /// `disabled`
-    pub disabled: bool,
-    /// `id`
-    pub id: Option<u32>,
-    /// `check` and what belongs to it.
-    pub check: Option<Check>,
-    /// `init-addr`: what to do when the name does not resolve at start.
-    pub init_addr: Vec<InitAddr>,
-    /// `tcp-ut`
-    pub user_timeout: Option<Duration>,
-    /// `cc`
-    pub congestion_control: Option<At<String>>,
-}
-
-/// One step of `init-addr`. An empty list is HAProxy's default, `last,libc`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InitAddr {
-    /// `last`: from the state file; there is none, so the next step.
-    Last,
-    /// `libc`: resolve now.
-    Libc,
-    /// `none`: start without an address, in maintenance.
-    None,
-    /// An address.
-    Address(std::net::IpAddr),
-}
-
-/// Where a server is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ServerAddress {
-    /// A host and a port.
-    Tcp {
-        /// The host.
-        host: Host,
-        /// The port, or how it follows from the frontend's.
-        port: ServerPort,
-        /// `mptcp@` and its like.
-        mptcp: bool,
-    },
-    /// `0.0.0.0` or `*`: the address that the client connected to.
-    OriginalDestination {
-        /// The port, or how it follows from the frontend's.
-        port: ServerPort,
-    },
-    /// `/path`, `unix@path`
-    UnixPath(PathBuf),
-    /// `abns@name`
-    Abstract(Vec<u8>),
-    /// `abnsz@name`
-    AbstractExact(Vec<u8>),
-}
-
-/// The port of a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ServerPort {
-    /// `:80`
-    Fixed(u16),
-    /// No port, `:0`, `:+N`, `:-N`: the port that the client connected to, plus this.
-    Offset(i32),
-}
-
-/// A TCP connect check.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Check {
-    /// `inter`; default 2 s.
-    pub inter: Duration,
-    /// `fastinter`; default `inter`.
-    pub fast_inter: Option<Duration>,
-    /// `downinter`; default `inter`.
-    pub down_inter: Option<Duration>,
-    /// `rise`; default 2.
-    pub rise: u32,
-    /// `fall`; default 3.
-    pub fall: u32,
-    /// `port`; default the server's.
-    pub port: Option<u16>,
-    /// `addr`; default the server's.
-    pub addr: Option<Host>,
 }

@@ -19,7 +19,7 @@ mod tests;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use portcullis_balance::{Algorithm, Member};
+use portcullis_balance::{AddressHash, Algorithm, Member};
 use portcullis_config::model::{self, Config};
 use portcullis_config::{Diagnostic, Place};
 use portcullis_listener::ListenerSpec;
@@ -91,6 +91,8 @@ pub struct FrontendPlan {
     pub backend: Option<usize>,
     /// Connections at once; `None`: no limit but the process's.
     pub maxconn: Option<u32>,
+    /// `rate-limit sessions`; 0: no limit.
+    pub session_rate: u32,
     /// Idle time of the client's side, ms; 0: none.
     pub client_timeout_ms: u32,
     /// Likewise once half closed; 0: as `client_timeout_ms`.
@@ -114,10 +116,16 @@ pub struct BackendPlan {
     pub name: String,
     /// How a server is chosen.
     pub algorithm: Algorithm,
+    /// What a hash is made of, where one chooses.
+    pub hash: Option<AddressHash>,
+    /// `fullconn`; `None`: a tenth of what its frontends may have.
+    pub fullconn: Option<u32>,
     /// `option allbackups`.
     pub all_backups: bool,
     /// The servers, in the order of the file.
     pub servers: Vec<ServerPlan>,
+    /// ms; 0: none.
+    pub queue_timeout_ms: u32,
     /// ms; 0: none.
     pub connect_timeout_ms: u32,
     /// ms; 0: none.
@@ -161,6 +169,8 @@ pub struct ServerPlan {
     pub user_timeout_ms: u32,
     /// `TCP_CONGESTION`.
     pub congestion_control: Option<String>,
+    /// `slowstart`, s; 0: none.
+    pub slow_start_s: u32,
     /// Its health check.
     pub check: Option<CheckPlan>,
 }
@@ -179,6 +189,8 @@ pub struct CheckPlan {
 pub struct ProcessPlan {
     /// Connections of the process; `None`: from the descriptor limit.
     pub maxconn: Option<u32>,
+    /// `maxconnrate`, `maxsessrate`: the lesser; 0: no limit.
+    pub max_rate: u32,
     /// `maxpipes`; `None`: from `maxconn`.
     pub max_pipes: Option<u32>,
     /// `ulimit-n`.

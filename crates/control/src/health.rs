@@ -7,6 +7,7 @@
 //! Not here: what results mean (the proxy crate's health.rs), the connection (health/connect.rs).
 
 mod connect;
+mod warm_up;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -27,6 +28,7 @@ use tokio::task::JoinHandle;
 use crate::compile::{BackendPlan, CheckPlan, Plan};
 use crate::logs::{Audience, LogHandle};
 use crate::registry::Registry;
+use warm_up::Warming;
 
 pub use connect::check;
 
@@ -60,6 +62,8 @@ pub struct Check {
     pub settings: HealthSettings,
     /// How long a connection may take.
     pub timeout: Duration,
+    /// `slowstart`, s; 0: none.
+    pub slow_start_s: u32,
     /// `option log-health-checks`
     pub log_each: bool,
 }
@@ -95,6 +99,7 @@ impl HealthPlan {
                     target: check.target.clone(),
                     settings: settings(check),
                     timeout: timeout(backend, check),
+                    slow_start_s: server.slow_start_s,
                     log_each: backend.log_health_checks,
                 });
             }
@@ -243,6 +248,7 @@ impl Checker {
             spread,
             health: Arc::clone(&health),
             log: self.log.clone(),
+            warming: Warming::default(),
         };
         Running {
             check,
@@ -262,6 +268,7 @@ fn same(old: &Check, new: &Check) -> bool {
         && old.target == new.target
         && old.settings == new.settings
         && old.timeout == new.timeout
+        && old.slow_start_s == new.slow_start_s
         && old.log_each == new.log_each
 }
 
@@ -280,6 +287,7 @@ struct Task {
     spread: u8,
     health: Arc<Mutex<Health>>,
     log: LogHandle,
+    warming: Warming,
 }
 
 impl Task {
@@ -319,6 +327,10 @@ impl Task {
             return;
         };
         let before = check.group.usable_members();
+        self.warming.stop(check);
+        if change == Change::Up && check.slow_start_s > 0 {
+            self.warming.start(check);
+        }
         check.group.set_usable(check.slot, change == Change::Up);
         let left = check.group.usable();
         let sessions = check.group.active_connections(check.slot);

@@ -70,10 +70,18 @@ impl Registry {
     pub fn apply(&mut self, plan: &Plan, maxconn: u32) -> Applied {
         self.generation += 1;
         self.process.maxconn.store(maxconn, Ordering::Relaxed);
+        let max_rate = plan.process.max_rate;
+        self.process.max_rate.store(max_rate, Ordering::Relaxed);
         let backends: Vec<Arc<Backend>> = plan
             .backends
             .iter()
-            .map(|backend| Arc::new(self.backend_snapshot(backend)))
+            .enumerate()
+            .map(|(index, backend)| {
+                let fullconn = backend
+                    .fullconn
+                    .unwrap_or_else(|| default_fullconn(plan, index, maxconn));
+                Arc::new(self.backend_snapshot(backend, fullconn))
+            })
             .collect();
         let frontends = plan
             .frontends
@@ -122,6 +130,7 @@ impl Registry {
             name: plan.name.as_str().into(),
             backend,
             maxconn: plan.maxconn.unwrap_or(0),
+            session_rate: plan.session_rate,
             client_timeout_ms: plan.client_timeout_ms,
             client_fin_timeout_ms: plan.client_fin_timeout_ms,
             log: frontend_log(index, plan),
@@ -133,7 +142,7 @@ impl Registry {
         }
     }
 
-    fn backend_snapshot(&mut self, plan: &BackendPlan) -> Backend {
+    fn backend_snapshot(&mut self, plan: &BackendPlan, fullconn: u32) -> Backend {
         let members: Vec<Member> = plan.servers.iter().map(|s| s.member.clone()).collect();
         let all_backups = match plan.all_backups {
             true => AllBackups::Yes,
@@ -148,6 +157,7 @@ impl Registry {
                 servers: BTreeMap::new(),
                 slots: BTreeMap::new(),
             });
+        runtime.group.set_fullconn(fullconn);
         let slots = runtime
             .group
             .reconfigure(plan.algorithm, all_backups, &members);
@@ -177,6 +187,8 @@ impl Registry {
             name: plan.name.as_str().into(),
             group: Arc::clone(&runtime.group),
             servers,
+            hash: plan.hash,
+            queue_timeout_ms: plan.queue_timeout_ms,
             connect_timeout_ms: plan.connect_timeout_ms,
             server_timeout_ms: plan.server_timeout_ms,
             server_fin_timeout_ms: plan.server_fin_timeout_ms,
@@ -192,6 +204,19 @@ impl Registry {
             state: Arc::clone(&runtime.state),
         }
     }
+}
+
+/// `fullconn` where the file does not say it: a tenth, rounded up, of the connections that the
+/// frontends which lead to the backend may have (HAProxy's src/proxy.c, proxy_finalize()).
+fn default_fullconn(plan: &Plan, backend: usize, process_maxconn: u32) -> u32 {
+    let leading = plan
+        .frontends
+        .iter()
+        .filter(|frontend| frontend.backend == Some(backend));
+    let most: u64 = leading
+        .map(|frontend| u64::from(frontend.maxconn.unwrap_or(process_maxconn)))
+        .sum();
+    u32::try_from(most.div_ceil(10)).unwrap_or(u32::MAX).max(1)
 }
 
 /// What the workers hand to the log writer; the sink's number is the frontend's index.
@@ -229,8 +254,9 @@ mod tests {
                 name: name.to_owned(),
                 weight: 1,
                 tier: Tier::Active,
-                usable: true,
+                ..Member::default()
             },
+            slow_start_s: 0,
             address: Some(ServerAddress::Tcp {
                 address: ([127, 0, 0, 1], port).into(),
                 mptcp: false,
@@ -259,6 +285,7 @@ mod tests {
             name: "front".to_owned(),
             backend: Some(0),
             maxconn: None,
+            session_rate: 0,
             client_timeout_ms: 0,
             client_fin_timeout_ms: 0,
             log: ProxyLog::default(),
@@ -270,8 +297,11 @@ mod tests {
         plan.backends.push(BackendPlan {
             name: "back".to_owned(),
             algorithm: Algorithm::RoundRobin,
+            hash: None,
+            fullconn: None,
             all_backups: false,
             servers,
+            queue_timeout_ms: 0,
             connect_timeout_ms: 0,
             server_timeout_ms: 0,
             server_fin_timeout_ms: 0,

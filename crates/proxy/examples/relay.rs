@@ -43,6 +43,7 @@ fn snapshot(servers: &[SocketAddr]) -> Snapshot {
         name: "door".into(),
         backend: Some(Arc::new(backend(servers))),
         maxconn: 0,
+        session_rate: 0,
         client_timeout_ms: 60_000,
         client_fin_timeout_ms: 0,
         log: None,
@@ -75,6 +76,7 @@ fn backend(servers: &[SocketAddr]) -> Backend {
         weight: 1,
         tier: Tier::Active,
         usable: true,
+        ..Member::default()
     });
     let members: Vec<Member> = members.collect();
     let server = |(at, &address): (usize, &SocketAddr)| Server {
@@ -93,6 +95,8 @@ fn backend(servers: &[SocketAddr]) -> Backend {
         name: "servers".into(),
         group: Arc::new(Group::new(Algorithm::LeastConn, AllBackups::No, &members)),
         servers: servers.iter().enumerate().map(with_slot).collect(),
+        hash: None,
+        queue_timeout_ms: 0,
         connect_timeout_ms: 5_000,
         server_timeout_ms: 60_000,
         server_fin_timeout_ms: 0,

@@ -8,6 +8,7 @@ pub mod health;
 pub mod limits;
 pub mod log;
 pub mod net;
+pub mod rate;
 pub mod record;
 pub mod session;
 pub mod slab;

@@ -10,7 +10,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use portcullis_balance::MemberId;
+use portcullis_balance::{MemberId, Ticket, Waited, Waiter};
 
 use crate::net::Readiness;
 use crate::record::{EndCause, EndPhase, PeerAddress, Termination};
@@ -23,6 +23,8 @@ use crate::worker::relay::Carry;
 pub enum Phase {
     /// A connection to a server is under way.
     Connecting,
+    /// All servers are full; waiting for one.
+    Queued,
     /// A server refused; waiting before the next attempt.
     Waiting,
     /// Bytes flow.
@@ -32,6 +34,10 @@ pub enum Phase {
 /// What moves a session on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
+    /// There is no server with room.
+    Full,
+    /// A server has room now.
+    Granted,
     /// The server accepted.
     Connected,
     /// The attempt failed and another one is due later.
@@ -44,10 +50,15 @@ impl Phase {
     /// The table of moves; `None` is a move that there is not.
     pub const fn after(self, step: Step) -> Option<Phase> {
         match (self, step) {
+            (Phase::Connecting, Step::Full) => Some(Phase::Queued),
+            (Phase::Queued, Step::Granted) => Some(Phase::Connecting),
             (Phase::Connecting, Step::Connected) => Some(Phase::Relaying),
             (Phase::Connecting, Step::Refused) => Some(Phase::Waiting),
             (Phase::Connecting | Phase::Waiting, Step::Retried) => Some(Phase::Connecting),
             (Phase::Waiting, Step::Connected | Step::Refused) => None,
+            (Phase::Queued | Phase::Waiting, Step::Full) => None,
+            (Phase::Connecting | Phase::Waiting, Step::Granted) => None,
+            (Phase::Queued, Step::Connected | Step::Refused | Step::Retried) => None,
             (Phase::Relaying, _) => None,
         }
     }
@@ -136,6 +147,8 @@ pub struct Route {
     pub listener: Arc<ListenerState>,
     /// Counts of the process.
     pub process: Arc<ProcessState>,
+    /// Where the worker is told that a server has room; with every backend.
+    pub waiter: Option<Arc<dyn Waiter>>,
     /// Accepted connections begin with `TCP_NODELAY`.
     pub inherits_no_delay: bool,
     /// Idle times.
@@ -145,6 +158,8 @@ pub struct Route {
 /// Times of a route, ms; 0: none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Times {
+    /// In a queue for a server.
+    pub queue: u32,
     /// Of one attempt to connect.
     pub connect: u32,
     /// Idle, the client's side.
@@ -164,6 +179,7 @@ impl Times {
     pub fn of(frontend: &Frontend, backend: Option<&Backend>) -> Times {
         let of_backend = |pick: fn(&Backend) -> u32| backend.map_or(0, pick);
         Times {
+            queue: of_backend(|backend| backend.queue_timeout_ms),
             connect: of_backend(|backend| backend.connect_timeout_ms),
             client: frontend.client_timeout_ms,
             server: of_backend(|backend| backend.server_timeout_ms),
@@ -177,6 +193,8 @@ impl Times {
 /// Why a session's timer was set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Alarm {
+    /// The queue takes too long.
+    Queue,
     /// The attempt to connect takes too long.
     Connect,
     /// The attempt takes long enough that the client should be watched meanwhile.
@@ -223,8 +241,14 @@ pub struct Session<S, P> {
     pub retries: u32,
     /// The server that is counted for it in the backend's group.
     pub member: Option<MemberId>,
-    /// The server last tried; for the record.
+    /// The server last tried, or waited for; for the record.
     pub tried: Option<MemberId>,
+    /// Its place in a queue.
+    pub ticket: Option<Ticket>,
+    /// How many were served from queues that it stood in.
+    pub waited: Waited,
+    /// The server that it leaves for another one, while it waits for that.
+    pub leaving: Option<MemberId>,
     /// Client to server.
     pub up: Flow<P>,
     /// Server to client.
@@ -241,7 +265,9 @@ pub struct Session<S, P> {
     pub phase_end_ms: u64,
     /// When to begin watching the client while connecting; 0: never (it is watched).
     pub watch_at_ms: u64,
-    /// How long it took until a server was connected.
+    /// How long it took until there was a server with room, if it had to wait.
+    pub queue_ms: Option<u32>,
+    /// How long it took from then until a server was connected.
     pub connect_ms: Option<u32>,
     /// Last sign of life at the client's side.
     pub client_active_ms: u64,
@@ -275,6 +301,9 @@ impl<S, P> Session<S, P> {
             retries: 0,
             member: None,
             tried: None,
+            ticket: None,
+            waited: Waited::default(),
+            leaving: None,
             up: Flow::new(),
             down: Flow::new(),
             published: (0, 0),
@@ -283,6 +312,7 @@ impl<S, P> Session<S, P> {
             start_ms: now_ms,
             phase_end_ms: 0,
             watch_at_ms: 0,
+            queue_ms: None,
             connect_ms: None,
             client_active_ms: now_ms,
             server_active_ms: now_ms,
@@ -303,6 +333,7 @@ impl<S, P> Session<S, P> {
     /// The second letter, if the session ended now.
     pub fn end_phase(&self) -> EndPhase {
         match self.phase {
+            Phase::Queued => EndPhase::Queue,
             Phase::Connecting | Phase::Waiting => EndPhase::Connect,
             Phase::Relaying => {
                 let server_done = self.server_side.end_seen || self.server_side.failed;
@@ -355,6 +386,10 @@ impl<S, P> Session<S, P> {
                 some_time(self.phase_end_ms).map(|at| (at, Alarm::Connect)),
                 some_time(self.watch_at_ms).map(|at| (at, Alarm::WatchClient)),
             ],
+            Phase::Queued => [
+                some_time(self.phase_end_ms).map(|at| (at, Alarm::Queue)),
+                None,
+            ],
             Phase::Waiting => [
                 some_time(self.phase_end_ms).map(|at| (at, Alarm::Retry)),
                 None,
@@ -376,7 +411,7 @@ impl<S, P> Session<S, P> {
             Phase::Relaying => {
                 !self.client_side.end_seen && self.up.carry.is_empty() && !self.up.broken
             }
-            Phase::Connecting | Phase::Waiting => !self.client_side.end_seen,
+            Phase::Connecting | Phase::Queued | Phase::Waiting => !self.client_side.end_seen,
         };
         if !reading && self.down.carry.is_empty() {
             return None;

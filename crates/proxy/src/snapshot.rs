@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use portcullis_balance::{Group, MemberId};
+use portcullis_balance::{AddressHash, Group, MemberId};
 
 use crate::state::{BackendState, FrontendState, ListenerState, ProcessState, ServerState};
 
@@ -53,6 +53,8 @@ pub struct Frontend {
     pub backend: Option<Arc<Backend>>,
     /// Connections at once; excess waits in the accept queue; 0: no limit of its own.
     pub maxconn: u32,
+    /// `rate-limit sessions`: connections taken a second; 0: no limit.
+    pub session_rate: u32,
     /// Idle time of the client's side, ms; 0: none.
     pub client_timeout_ms: u32,
     /// The same once half closed, ms; 0: as `client_timeout_ms`.
@@ -115,6 +117,10 @@ pub struct Backend {
     pub group: Arc<Group>,
     /// The servers by slot; `None` where a slot belongs to a server that this snapshot has not.
     pub servers: Vec<Option<Arc<Server>>>,
+    /// What a hash is made of, where one chooses.
+    pub hash: Option<AddressHash>,
+    /// Time in a queue for a server, ms; 0: none.
+    pub queue_timeout_ms: u32,
     /// Time for a connection to a server, ms; 0: none.
     pub connect_timeout_ms: u32,
     /// Idle time of the server's side, ms; 0: none.

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::limits::Waiters;
+use crate::rate::Rate;
 
 /// Of the process.
 #[derive(Debug, Default)]
@@ -16,6 +17,10 @@ pub struct ProcessState {
     pub maxconn: AtomicU32,
     /// Workers that wait for a place.
     pub waiters: Waiters,
+    /// Connections taken a second at most; 0: no limit.
+    pub max_rate: AtomicU32,
+    /// Connections taken a second.
+    pub rate: Rate,
     /// Splice pipes that exist now, in use or pooled.
     pub pipes: AtomicU32,
     /// Connections accepted since the start.
@@ -31,6 +36,8 @@ pub struct FrontendState {
     pub connections: AtomicU32,
     /// Workers that wait for a place under the frontend's limit.
     pub waiters: Waiters,
+    /// Connections taken a second, where that is limited.
+    pub rate: Rate,
     /// Connections since the start.
     pub total: AtomicU64,
     /// Bytes from clients.

@@ -19,6 +19,7 @@ use crate::state::ListenerState;
 use crate::wheel::Wheel;
 
 use accept::Gate;
+use mailbox::{Desk, Mailbox};
 use pools::{BufferPool, PipePool};
 use relay::{Kit, Turn};
 use token::Token;
@@ -26,7 +27,9 @@ use token::Token;
 mod accept;
 mod connect;
 mod ending;
+mod mailbox;
 pub mod pools;
+mod queue;
 pub mod relay;
 pub mod thread;
 mod token;
@@ -96,6 +99,7 @@ pub struct Engine<N: Net> {
     /// Wall-clock time less the engine's, ms.
     wall_offset_ms: u64,
     bell: Arc<Bell>,
+    mailbox: Arc<Mailbox>,
     reports: Reports,
 }
 
@@ -132,6 +136,7 @@ impl<N: Net> Engine<N> {
             wake_ups: 0,
             now_ms,
             wall_offset_ms: 0,
+            mailbox: Mailbox::new(Arc::clone(&bell)),
             bell,
             reports,
         }
@@ -165,13 +170,14 @@ impl<N: Net> Engine<N> {
     /// Sets the clocks; once a wake-up, before anything else.
     pub fn tick(&mut self, now_ms: u64, wall_ms: u64) {
         self.wake_ups += 1;
+        self.mailbox.wake();
         self.now_ms = now_ms;
         self.wall_offset_ms = wall_ms.wrapping_sub(now_ms);
     }
 
     /// How long to wait for events, ms; `None` is for ever.
     pub fn patience_ms(&self) -> Option<u64> {
-        if self.has_ready() {
+        if self.has_ready() || self.mailbox.doze() {
             return Some(0);
         }
         let of_listeners = [self.starved_until_ms, self.rest_until_ms]
@@ -200,7 +206,11 @@ impl<N: Net> Engine<N> {
                 continue;
             };
             let backend = frontend.backend.clone();
+            let waiter = backend
+                .as_ref()
+                .map(|backend| Desk::of(&self.mailbox, &backend.group));
             let route = Route {
+                waiter,
                 times: Times::of(frontend, backend.as_deref()),
                 frontend: Arc::clone(frontend),
                 backend,
@@ -279,7 +289,7 @@ impl<N: Net> Engine<N> {
                 match session.phase {
                     Phase::Relaying => self.pump(key),
                     Phase::Connecting => self.connect_event(key, readiness),
-                    Phase::Waiting => {}
+                    Phase::Queued | Phase::Waiting => {}
                 }
             }
         }
@@ -288,6 +298,7 @@ impl<N: Net> Engine<N> {
 
     /// Gives each session of the ready list one turn.
     pub fn run_ready(&mut self) {
+        self.read_mail();
         for _ in 0..self.ready.len() {
             let Some(key) = self.ready.pop_front() else {
                 return;
@@ -335,6 +346,7 @@ impl<N: Net> Engine<N> {
             _ => return self.arm(key),
         };
         match (alarm, session.phase) {
+            (Alarm::Queue, _) => self.queue_timed_out(key),
             (Alarm::Connect, _) => self.attempt_failed(key, connect::Failure::TimedOut),
             (Alarm::WatchClient, _) => self.watch_client_early(key),
             (Alarm::Retry, _) => self.retry(key),
@@ -392,6 +404,7 @@ impl<N: Net> Drop for Engine<N> {
         for key in self.sessions.keys() {
             self.end_with(key, EndCause::Killed);
         }
+        self.mailbox.close();
         self.close_gates();
     }
 }

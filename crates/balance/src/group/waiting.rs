@@ -57,6 +57,15 @@ pub enum Choice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket {
     arrival: u64,
+    server: Option<MemberId>,
+}
+
+impl Ticket {
+    /// The server whose queue it is; `None`: the backend's queue.
+    #[must_use]
+    pub fn server(&self) -> Option<MemberId> {
+        self.server
+    }
 }
 
 /// Those who wait, by arrival.
@@ -180,6 +189,7 @@ impl Inner {
         queue.put(self.arrivals, waiting);
         Choice::Wait(Ticket {
             arrival: self.arrivals,
+            server: server.map(MemberId),
         })
     }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::arguments::{Args, Seen};
 use crate::diagnostic::Diagnostic;
 use crate::model::{
-    Balance, Bind, BindOptions, Global, Host, Id, InitAddr, Ipv6Bind, Keepalive, LogTarget,
-    ServerAddress,
+    Balance, Bind, BindOptions, Global, HashType, Host, Id, InitAddr, Ipv6Bind, Keepalive,
+    LogTarget, ServerAddress,
 };
 use crate::source::{At, Place};
 use crate::syntax::SectionKind;
@@ -113,6 +113,14 @@ pub struct ServerDraft {
     pub disabled: bool,
     /// `id`
     pub id: Option<At<u32>>,
+    /// `maxconn`
+    pub maxconn: u32,
+    /// `minconn`
+    pub minconn: u32,
+    /// `maxqueue`
+    pub maxqueue: u32,
+    /// `slowstart`
+    pub slow_start: Option<Duration>,
     /// `check`
     pub check: bool,
     /// `inter`
@@ -253,6 +261,8 @@ pub struct Timeouts {
     pub tunnel: Option<At<Duration>>,
     /// `timeout check`
     pub check: Option<At<Duration>>,
+    /// `timeout queue`
+    pub queue: Option<At<Duration>>,
 }
 
 /// `defaults` or a proxy.
@@ -298,6 +308,12 @@ pub struct ProxyDraft {
     pub server_keepalive: Keepalive,
     /// `balance`
     pub balance: Option<At<Balance>>,
+    /// `hash-type` and what belongs to it
+    pub hash_type: HashType,
+    /// `fullconn`
+    pub fullconn: Option<u32>,
+    /// `rate-limit sessions`
+    pub session_rate: Option<u32>,
     /// `retries`
     pub retries: Option<u32>,
     /// `option redispatch`
@@ -332,6 +348,9 @@ impl ProxyDraft {
             client_keepalive: Keepalive::default(),
             server_keepalive: Keepalive::default(),
             balance: None,
+            hash_type: HashType::default(),
+            fullconn: None,
+            session_rate: None,
             retries: None,
             redispatch: None,
             default_server: ServerDraft::default(),

@@ -73,6 +73,11 @@ fn server(line: &ServerLine) -> Server {
         backup: settings.backup,
         disabled: settings.disabled,
         id: settings.id.map(|at| at.value),
+        // One that is said alone, or is the greater, is the limit: src/proxy.c, proxy_finalize().
+        maxconn: settings.maxconn.max(settings.minconn),
+        minconn: settings.minconn,
+        maxqueue: settings.maxqueue,
+        slow_start: settings.slow_start.filter(|time| !time.is_zero()),
         check: settings.check.then(|| check(settings)),
         init_addr: settings.init_addr.clone(),
         user_timeout: settings.user_timeout,

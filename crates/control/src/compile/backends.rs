@@ -4,11 +4,14 @@
 //! Source:   HAProxy's manual, `server`, `init-addr`, `port`, `addr`; `srv_init_addr()`.
 //! Not here: choosing among them (the balance crate).
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use portcullis_balance::{Algorithm, Member, Tier};
+use portcullis_balance::{
+    AddressHash, Affinity, Algorithm, HashFunction, HashInput, HashTable, Limits, Member, Tier,
+};
 use portcullis_config::model::{
     self, Balance, Check, Config, Family, Host, InitAddr, Server, ServerPort, Splice,
 };
@@ -38,13 +41,17 @@ pub(super) fn plan(
         let servers = backend
             .servers
             .iter()
-            .filter_map(|server| server_plan(backend, server, lookup, problems))
+            .zip(numbers(&backend.servers))
+            .filter_map(|(server, id)| server_plan(backend, server, id, lookup, problems))
             .collect();
         plans.push(BackendPlan {
             name: backend.name.clone(),
-            algorithm: algorithm(backend.balance),
+            algorithm: algorithm(backend),
+            hash: hash(backend),
+            fullconn: backend.fullconn,
             all_backups: backend.all_backups,
             servers,
+            queue_timeout_ms: milliseconds(backend.timeout_queue.or(backend.timeout_connect)),
             connect_timeout_ms: milliseconds(backend.timeout_connect),
             server_timeout_ms: milliseconds(backend.timeout_server),
             server_fin_timeout_ms: milliseconds(backend.timeout_server_fin),
@@ -65,20 +72,76 @@ pub(super) fn plan(
     (plans, index)
 }
 
-fn algorithm(balance: Balance) -> Algorithm {
-    match balance {
+/// Each server's number: its `id`, else the next that no other has.
+fn numbers(servers: &[Server]) -> Vec<u32> {
+    let taken: BTreeSet<u32> = servers.iter().filter_map(|server| server.id).collect();
+    let mut next = 1;
+    let mut numbers = Vec::with_capacity(servers.len());
+    for server in servers {
+        numbers.push(server.id.unwrap_or_else(|| {
+            while taken.contains(&next) {
+                next += 1;
+            }
+            next += 1;
+            next - 1
+        }));
+    }
+    numbers
+}
+
+/// What a hash is made of, where one chooses.
+fn hash(backend: &model::Backend) -> Option<AddressHash> {
+    let input = match backend.balance {
+        Balance::Source => HashInput::Source,
+        Balance::HashSource { v4, v6 } => HashInput::Masked { v4, v6 },
+        _ => return None,
+    };
+    Some(AddressHash {
+        input,
+        function: match backend.hash_type.function {
+            model::HashFunction::Sdbm => HashFunction::Sdbm,
+            model::HashFunction::Djb2 => HashFunction::Djb2,
+            model::HashFunction::Wt6 => HashFunction::Wt6,
+            model::HashFunction::Crc32 => HashFunction::Crc32,
+            model::HashFunction::None => HashFunction::None,
+        },
+        avalanche: backend.hash_type.avalanche,
+    })
+}
+
+fn hash_table(hash_type: &model::HashType) -> HashTable {
+    match hash_type.method {
+        model::HashMethod::Map => HashTable::Map,
+        model::HashMethod::Consistent => HashTable::Ring {
+            balance_factor: hash_type.balance_factor,
+            affinity: match hash_type.affinity {
+                model::HashAffinity::Always => Affinity::Always,
+                model::HashAffinity::MaxConn => Affinity::MaxConn,
+                model::HashAffinity::MaxQueue => Affinity::MaxQueue,
+            },
+        },
+    }
+}
+
+fn algorithm(backend: &model::Backend) -> Algorithm {
+    match backend.balance {
         Balance::Random { draws } => Algorithm::Random {
             draws: draws.max(1),
         },
         Balance::RoundRobin => Algorithm::RoundRobin,
         Balance::StaticRoundRobin => Algorithm::StaticRoundRobin,
         Balance::LeastConn => Algorithm::LeastConn,
+        Balance::First => Algorithm::First,
+        Balance::Source | Balance::HashSource { .. } => {
+            Algorithm::Hash(hash_table(&backend.hash_type))
+        }
     }
 }
 
 fn server_plan(
     backend: &model::Backend,
     server: &Server,
+    id: u32,
     lookup: &dyn Lookup,
     problems: &mut Problems,
 ) -> Option<ServerPlan> {
@@ -113,6 +176,7 @@ fn server_plan(
     Some(ServerPlan {
         member: Member {
             name: server.name.clone(),
+            id,
             weight: server.weight,
             tier: if server.backup {
                 Tier::Backup
@@ -120,6 +184,11 @@ fn server_plan(
                 Tier::Active
             },
             usable: !server.disabled && address.is_some(),
+            limits: Limits {
+                maxconn: server.maxconn,
+                minconn: server.minconn,
+                maxqueue: server.maxqueue,
+            },
         },
         address,
         user_timeout_ms: milliseconds(server.user_timeout),
@@ -127,6 +196,9 @@ fn server_plan(
             .congestion_control
             .as_ref()
             .map(|cc| cc.value.clone()),
+        slow_start_s: server
+            .slow_start
+            .map_or(0, |time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX)),
         // A server in maintenance is not checked: a check would bring it back.
         check: check.filter(|_| !server.disabled),
     })

@@ -46,6 +46,7 @@ pub(super) fn plan(
             name: frontend.name.clone(),
             backend,
             maxconn: frontend.maxconn.filter(|&n| n > 0),
+            session_rate: frontend.session_rate.unwrap_or(0),
             client_timeout_ms: milliseconds(frontend.timeout_client),
             client_fin_timeout_ms: milliseconds(frontend.timeout_client_fin),
             log: frontend.log.clone(),

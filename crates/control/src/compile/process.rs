@@ -45,6 +45,7 @@ pub(super) fn plan(
             .maxconn
             .or(global.maxconn)
             .filter(|&connections| connections > 0),
+        max_rate: global.max_connection_rate.unwrap_or(0),
         max_pipes: global.max_pipes,
         ulimit_n: global.ulimit_n,
         fd_hard_limit: global.fd_hard_limit,

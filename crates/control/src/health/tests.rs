@@ -201,6 +201,7 @@ fn bench(targets: &[SocketAddr], log_each: bool) -> Bench {
             weight: 1,
             tier: if n == 0 { Tier::Active } else { Tier::Backup },
             usable: true,
+            ..Member::default()
         })
         .collect();
     let group = Arc::new(Group::new(Algorithm::RoundRobin, AllBackups::No, &members));
@@ -223,6 +224,7 @@ fn bench(targets: &[SocketAddr], log_each: bool) -> Bench {
                 rise: 2,
                 fall: 2,
             },
+            slow_start_s: 0,
             timeout: PATIENT,
             log_each,
         })

@@ -51,6 +51,7 @@ fn record(total_ms: u64) -> SessionRecord {
             name: "fe".into(),
             backend: None,
             maxconn: 10,
+            session_rate: 0,
             client_timeout_ms: 0,
             client_fin_timeout_ms: 0,
             log: None,

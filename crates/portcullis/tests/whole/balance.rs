@@ -2,12 +2,12 @@
 //!
 //! Not here: `random`, which is random; exactness over several workers (the balance crate).
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use portcullis_testkit::{private_network, wait_for};
 
 use super::bytes::Stream;
-use super::clients::{ask, connect};
+use super::clients::{ask, connect, connect_from};
 use super::harness::{Balancer, DEFAULTS, Place, SOON, command, haproxy, local};
 use super::servers::Server;
 
@@ -80,6 +80,73 @@ fn round_robins_take_the_servers_in_haproxys_order() {
                 drop(theirs);
             }
         }
+    });
+}
+
+#[test]
+fn hashes_of_the_clients_address_choose_as_haproxys_do() {
+    private_network(|| {
+        let servers: Vec<_> = (0..3)
+            .map(|index| Server::echo(local(9001 + index), &format!("n{index}")))
+            .collect();
+        let weights = ["weight 1", "weight 3", "weight 2 id 17"];
+        let list: Vec<_> = servers.iter().zip(weights).collect();
+        for balance in [
+            "source",
+            "source\n    hash-type map-based sdbm avalanche",
+            "source\n    hash-type consistent",
+            "hash src\n    hash-type map-based djb2",
+            "hash src,ipmask(24)\n    hash-type consistent wt6 avalanche",
+            "hash src\n    hash-type consistent crc32",
+        ] {
+            let Some((ours, theirs)) = both(balance, &list) else {
+                return;
+            };
+            let of = |front: SocketAddr| -> Vec<String> {
+                (0..60)
+                    .map(|n| Ipv4Addr::new(127, 1 + n % 3, n, 7))
+                    .map(|source| who(&mut connect_from(source, front)))
+                    .collect()
+            };
+            let (here, there) = (of(local(OURS)), of(local(THEIRS)));
+            assert_eq!(here, there, "{balance}");
+            assert!(
+                here.iter().any(|name| *name != here[0]),
+                "{balance}: one server"
+            );
+            ours.stop();
+            drop(theirs);
+        }
+    });
+}
+
+#[test]
+fn first_fills_one_server_after_the_other() {
+    private_network(|| {
+        let servers: Vec<_> = (0..3)
+            .map(|index| Server::echo(local(9001 + index), &format!("n{index}")))
+            .collect();
+        let options = ["maxconn 3 id 9", "maxconn 2 id 4", "maxconn 9 id 30"];
+        let list: Vec<_> = servers.iter().zip(options).collect();
+        let Some((ours, theirs)) = both("first", &list) else {
+            return;
+        };
+        let of = |front: SocketAddr| -> Vec<usize> {
+            let mut held: Vec<_> = (0..8).map(|_| connect(front)).collect();
+            for client in &mut held {
+                who(client);
+            }
+            let counts = servers.iter().map(Server::now).collect();
+            drop(held);
+            wait_for("all sessions to end", SOON, || {
+                servers.iter().all(|server| server.now() == 0)
+            });
+            counts
+        };
+        assert_eq!(of(local(OURS)), [3, 2, 3]);
+        assert_eq!(of(local(THEIRS)), [3, 2, 3]);
+        ours.stop();
+        drop(theirs);
     });
 }
 

@@ -93,3 +93,15 @@ pub fn raise_descriptor_limit() -> u64 {
     setrlimit(Resource::Nofile, limit).unwrap();
     limit.current.unwrap_or(u64::MAX)
 }
+
+/// Connects from this address.
+#[track_caller]
+pub fn connect_from(source: std::net::Ipv4Addr, address: SocketAddr) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType, bind, socket};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&socket, &SocketAddr::from((source, 0))).unwrap();
+    if let Err(error) = rustix::net::connect(&socket, &address) {
+        panic!("cannot connect to {address} from {source}: {error}");
+    }
+    with_deadlines(TcpStream::from(socket))
+}

@@ -19,6 +19,7 @@ mod examples;
 mod limits;
 mod logs;
 mod privileges;
+mod queue;
 mod relay;
 mod signals;
 mod sim;

@@ -77,6 +77,8 @@ enum Stop {
     Starved,
     /// The listener does not work (any more).
     Broken,
+    /// As many were taken as a second may have; after so many ms there may be more.
+    Paced(u64),
     /// Enough for one turn.
     Quota,
 }
@@ -115,6 +117,30 @@ fn take_places(route: &Route) -> Result<(), usize> {
 pub(super) fn give_places_back(route: &Route) {
     for (count, _, waiters) in limits_of(route) {
         limits::give_back(count, waiters);
+    }
+}
+
+/// Counts one connection towards the rates, or none; then says when to try again.
+fn keep_pace(route: &Route, now_ms: u64) -> Result<(), u64> {
+    let (process, frontend) = (&route.process, &route.frontend);
+    let of_process = process.max_rate.load(Ordering::Relaxed);
+    if of_process == 0 && frontend.session_rate == 0 {
+        return Ok(());
+    }
+    process.rate.take(of_process, now_ms)?;
+    let taken = frontend.state.rate.take(frontend.session_rate, now_ms);
+    if taken.is_err() && of_process > 0 {
+        process.rate.give_back();
+    }
+    taken
+}
+
+fn give_pace_back(route: &Route) {
+    if route.process.max_rate.load(Ordering::Relaxed) > 0 {
+        route.process.rate.give_back();
+    }
+    if route.frontend.session_rate > 0 {
+        route.frontend.state.rate.give_back();
     }
 }
 
@@ -166,10 +192,11 @@ impl<N: Net> Engine<N> {
             gate.full_at = self.wake_ups;
         }
         gate.limited = stop == Stop::Limited;
-        gate.resting = stop == Stop::Broken;
+        gate.resting = matches!(stop, Stop::Broken | Stop::Paced(_));
         match stop {
             Stop::Starved => return self.starve(),
-            Stop::Broken => self.rest_until_ms = self.now_ms + STARVED_MS,
+            Stop::Broken => self.rest(STARVED_MS),
+            Stop::Paced(wait) => self.rest(wait),
             _ => {}
         }
         self.poll_gate(index);
@@ -189,6 +216,10 @@ impl<N: Net> Engine<N> {
                     return (Stop::Limited, taken);
                 }
             }
+            if let Err(wait) = keep_pace(&route, self.now_ms) {
+                give_places_back(&route);
+                return (Stop::Paced(wait), taken);
+            }
             match self.net.accept(&gate.listener, &gate.options) {
                 Ok((socket, peer)) => {
                     taken += 1;
@@ -198,6 +229,7 @@ impl<N: Net> Engine<N> {
                     }
                 }
                 Err(error) => {
+                    give_pace_back(&route);
                     give_places_back(&route);
                     match error {
                         Errno::AGAIN => return (Stop::Empty, taken),
@@ -262,6 +294,15 @@ impl<N: Net> Engine<N> {
         self.starved_until_ms = self.now_ms + STARVED_MS;
         self.pipes.shrink();
         self.poll_gates();
+    }
+
+    /// Leaves the listeners that rest alone for so long, or as long as others rest already.
+    fn rest(&mut self, for_ms: u64) {
+        let until = self.now_ms + for_ms;
+        self.rest_until_ms = match self.rest_until_ms {
+            0 => until,
+            before => before.min(until),
+        };
     }
 
     /// The moment is over; is the reserved descriptor there again?

@@ -13,6 +13,7 @@ use portcullis_balance::{Algorithm, MemberId};
 use rustix::io::Errno;
 
 use super::Engine;
+use super::queue::Chosen;
 use super::token::Token;
 use crate::net::{Close, ConnectOptions, Net, Readiness};
 use crate::record::{EndCause, SessionEvent};
@@ -69,33 +70,13 @@ enum Next {
 impl<N: Net> Engine<N> {
     /// The first attempt of a session.
     pub(super) fn begin(&mut self, key: Key) {
-        if self.choose(key, None) {
+        if self.choose(key, None) == Chosen::Now {
             self.attempt(key);
         }
     }
 
-    /// Chooses and counts a server. False: there was none, and the session is over.
-    fn choose(&mut self, key: Key, avoid: Option<MemberId>) -> bool {
-        let Some(session) = self.sessions.get_mut(key) else {
-            return false;
-        };
-        if let Some(backend) = session.route.backend.clone() {
-            let random = self.net.random();
-            session.member = backend.group.choose(random, avoid);
-            if let Some(member) = session.member
-                && server_of(&backend, member).is_some()
-            {
-                session.tried = Some(member);
-                return true;
-            }
-        }
-        session.tried = None;
-        self.end_with(key, EndCause::ServerAbort);
-        false
-    }
-
     /// Attempts until one is under way or has to wait.
-    fn attempt(&mut self, key: Key) {
+    pub(super) fn attempt(&mut self, key: Key) {
         while let Next::Again = self.attempt_once(key) {}
     }
 
@@ -198,8 +179,15 @@ impl<N: Net> Engine<N> {
             if let Some(session) = self.sessions.get_mut(key) {
                 session.member = None;
             }
-            if !self.choose(key, Some(member)) {
-                return Next::Rest;
+            match self.choose(key, Some(member)) {
+                Chosen::Now => {}
+                Chosen::Later => {
+                    if let Some(session) = self.sessions.get_mut(key) {
+                        session.leaving = Some(member);
+                    }
+                    return Next::Rest;
+                }
+                Chosen::Never => return Next::Rest,
             }
             elsewhere = self.note_redispatch(key, &backend, member);
         }
@@ -230,7 +218,12 @@ impl<N: Net> Engine<N> {
     }
 
     /// True if the choice fell on another server.
-    fn note_redispatch(&mut self, key: Key, backend: &Backend, before: MemberId) -> bool {
+    pub(super) fn note_redispatch(
+        &mut self,
+        key: Key,
+        backend: &Backend,
+        before: MemberId,
+    ) -> bool {
         let Some(session) = self.sessions.get_mut(key) else {
             return false;
         };
@@ -291,7 +284,8 @@ impl<N: Net> Engine<N> {
             return;
         };
         session.step(Step::Connected);
-        let took = self.now_ms.saturating_sub(session.start_ms);
+        let queued = u64::from(session.queue_ms.unwrap_or(0));
+        let took = self.now_ms.saturating_sub(session.start_ms + queued);
         session.connect_ms = Some(u32::try_from(took).unwrap_or(u32::MAX));
         session.phase_end_ms = 0;
         session.watch_at_ms = 0;
@@ -382,8 +376,10 @@ impl<N: Net> Engine<N> {
             .is_some_and(|b| b.abort_on_close);
         let gone = readiness.failed
             || readiness.hung_up && (aborts || self.net.unread(&session.client) == 0);
-        if gone {
-            self.end_with(key, EndCause::ClientAbort);
+        match session.phase {
+            _ if !gone => {}
+            Phase::Queued => self.left_while_queued(key),
+            _ => self.end_with(key, EndCause::ClientAbort),
         }
     }
 }

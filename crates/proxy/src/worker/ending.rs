@@ -43,6 +43,7 @@ impl<N: Net> Engine<N> {
         self.wheel.cancel(key.index);
         self.freed.push(key.index);
         self.drop_carries(&mut session);
+        self.leave_queue(&mut session);
         if let Some((backend, member)) = session.route.backend.as_ref().zip(session.member) {
             backend.group.release(member);
         }
@@ -190,7 +191,10 @@ impl<N: Net> Engine<N> {
             listener: route.listener.number.load(Ordering::Relaxed),
             local: None,
             accepted_ms: session.start_ms.wrapping_add(self.wall_offset_ms),
-            queue_ms: session.tried.map(|_| 0),
+            queue_ms: match session.queue_ms {
+                Some(waited) => Some(waited.into()),
+                None => session.tried.map(|_| 0),
+            },
             connect_ms: session.connect_ms.map(u64::from),
             total_ms: self.now_ms.saturating_sub(session.start_ms),
             bytes_in: session.up.bytes,
@@ -202,8 +206,8 @@ impl<N: Net> Engine<N> {
             server_connections,
             retries: session.retries,
             redispatched: session.redispatched,
-            server_queue: 0,
-            backend_queue: 0,
+            server_queue: session.waited.server,
+            backend_queue: session.waited.backend,
         }
     }
 }

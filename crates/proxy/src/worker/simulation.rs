@@ -39,6 +39,7 @@ fn snapshot(trial: Trial, dice: &mut Dice) -> Arc<Snapshot> {
             weight: 1,
             tier: Tier::Active,
             usable: true,
+            ..Member::default()
         })
         .collect();
     let servers = (0..3).map(|at| {
@@ -60,6 +61,8 @@ fn snapshot(trial: Trial, dice: &mut Dice) -> Arc<Snapshot> {
         name: "be".into(),
         group: Arc::new(Group::new(algorithm, AllBackups::No, &members)),
         servers: servers.collect(),
+        hash: None,
+        queue_timeout_ms: 0,
         connect_timeout_ms: 300,
         server_timeout_ms: idle(2_000),
         server_fin_timeout_ms: idle(500),
@@ -78,6 +81,7 @@ fn snapshot(trial: Trial, dice: &mut Dice) -> Arc<Snapshot> {
         name: "fe".into(),
         backend: Some(Arc::new(backend)),
         maxconn: MAXCONN,
+        session_rate: 0,
         client_timeout_ms: idle(1_500),
         client_fin_timeout_ms: idle(400),
         log: Some(FrontendLog {

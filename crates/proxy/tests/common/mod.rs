@@ -150,6 +150,7 @@ fn snapshot_of(plan: &Plan) -> Arc<Snapshot> {
             weight: 1,
             tier: Tier::Active,
             usable: true,
+            ..Member::default()
         })
         .collect();
     let group = Group::new(plan.algorithm, portcullis_balance::AllBackups::No, &members);
@@ -167,6 +168,8 @@ fn snapshot_of(plan: &Plan) -> Arc<Snapshot> {
         name: "be".into(),
         group: Arc::new(group),
         servers: servers.collect(),
+        hash: None,
+        queue_timeout_ms: 0,
         connect_timeout_ms: plan.times.connect,
         server_timeout_ms: plan.times.server,
         server_fin_timeout_ms: plan.times.server_fin,
@@ -185,6 +188,7 @@ fn snapshot_of(plan: &Plan) -> Arc<Snapshot> {
         name: "fe".into(),
         backend: Some(Arc::new(backend)),
         maxconn: plan.frontend_maxconn,
+        session_rate: 0,
         client_timeout_ms: plan.times.client,
         client_fin_timeout_ms: plan.times.client_fin,
         log: Some(FrontendLog {

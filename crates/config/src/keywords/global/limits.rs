@@ -8,8 +8,6 @@ use crate::arguments::Args;
 use crate::build::draft::GlobalDraft;
 use crate::keyword::{Entry, Prefixes, entries};
 
-const LIMIT: &str = "a limit that is not kept would not protect";
-
 /// The family's entries.
 pub const ENTRIES: &[Entry<GlobalDraft>] = entries! {
     "maxconn" "<number>" G supported(maxconn) "connections of the process" default("from the descriptor limit");
@@ -17,8 +15,8 @@ pub const ENTRIES: &[Entry<GlobalDraft>] = entries! {
     "fd-hard-limit" "<number>" G supported(fd_hard_limit) "the most that the descriptor limit may become" default("the system's");
     "strict-limits" "" G supported(strict_limits) "a limit that cannot be raised is an error" prefixes(Prefixes::NoAndDefault) default("on");
     "maxpipes" "<number>" G supported(maxpipes) "pipes for splicing" default("as many as are needed");
-    "maxconnrate" "<number>" G refused(LIMIT) "connections a second" off("0");
-    "maxsessrate" "<number>" G refused(LIMIT) "sessions a second" off("0");
+    "maxconnrate" "<number>" G supported(rate) "connections accepted a second; the others wait in the kernel's queue" default("no limit");
+    "maxsessrate" "<number>" G supported(rate) "the same: without TLS a connection is a session" default("no limit");
     "maxsslconn" "<number>" G inert("`ssl`") "TLS connections";
     "maxsslrate" "<number>" G inert("`ssl`") "TLS connections a second";
     "prealloc-fd" "" G warned("descriptors are made when they are needed") "make the descriptor table at start";
@@ -32,6 +30,18 @@ fn maxconn(global: &mut GlobalDraft, args: &mut Args<'_>) -> Option<()> {
     args.first_only(&mut global.seen, "maxconn")?;
     // 0 stands for the automatic value, as in HAProxy.
     global.config.maxconn = (number.value > 0).then_some(number.value as u32);
+    Some(())
+}
+
+/// The lesser of the two holds. 0 is no limit.
+fn rate(global: &mut GlobalDraft, args: &mut Args<'_>) -> Option<()> {
+    let number = args.integer(0..=i64::from(i32::MAX))?;
+    args.end()?;
+    args.first_only(&mut global.seen, args.name())?;
+    if number.value > 0 {
+        let before = global.config.max_connection_rate.unwrap_or(u32::MAX);
+        global.config.max_connection_rate = Some(before.min(number.value as u32));
+    }
     Some(())
 }
 

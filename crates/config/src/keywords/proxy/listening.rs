@@ -20,7 +20,7 @@ pub const ENTRIES: &[Entry<ProxyDraft>] = entries! {
     "clitcpka-cnt" "<number>" DFL supported(keepalive_count) "TCP_KEEPCNT of clients; needs `option clitcpka`" default("the system's");
     "clitcpka-idle" "<time>" DFL supported(keepalive_idle) "TCP_KEEPIDLE of clients; needs `option clitcpka`" default("the system's");
     "clitcpka-intvl" "<time>" DFL supported(keepalive_interval) "TCP_KEEPINTVL of clients; needs `option clitcpka`" default("the system's");
-    "rate-limit sessions" "<number>" DFL refused("a limit that is not kept would not protect") "sessions accepted a second" off("0");
+    "rate-limit sessions" "<number>" DFL supported(session_rate) "sessions accepted a second; the others wait in the kernel's queue" default("no limit");
     "max-session-srv-conns" "<number>" DFL inert("HTTP") "idle server connections a client may hold";
     "crt" "<file> [<parameter>…]" FL inert("`ssl`") "a certificate";
     "ssl-f-use" "<parameter>…" FL inert("`ssl`") "a certificate of the section's own";
@@ -57,6 +57,12 @@ fn maxconn(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
 fn backlog(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
     let number = args.integer(0..=i64::from(i32::MAX))?;
     proxy.backlog = Some(At::new(number.value as u32, number.place));
+    args.end()
+}
+
+fn session_rate(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
+    let number = args.integer_of("number of sessions", 0..=i64::from(i32::MAX))?;
+    proxy.session_rate = Some(number.value as u32);
     args.end()
 }
 

@@ -1,6 +1,6 @@
 //! A server's part in its backend.
 //!
-//! Decides:  the arguments of these parameters, and that limits which are not kept yet are refused.
+//! Decides:  the arguments of these parameters, and which are refused by name.
 //! Source:   HAProxy's manual, chapter 5.2; src/server.c, srv_parse_*(), 3.5-dev5.
 //! Not here: health (check.rs), its connections (connection.rs).
 
@@ -10,7 +10,7 @@ use crate::keyword::{Entry, entries};
 use crate::keywords::proxy::general::NUMBER;
 use crate::source::At;
 
-const MAXCONN: &str = "`maxconn`";
+const IDLE: &str = "idle connections to servers, which HTTP has";
 const DEATH: &str = "sessions stay where they are; a server's state does not end them yet";
 
 /// The family's entries.
@@ -23,16 +23,16 @@ pub const ENTRIES: &[Entry<ServerDraft>] = entries! {
     "id" "<number>" S supported(id) "its number" default("the next that is free") note(NUMBER);
     "guid" "<text>" S inert("`stats-file`") "a name that outlives a reload";
     "from" "none|be:<name>|srv:<name>" S refused("settings of a named `default-server` would be missing") "where its settings come from";
-    "maxconn" "<number>" SD refused("a limit that is not kept would not protect the server") "connections at once" off("0");
-    "minconn" "<number>" SD inert(MAXCONN) "`maxconn` at low load";
-    "maxqueue" "<number>" SD inert(MAXCONN) "how many may wait for it";
-    "strict-maxconn" "" SD inert(MAXCONN) "count idle connections too";
-    "slowstart" "<time>" SD refused("a server that comes back would get its full share at once") "grow to full weight over this time" off("0");
+    "maxconn" "<number>" SD supported(|s: &mut ServerDraft, a: &mut Args<'_>| number(&mut s.maxconn, a)) "connections at once; the others wait in a queue" default("no limit");
+    "minconn" "<number>" SD supported(|s: &mut ServerDraft, a: &mut Args<'_>| number(&mut s.minconn, a)) "the least that `maxconn` is at low load; it grows with the load, up to `fullconn`" default("`maxconn`");
+    "maxqueue" "<number>" SD supported(|s: &mut ServerDraft, a: &mut Args<'_>| number(&mut s.maxqueue, a)) "how many may wait for this very server" default("no limit");
+    "strict-maxconn" "" SD inert(IDLE) "count idle connections too";
+    "slowstart" "<time>" SD supported(slow_start) "after it came up, grow to full weight and `maxconn` over this time" default("at once");
     "track" "<backend>/<server>|<server>" SD refused("the server would not follow the other's state") "take over another server's state";
     "on-marked-down" "shutdown-sessions" SD refused(DEATH) "end its sessions when it goes down";
     "on-marked-up" "shutdown-backup-sessions" SD refused(DEATH) "end the backups' sessions when it comes up";
     "init-state" "fully-up|up|down|fully-down|none" SD refused("the server would start in another state") "the state to start in" default("up") off("up");
-    "hash-key" "id|id32|guid|addr|addr-port" SD inert("`balance hash`") "what its place in a hash ring comes from";
+    "hash-key" "id|id32|guid|addr|addr-port" SD refused("another server would be chosen") "what its place in a hash ring comes from" default("`id`") off("id");
     "stick" "" SD inert("stick tables") "may be remembered in stick tables";
     "non-stick" "" SD inert("stick tables") "is not remembered in stick tables";
     "shard" "<number>" SD inert("`peers`") "which part of a table it gets";
@@ -42,6 +42,19 @@ pub const ENTRIES: &[Entry<ServerDraft>] = entries! {
 
 fn set(what: &mut bool, value: bool) -> Option<()> {
     *what = value;
+    Some(())
+}
+
+fn number(limit: &mut u32, args: &mut Args<'_>) -> Option<()> {
+    *limit = args.integer(0..=i64::from(i32::MAX))?.value as u32;
+    Some(())
+}
+
+fn slow_start(server: &mut ServerDraft, args: &mut Args<'_>) -> Option<()> {
+    let time = args.time()?;
+    // Whole seconds, as HAProxy counts it.
+    let seconds = time.value.as_millis().div_ceil(1000);
+    server.slow_start = Some(std::time::Duration::from_secs(seconds as u64));
     Some(())
 }
 
