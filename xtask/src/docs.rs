@@ -2,6 +2,7 @@
 //!
 //! Decides:  which files, from which lists; each says at its top that it is generated.
 
+mod bind_rules;
 mod socket_options;
 
 use std::path::Path;
@@ -9,14 +10,16 @@ use std::path::Path;
 use crate::workspace::{self, Failure};
 
 /// A generated document: where it is, and what makes it.
-type Document = (&'static str, fn() -> String);
+type Document = (&'static str, fn() -> Result<String, Failure>);
 
 const DOCUMENTS: &[Document] = &[
-    (
-        "docs/reference/keywords.md",
-        portcullis_config::reference::markdown,
-    ),
-    ("docs/reference/socket-options.md", socket_options::markdown),
+    ("docs/bind-rules.md", bind_rules::markdown),
+    ("docs/reference/keywords.md", || {
+        Ok(portcullis_config::reference::markdown())
+    }),
+    ("docs/reference/socket-options.md", || {
+        Ok(socket_options::markdown())
+    }),
 ];
 
 /// Writes them all, or with `check` only compares.
@@ -24,7 +27,7 @@ pub fn run(check: bool) -> Result<(), Failure> {
     let root = workspace::root();
     let mut stale = Vec::new();
     for (path, make) in DOCUMENTS {
-        let text = make();
+        let text = make()?;
         let file = root.join(path);
         if std::fs::read_to_string(&file).ok().as_deref() == Some(&text) {
             continue;

@@ -60,3 +60,15 @@ pub use show::{Detail, answer, errno, row, table};
 pub use sysctls::{ALL as SYSCTLS, Sysctl};
 pub use world::{Observation, Outcome, World, perform};
 pub use write::{label, write};
+
+/// Rules that no scenario can show, with the reason.
+pub const WITHOUT_SCENARIO: &[(portcullis_kernel_model::Rule, &str)] = &[
+    (
+        portcullis_kernel_model::Rule::GroupFull,
+        "a group of 32,768 listeners takes more than a scenario's time",
+    ),
+    (
+        portcullis_kernel_model::Rule::GroupBusy,
+        "bind refuses a socket that is in a group of several before listen could",
+    ),
+];

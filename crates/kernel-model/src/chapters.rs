@@ -36,9 +36,20 @@ macro_rules! chapters {
 chapters! {
     /// The call itself.
     Bind "May this socket be bound at all?"
-        "The kernel looks the descriptor up, copies the address in and compares its length and family with \
-         the socket's. For IPv4 the address and the privilege are checked before the question whether the \
-         socket is bound already, for IPv6 after it: a socket that is wrong in two ways gets another error.";
+        "The kernel goes through these questions in order, and the first that is answered with no gives the \
+         error. A socket that is wrong in two ways gets the error of the earlier one, and the two families \
+         do not ask in the same order.\n\n\
+         | | IPv4 | IPv6 |\n|---|---|---|\n\
+         | 1 | Is the descriptor open? | the same |\n\
+         | 2 | Is the length of the address argument between 0 and 128? | the same |\n\
+         | 3 | Does it cover the structure (16 bytes)? | Does it cover the structure without its scope (24)? |\n\
+         | 4 | Is it of the socket's family, or AF_UNSPEC with 0.0.0.0? | Is it of the socket's family? |\n\
+         | 5 | Is the address ours? | Is it no multicast address? |\n\
+         | 6 | May this user have the port? | the same |\n\
+         | 7 | Is the socket new: without a port, not listening, not connected? | the same |\n\
+         | 8 | | Is the address ours, on the interface that its scope names? |\n\
+         | 9 | Is the port free, or may it be shared? | the same |\n\n\
+         A bind that is refused leaves the socket as it was, and can be tried again.";
     /// Whose address it is.
     Address "Is the address one of ours?"
         "An IPv4 address is ours if the local routing table says so: assigned to an interface that is up, \
@@ -121,90 +132,52 @@ impl fmt::Display for Chapter {
     }
 }
 
-impl Rule {
-    /// Where it stands in docs/bind-rules.md.
-    #[must_use]
-    pub const fn chapter(self) -> Chapter {
-        match self {
-            Rule::BadDescriptor
-            | Rule::AddressTooLong
-            | Rule::AddressTooShort
-            | Rule::BindFamily
-            | Rule::AlreadyBound => Chapter::Bind,
-            Rule::ForeignAddress
-            | Rule::AnyAddressAllowed
-            | Rule::MulticastBind6
-            | Rule::MappedOnV6Only
-            | Rule::ScopeMissing
-            | Rule::NoSuchDevice => Chapter::Address,
-            Rule::PrivilegedPort => Chapter::Privilege,
-            Rule::PortFree | Rule::PortShared | Rule::RepairForcesReuse => Chapter::Port,
-            Rule::PortHeld
-            | Rule::ConnectionHolds
-            | Rule::ReuseaddrBesideListener
-            | Rule::ReuseportOtherUser
-            | Rule::ReuseportAlreadyGrouped => Chapter::Conflict,
-            Rule::BucketRemembersReuseaddr | Rule::BucketRemembersReuseport => Chapter::Memory,
-            Rule::PortDeferred
-            | Rule::ChoosingSharesNothing
-            | Rule::LastResortSparesGroups
-            | Rule::ChosenFree
-            | Rule::ChosenShared
-            | Rule::OwnPortRange
-            | Rule::NoPortLeft => Chapter::PortZero,
-            Rule::ListenState
-            | Rule::ListenAgain
-            | Rule::BacklogCut
-            | Rule::FastopenQueue
-            | Rule::ListenChecksPort => Chapter::Listen,
-            Rule::ConnectState
-            | Rule::ConnectFamily
-            | Rule::MappedSource
-            | Rule::MappedForever
-            | Rule::ForeignSource
-            | Rule::LoopbackSource
-            | Rule::ConnectUnderWay
-            | Rule::NoRoute
-            | Rule::TupleTaken
-            | Rule::ConnectChose
-            | Rule::ConnectNoPort => Chapter::Connect,
-            Rule::Refused
-            | Rule::SelfConnect
-            | Rule::HalfOpen
-            | Rule::LookupExact
-            | Rule::LookupWildcard
-            | Rule::ReplyLost => Chapter::Lookup,
-            Rule::GroupBegun
-            | Rule::GroupJoined
-            | Rule::GroupBusy
-            | Rule::GroupFull
-            | Rule::LookupGroup
-            | Rule::LookupProgram
-            | Rule::LookupCpu
-            | Rule::ProgramNeedsReuseport
-            | Rule::NoProgram => Chapter::Groups,
-            Rule::SynDropped | Rule::AcceptOldest | Rule::AcceptState | Rule::AcceptEmpty => {
-                Chapter::Accept
+macro_rules! places {
+    ($($chapter:ident: $($rule:ident)*;)*) => {
+        impl Rule {
+            /// Where it stands in docs/bind-rules.md.
+            #[must_use]
+            pub const fn chapter(self) -> Chapter {
+                match self { $($(Rule::$rule)|* => Chapter::$chapter,)* }
             }
-            Rule::LastHolder
-            | Rule::ProcessEnds
-            | Rule::QueueReset
-            | Rule::Migrated
-            | Rule::ShutdownHow
-            | Rule::ShutdownUnconnected
-            | Rule::ShutdownListener
-            | Rule::Disconnected
-            | Rule::PortKept
-            | Rule::NotConnected => Chapter::Closing,
-            Rule::TimeWaitHolds | Rule::TimeWaitReused => Chapter::TimeWait,
-            Rule::OptionForeign
-            | Rule::V6OnlyTooLate
-            | Rule::NeedsCapability
-            | Rule::DeviceTaken
-            | Rule::BadValue => Chapter::Options,
         }
-    }
 
+        impl Chapter {
+            /// Its rules, in the order in which they are told.
+            #[must_use]
+            pub const fn rules(self) -> &'static [Rule] {
+                match self { $(Chapter::$chapter => &[$(Rule::$rule,)*],)* }
+            }
+        }
+    };
+}
+
+// A rule that stands nowhere does not compile.
+places! {
+    Bind: BadDescriptor AddressTooLong AddressTooShort BindFamily AlreadyBound;
+    Address: ForeignAddress AnyAddressAllowed MulticastBind6 MappedOnV6Only ScopeMissing
+        NoSuchDevice;
+    Privilege: PrivilegedPort;
+    Port: PortFree PortShared RepairForcesReuse;
+    Conflict: PortHeld ConnectionHolds ReuseaddrBesideListener ReuseportOtherUser
+        ReuseportAlreadyGrouped;
+    Memory: BucketRemembersReuseaddr BucketRemembersReuseport;
+    PortZero: PortDeferred ChoosingSharesNothing LastResortSparesGroups ChosenFree ChosenShared
+        OwnPortRange NoPortLeft;
+    Listen: ListenState ListenAgain BacklogCut FastopenQueue ListenChecksPort;
+    Connect: ConnectState ConnectFamily MappedSource MappedForever ForeignSource LoopbackSource
+        ConnectUnderWay NoRoute TupleTaken ConnectChose ConnectNoPort;
+    Lookup: Refused SelfConnect HalfOpen LookupExact LookupWildcard ReplyLost;
+    Groups: GroupBegun GroupJoined GroupBusy GroupFull LookupGroup LookupProgram LookupCpu
+        ProgramNeedsReuseport NoProgram;
+    Accept: SynDropped AcceptOldest AcceptState AcceptEmpty;
+    Closing: LastHolder ProcessEnds QueueReset Migrated ShutdownHow ShutdownUnconnected ShutdownListener
+        Disconnected PortKept NotConnected;
+    TimeWait: TimeWaitHolds TimeWaitReused;
+    Options: OptionForeign V6OnlyTooLate NeedsCapability DeviceTaken BadValue;
+}
+
+impl Rule {
     /// The first release without it; `None` for what still holds.
     #[must_use]
     pub const fn until(self) -> Option<Kernel> {

@@ -99,7 +99,13 @@ const ARROWS: &[Arrows] = &[
     },
     Arrows {
         name: "xtask",
-        may_use: &["config", "sockopt", "listener"],
+        may_use: &[
+            "config",
+            "sockopt",
+            "listener",
+            "kernel-model",
+            "conformance",
+        ],
         never: &[],
     },
 ];
