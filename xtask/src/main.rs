@@ -6,6 +6,7 @@
 // A chore talks to the terminal.
 #![allow(clippy::print_stdout)]
 
+mod bench;
 mod ci;
 mod conformance;
 mod docs;
@@ -57,6 +58,12 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    /// Runs Portcullis beside HAProxy and nginx (its own options: `cargo xtask bench -- --help`)
+    Bench {
+        /// Options of the run
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
     /// Runs the fuzz targets (needs cargo-fuzz)
     Fuzz {
         /// Seconds for each target
@@ -88,6 +95,7 @@ fn main() -> ExitCode {
             let counted = branches.then_some(conformance::Purpose::Count);
             conformance::run(broken.or(counted), &options)
         }
+        Chore::Bench { options } => bench::run(&options),
         Chore::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref()),
     };
     match done {

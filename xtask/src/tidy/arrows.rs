@@ -98,6 +98,12 @@ const ARROWS: &[Arrows] = &[
         never: RUNTIME,
     },
     Arrows {
+        // Never shipped: a chore's other half.
+        name: "bench",
+        may_use: &["testkit"],
+        never: RUNTIME,
+    },
+    Arrows {
         name: "xtask",
         may_use: &[
             "config",
@@ -138,7 +144,7 @@ fn refused(arrows: &Arrows, dependency: &Dependency) -> Option<String> {
         never,
     } = arrows;
     match ours(&dependency.name) {
-        Some("testkit") if dependency.only_tests => None,
+        Some("testkit") if dependency.only_tests || may_use.contains(&"testkit") => None,
         Some("testkit") => Some(format!("`{name}` ships, and `testkit` is for tests only")),
         Some(target) if may_use.contains(&target) || dependency.only_tests => None,
         Some(target) => Some(format!("`{name}` must not depend on `{target}`")),
