@@ -10,7 +10,8 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use crate::addr::{Family, is_mapped, mapped};
+use crate::addr::{Family, is_mapped};
+use crate::by_addr::{ByAddr, Links, Listed};
 use crate::call::State;
 use crate::host::{NetId, Uid};
 use crate::socket::{CONNECT_BIND, NONE, Reuse, Sock, SockIx};
@@ -39,8 +40,9 @@ pub(crate) struct Bucket {
     pub fastreuseport: i8,
     /// What `fastreuseport` is about.
     pub remembered: Remembered,
-    /// The newest last: the kernel inserts at the head and walks from there.
-    pub by_addr: Vec<OwnersIx>,
+    pub by_addr: ByAddr,
+    /// Owners of all addresses together.
+    pub owners: usize,
 }
 
 /// Whom the cached answer is true for.
@@ -81,22 +83,34 @@ pub(crate) struct Owners {
     pub addr: u128,
     pub fastreuse: i8,
     pub fastreuseport: i8,
-    /// The newest last.
-    pub socks: Vec<SockIx>,
+    newest: SockIx,
+    links: Links,
+}
+
+impl Listed for Owners {
+    fn addr(&self) -> u128 {
+        self.addr
+    }
+    fn links(&self) -> Links {
+        self.links
+    }
+    fn links_mut(&mut self) -> &mut Links {
+        &mut self.links
+    }
 }
 
 /// What stands at one port number of a namespace.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Slot {
     pub bucket: u32,
-    /// The chain of listeners (lookup.rs).
-    pub chain: u32,
+    /// The chains of listeners (chain.rs).
+    pub listeners: u32,
 }
 
 impl Slot {
     const EMPTY: Slot = Slot {
         bucket: NONE,
-        chain: NONE,
+        listeners: NONE,
     };
 }
 
@@ -141,10 +155,13 @@ impl World {
             fastreuse: NO,
             fastreuseport: NO,
             remembered: Remembered::NOBODY,
-            by_addr: Vec::new(),
+            by_addr: ByAddr::new(),
+            owners: 0,
         };
         let index = self.buckets.take(fresh);
         let bucket = &mut self.buckets[index];
+        bucket.by_addr.clear();
+        bucket.owners = 0;
         bucket.net = net;
         bucket.port = port;
         bucket.fastreuse = NO;
@@ -170,11 +187,25 @@ impl World {
 
     /// How many sockets own the port.
     pub(crate) fn owners_of_bucket(&self, bucket: BucketIx) -> usize {
-        let lists = &self.buckets[bucket.0].by_addr;
-        lists
-            .iter()
-            .map(|list| self.owners[list.0].socks.len())
-            .sum()
+        self.buckets[bucket.0].owners
+    }
+
+    /// The lists of a port's owners by address, the newest first.
+    pub(crate) fn lists_of(&self, bucket: BucketIx) -> impl Iterator<Item = OwnersIx> {
+        self.buckets[bucket.0]
+            .by_addr
+            .iter(&self.owners)
+            .map(OwnersIx)
+    }
+
+    /// The owners of one address, the newest first.
+    pub(crate) fn owners_in(&self, list: OwnersIx) -> impl Iterator<Item = SockIx> {
+        let mut at = self.owners[list.0].newest;
+        core::iter::from_fn(move || {
+            let now = (at != NONE).then_some(at)?;
+            at = self.socks[now].older_owner;
+            Some(now)
+        })
     }
 
     /// The list of the owners with the socket's address.
@@ -185,11 +216,7 @@ impl World {
 
     pub(crate) fn owners_at(&self, bucket: BucketIx, addr: u128) -> Option<OwnersIx> {
         let lists = &self.buckets[bucket.0].by_addr;
-        lists
-            .iter()
-            .rev()
-            .copied()
-            .find(|list| self.owners[list.0].addr == addr)
+        lists.find(&self.owners, addr).map(OwnersIx)
     }
 
     pub(crate) fn owners_create(&mut self, bucket: BucketIx, sock: SockIx) -> OwnersIx {
@@ -199,7 +226,8 @@ impl World {
             addr,
             fastreuse: NO,
             fastreuseport: NO,
-            socks: Vec::new(),
+            newest: NONE,
+            links: Links::NONE,
         };
         let index = self.owners.take(fresh);
         let list = &mut self.owners[index];
@@ -207,7 +235,9 @@ impl World {
         list.addr = addr;
         list.fastreuse = NO;
         list.fastreuseport = NO;
-        self.buckets[bucket.0].by_addr.push(OwnersIx(index));
+        list.newest = NONE;
+        let lists = &mut self.buckets[bucket.0].by_addr;
+        lists.insert(&mut self.owners, index);
         OwnersIx(index)
     }
 
@@ -225,10 +255,22 @@ impl World {
     /// Enters a socket as an owner of a port.
     pub(crate) fn own(&mut self, sock: SockIx, bucket: BucketIx, list: OwnersIx) {
         let port = self.buckets[bucket.0].port;
-        self.owners[list.0].socks.push(sock);
+        self.enter_list(sock, list);
         let sock = &mut self.socks[sock];
         sock.num = port;
         sock.bucket = Some(bucket);
+    }
+
+    /// Enters a socket as the newest of its list.
+    fn enter_list(&mut self, ix: SockIx, list: OwnersIx) {
+        let entry = &mut self.owners[list.0];
+        let older = core::mem::replace(&mut entry.newest, ix);
+        self.buckets[entry.bucket.0].owners += 1;
+        if older != NONE {
+            self.socks[older].newer_owner = ix;
+        }
+        let sock = &mut self.socks[ix];
+        (sock.older_owner, sock.newer_owner) = (older, NONE);
         sock.owners = Some(list);
     }
 
@@ -248,33 +290,37 @@ impl World {
     }
 
     fn disown(&mut self, ix: SockIx, list: OwnersIx) {
-        let socks = &mut self.owners[list.0].socks;
-        if socks.last() == Some(&ix) {
-            socks.pop();
-        } else if let Some(at) = socks.iter().position(|&other| other == ix) {
-            socks.remove(at);
+        let sock = &self.socks[ix];
+        let (older, newer) = (sock.older_owner, sock.newer_owner);
+        if older != NONE {
+            self.socks[older].newer_owner = newer;
         }
+        let entry = &mut self.owners[list.0];
+        if newer == NONE {
+            entry.newest = older;
+        } else {
+            self.socks[newer].older_owner = older;
+        }
+        self.buckets[entry.bucket.0].owners -= 1;
         self.owners_release(list);
     }
 
     /// The list goes with its last owner. Left to connect's own sockets, it says so.
     fn owners_release(&mut self, list: OwnersIx) {
-        if self.owners[list.0].socks.is_empty() {
-            let bucket = self.owners[list.0].bucket;
-            let lists = &mut self.buckets[bucket.0].by_addr;
-            if let Some(at) = lists.iter().rposition(|&other| other == list) {
-                lists.remove(at);
-            }
+        let entry = &self.owners[list.0];
+        if entry.newest == NONE {
+            let lists = &mut self.buckets[entry.bucket.0].by_addr;
+            lists.remove(&mut self.owners, list.0);
             self.owners.give_back(list.0);
             return;
         }
-        if !self.host.kernel.has(Change::ConnectBind) {
+        let known = (entry.fastreuse, entry.fastreuseport) == (CONNECT_ONLY, CONNECT_ONLY);
+        if known || !self.host.kernel.has(Change::ConnectBind) {
             return;
         }
-        let connect_only = self.owners[list.0]
-            .socks
-            .iter()
-            .all(|&owner| self.socks[owner].locked(CONNECT_BIND));
+        let connect_only = self
+            .owners_in(list)
+            .all(|owner| self.socks[owner].locked(CONNECT_BIND));
         if connect_only {
             self.owners[list.0].fastreuse = CONNECT_ONLY;
             self.owners[list.0].fastreuseport = CONNECT_ONLY;
@@ -290,10 +336,11 @@ impl World {
             self.buckets.give_back(bucket.0);
             return;
         }
-        if !self.host.kernel.has(Change::ConnectBind) {
+        let known = (entry.fastreuse, entry.fastreuseport) == (CONNECT_ONLY, CONNECT_ONLY);
+        if known || !self.host.kernel.has(Change::ConnectBind) {
             return;
         }
-        let connect_only = entry.by_addr.iter().all(|list| {
+        let connect_only = self.lists_of(bucket).all(|list| {
             let list = &self.owners[list.0];
             list.fastreuse < 0 && list.fastreuseport < 0
         });
@@ -318,8 +365,7 @@ impl World {
             None if self.socks[ix].locked(CONNECT_BIND) => self.owners_for_connect(bucket, ix),
             None => self.owners_create(bucket, ix),
         };
-        self.owners[list.0].socks.push(ix);
-        self.socks[ix].owners = Some(list);
+        self.enter_list(ix, list);
     }
 
     fn disown_quietly(&mut self, ix: SockIx, list: OwnersIx) {
@@ -411,13 +457,4 @@ fn remembered_covers(known: &Remembered, sock: &Sock) -> bool {
         return true;
     }
     other == Some(known.rcv6)
-}
-
-/// Whether a list holds the wildcard address, as the address check of a socket with one sees it.
-pub(crate) fn is_wildcard_list(list: &Owners, sock: &Sock) -> bool {
-    if list.addr == 0 {
-        return true;
-    }
-    let true_v6 = sock.family == Family::Inet6 && !is_mapped(sock.rcv6);
-    list.addr == mapped(0) && !true_v6
 }

@@ -6,8 +6,8 @@
 //!           inet_bhash2_addr_any_conflict(), ipv6_rcv_saddr_equal(), 3.9 to 6.18
 //! Not here: the bucket's memory, which can skip all of it (bucket.rs, port.rs).
 
-use crate::addr::{Family, is_mapped};
-use crate::bucket::{BucketIx, is_wildcard_list};
+use crate::addr::{Family, is_mapped, mapped};
+use crate::bucket::BucketIx;
 use crate::call::State;
 use crate::explain::Trace;
 use crate::rules::Rule;
@@ -73,8 +73,8 @@ impl World {
         if self.uses_second_hash(ix) {
             return self.conflicts_at_address(ix, bucket, how, group_ok, trace);
         }
-        for list in self.buckets[bucket.0].by_addr.iter().rev() {
-            for &other in self.owners[list.0].socks.iter().rev() {
+        for list in self.lists_of(bucket) {
+            for other in self.owners_in(list) {
                 let Some(rule) = self.pair(ix, other, how, group_ok) else {
                     continue;
                 };
@@ -97,20 +97,13 @@ impl World {
         trace: &mut T,
     ) -> bool {
         let sock = &self.socks[ix];
-        let own = sock.hash_addr();
-        let lists = &self.buckets[bucket.0].by_addr;
-        let relevant = |wild: bool| {
-            lists.iter().rev().filter(move |list| {
-                let list = &self.owners[list.0];
-                if wild {
-                    is_wildcard_list(list, sock)
-                } else {
-                    list.addr == own
-                }
-            })
-        };
-        for list in relevant(true).chain(relevant(false)) {
-            for &other in self.owners[list.0].socks.iter().rev() {
+        let true_v6 = sock.family == Family::Inet6 && !is_mapped(sock.rcv6);
+        // The IPv4 wildcard does not cover a true IPv6 address.
+        let wild4 = (!true_v6).then_some(mapped(0));
+        let addrs = [Some(0), wild4, Some(sock.hash_addr())];
+        let lists = addrs.into_iter().flatten();
+        for list in lists.filter_map(|addr| self.owners_at(bucket, addr)) {
+            for other in self.owners_in(list) {
                 let them = &self.socks[other];
                 let v4 = sock.family == Family::Inet || is_mapped(sock.rcv6);
                 if them.v6only && v4 {

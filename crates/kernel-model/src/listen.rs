@@ -9,6 +9,7 @@
 use crate::addr::Family;
 use crate::bind::refuse;
 use crate::call::{Answer, State};
+use crate::chain::End;
 use crate::errno::Errno;
 use crate::explain::Trace;
 use crate::host::ProcessId;
@@ -69,51 +70,24 @@ impl World {
     /// SO_REUSEPORT one at the tail.
     fn hash_listener<T: Trace>(&mut self, ix: SockIx, trace: &mut T) -> Result<(), Errno> {
         let sock = &self.socks[ix];
-        let (net, port) = (sock.net, sock.num);
         let groups = self.host.kernel.has(Change::ReuseportGroups);
         let tail = groups && sock.reuseport && sock.family == Family::Inet6;
         if sock.reuseport && groups {
             self.join_group(ix, trace)?;
         }
-        let chain = self.ports[net.0 as usize].get(port).chain;
-        let chain = if chain == NONE {
-            let fresh = self.chains.take(alloc::collections::VecDeque::new);
-            self.ports[net.0 as usize].get_mut(port).chain = fresh;
-            fresh
-        } else {
-            chain
-        };
-        if tail {
-            self.chains[chain].push_back(ix);
-        } else {
-            self.chains[chain].push_front(ix);
-        }
+        self.chain_insert(ix, if tail { End::Tail } else { End::Head });
         self.socks[ix].hashed = Hashed::Listening;
         Ok(())
     }
 
     /// Takes the listener out again; the port may have been given back already, not the number.
     pub(crate) fn unhash_listener(&mut self, ix: SockIx) {
-        let (net, port) = (self.socks[ix].net, self.socks[ix].num);
-        let chain = self.ports[net.0 as usize].get(port).chain;
         self.socks[ix].hashed = Hashed::No;
         self.forget_requests(ix);
-        if chain == NONE {
-            return;
-        }
         if self.socks[ix].group.is_some() {
             self.leave_group_on_stop(ix);
         }
-        let list = &mut self.chains[chain];
-        if list.front() == Some(&ix) {
-            list.pop_front();
-        } else if let Some(at) = list.iter().position(|&other| other == ix) {
-            list.remove(at);
-        }
-        if list.is_empty() {
-            self.chains.give_back(chain);
-            self.ports[net.0 as usize].get_mut(port).chain = NONE;
-        }
+        self.chain_remove(ix);
     }
 
     pub(crate) fn accept<T: Trace>(

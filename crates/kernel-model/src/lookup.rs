@@ -86,28 +86,30 @@ impl World {
     }
 
     pub(crate) fn find_listener(&self, target: Target) -> (Found, Rule) {
-        let chain = self.ports[target.net.0 as usize].get(target.port).chain;
-        if chain == NONE {
+        if self.ports[target.net.0 as usize].get(target.port).listeners == NONE {
             return (Found::Nobody, Rule::Refused);
         }
         let kernel = self.host.kernel;
         if !kernel.has(Change::AddressFirst) {
-            let found = self.best(chain, target, |sock| self.score_old(sock, target));
+            let found = self.best(target, 0, |sock| self.score_old(sock, target));
             return (found, Rule::LookupExact);
         }
-        let exact = self.best(chain, target, |sock| self.score(sock, target, target.addr));
+        let exact = self.best(target, target.addr, |sock| {
+            self.score(sock, target, target.addr)
+        });
         if exact != Found::Nobody {
             return (exact, Rule::LookupExact);
         }
         let wildcard = if target.v4 { mapped(0) } else { 0 };
-        let found = self.best(chain, target, |sock| self.score(sock, target, wildcard));
+        let found = self.best(target, wildcard, |sock| self.score(sock, target, wildcard));
         (found, Rule::LookupWildcard)
     }
 
     /// The first of the best score; but the first better SO_REUSEPORT one ends the search.
-    fn best(&self, chain: u32, target: Target, score: impl Fn(&Sock) -> u32) -> Found {
+    fn best(&self, target: Target, addr: u128, score: impl Fn(&Sock) -> u32) -> Found {
         let (mut best, mut found) = (0, Found::Nobody);
-        for &ix in &self.chains[chain] {
+        let chain = self.chain_at(target.net, target.port, addr);
+        for ix in self.listeners_in(chain) {
             let sock = &self.socks[ix];
             debug_assert!(sock.net == target.net && sock.num == target.port);
             let score = score(sock);

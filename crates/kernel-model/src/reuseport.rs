@@ -13,7 +13,7 @@ use crate::conflict::addresses_equal;
 use crate::errno::Errno;
 use crate::explain::Trace;
 use crate::rules::Rule;
-use crate::socket::{Hashed, NONE, SockIx};
+use crate::socket::{Hashed, SockIx};
 use crate::version::Change;
 use crate::world::World;
 
@@ -74,10 +74,9 @@ impl World {
     /// A listener joins the group of the first like listener of its chain, or begins one.
     pub(crate) fn join_group<T: Trace>(&mut self, ix: SockIx, trace: &mut T) -> Result<(), Errno> {
         let sock = &self.socks[ix];
-        let chain = self.ports[sock.net.0 as usize].get(sock.num).chain;
-        let like = |other: &&SockIx| {
-            let them = &self.socks[**other];
-            **other != ix
+        let like = |other: &SockIx| {
+            let them = &self.socks[*other];
+            *other != ix
                 && them.hash_addr_bucket() == sock.hash_addr_bucket()
                 && them.family == sock.family
                 && them.v6only == sock.v6only
@@ -87,11 +86,8 @@ impl World {
                 && them.uid == sock.uid
                 && addresses_equal(sock, them, false)
         };
-        let found = if chain == NONE {
-            None
-        } else {
-            self.chains[chain].iter().find(like).copied()
-        };
+        let chain = self.chain_at(sock.net, sock.num, sock.hash_addr_bucket());
+        let found = self.listeners_in(chain).find(like);
         match found {
             Some(other) => self.join(ix, other, trace),
             None => {
@@ -314,9 +310,15 @@ impl World {
 impl crate::socket::Sock {
     /// What the hash of listeners is over: IPv4 and its mapped form meet, and so do all wildcards.
     pub(crate) fn hash_addr_bucket(&self) -> u128 {
-        match self.hash_addr() {
-            addr if addr == crate::addr::mapped(0) => 0,
-            addr => addr,
+        Self::listener_hash(self.hash_addr())
+    }
+
+    /// The same of an address.
+    pub(crate) fn listener_hash(addr: u128) -> u128 {
+        if addr == crate::addr::mapped(0) {
+            0
+        } else {
+            addr
         }
     }
 }

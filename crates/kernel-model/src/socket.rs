@@ -119,9 +119,18 @@ pub(crate) struct Sock {
     pub defer_accept: u8,
 
     pub bucket: Option<BucketIx>,
+    /// Its neighbours among the owners of its address.
+    pub older_owner: SockIx,
+    pub newer_owner: SockIx,
     pub owners: Option<OwnersIx>,
     pub group: Option<GroupIx>,
     pub hashed: Hashed,
+    /// Of a listener: its chain (chain.rs), and its neighbours there.
+    pub chain: u32,
+    pub previous_listener: SockIx,
+    pub next_listener: SockIx,
+    /// Of a TIME_WAIT socket: when it ends, and its place among those that end then.
+    pub deadline: Option<(u64, u64)>,
 
     /// Of a listener: the limit, and who waits to be accepted.
     pub backlog: u32,
@@ -174,9 +183,15 @@ impl Sock {
             fastopen_queue: 0,
             defer_accept: 0,
             bucket: None,
+            older_owner: NONE,
+            newer_owner: NONE,
             owners: None,
             group: None,
             hashed: Hashed::No,
+            chain: NONE,
+            previous_listener: NONE,
+            next_listener: NONE,
+            deadline: None,
             backlog: 0,
             queue: VecDeque::new(),
             parent: NONE,

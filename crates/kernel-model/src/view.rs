@@ -36,24 +36,29 @@ impl World {
     /// The bucket of a port, if anybody owns it.
     #[must_use]
     pub fn bucket(&self, net: NetId, port: u16) -> Option<BucketView> {
-        let bucket = &self.buckets[self.bucket_of(net, port)?.0];
-        let owners = bucket.by_addr.iter().map(|list| {
-            let list = &self.owners[list.0];
+        let at = self.bucket_of(net, port)?;
+        let bucket = &self.buckets[at.0];
+        let owners = self.lists_of(at).map(|at| {
+            let list = &self.owners[at.0];
             let ip = if is_mapped(list.addr) {
                 ip4(list.addr as u32)
             } else {
                 IpAddr::V6(Ipv6Addr::from_bits(list.addr))
             };
-            let owner = |&ix: &u32| Owner {
+            let owner = |ix| Owner {
                 socket: self.handle(ix),
                 state: self.socks[ix].state,
             };
-            (ip, list.socks.iter().map(owner).collect())
+            let mut owners: Vec<Owner> = self.owners_in(at).map(owner).collect();
+            owners.reverse();
+            (ip, owners)
         });
+        let mut owners: Vec<_> = owners.collect();
+        owners.reverse();
         Some(BucketView {
             fastreuse: bucket.fastreuse,
             fastreuseport: bucket.fastreuseport,
-            owners: owners.collect(),
+            owners,
         })
     }
 }

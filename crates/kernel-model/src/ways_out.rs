@@ -382,7 +382,7 @@ impl Search {
     /// The shortest time after which it works.
     fn try_waiting(&mut self) {
         let world = &self.start.world;
-        let ends = world.deadlines.iter().map(|deadline| deadline.0);
+        let ends = world.deadlines.keys().map(|deadline| deadline.0);
         let mut waits: Vec<u64> = ends.map(|at| at.saturating_sub(world.now_ms)).collect();
         waits.sort_unstable();
         waits.dedup();

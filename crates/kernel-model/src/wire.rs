@@ -269,6 +269,7 @@ impl World {
         copy.owners = None;
         copy.group = None;
         copy.hashed = Hashed::No;
+        copy.chain = NONE;
         copy.parent = listener;
         copy.error = None;
         copy.incoming_cpu = self.cpu;
@@ -459,15 +460,22 @@ impl World {
     }
 
     fn schedule(&mut self, ix: SockIx) {
-        let generation = self.socks[ix].generation;
-        self.deadlines.retain(|&(_, other, _)| other != ix);
-        self.deadlines
-            .push_back((self.now_ms + TIME_WAIT_MS, ix, generation));
+        self.unschedule(ix);
+        let deadline = (self.now_ms + TIME_WAIT_MS, self.deadlines_set);
+        self.deadlines_set += 1;
+        self.socks[ix].deadline = Some(deadline);
+        self.deadlines.insert(deadline, ix);
+    }
+
+    fn unschedule(&mut self, ix: SockIx) {
+        if let Some(deadline) = self.socks[ix].deadline.take() {
+            self.deadlines.remove(&deadline);
+        }
     }
 
     /// The end of a TIME_WAIT socket: its time is over, or it made room.
     pub(crate) fn end_time_wait(&mut self, ix: SockIx) {
-        self.deadlines.retain(|&(_, other, _)| other != ix);
+        self.unschedule(ix);
         self.unhash_connection(ix);
         self.put_port(ix);
         self.free_sock(ix);
@@ -476,7 +484,7 @@ impl World {
     /// Lets time pass: TIME_WAIT sockets end after a minute.
     pub fn pass_time(&mut self, ms: u64) {
         self.now_ms += ms;
-        while let Some(&(at, ix, _)) = self.deadlines.front() {
+        while let Some((&(at, _), &ix)) = self.deadlines.first_key_value() {
             if at > self.now_ms {
                 break;
             }
@@ -484,10 +492,10 @@ impl World {
         }
     }
 
-    /// Whether the TIME_WAIT socket is young: connect's own choice leaves those of the last second.
+    /// How long a TIME_WAIT socket has been one: connect's own choice leaves young ones alone.
     pub(crate) fn time_wait_age_ms(&self, ix: SockIx) -> u64 {
-        let end = self.deadlines.iter().find(|&&(_, other, _)| other == ix);
-        end.map_or(u64::MAX, |&(at, _, _)| {
+        let end = self.socks[ix].deadline;
+        end.map_or(u64::MAX, |(at, _)| {
             (self.now_ms + TIME_WAIT_MS).saturating_sub(at)
         })
     }

@@ -3,12 +3,14 @@
 //! Decides:  which rule file answers a call; how sockets are numbered.
 //! Not here: any rule.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use crate::addr::Family;
 use crate::bucket::{Bucket, Owners, PortTable};
+use crate::by_addr::ByAddr;
 use crate::call::{Answer, Call, State};
+use crate::chain::Chain;
 use crate::chance::Chance;
 use crate::errno::Errno;
 use crate::explain::{Explanation, NoTrace, Trace};
@@ -36,7 +38,8 @@ pub struct World {
     pub(crate) buckets: Slab<Bucket>,
     pub(crate) owners: Slab<Owners>,
     pub(crate) ports: Vec<PortTable>,
-    pub(crate) chains: Slab<VecDeque<SockIx>>,
+    pub(crate) listeners: Slab<ByAddr>,
+    pub(crate) chains: Slab<Chain>,
     pub(crate) groups: Slab<Group>,
     pub(crate) connections: BTreeMap<Tuple, Vec<SockIx>>,
     pub(crate) requests: BTreeMap<Tuple, Request>,
@@ -45,7 +48,10 @@ pub struct World {
     pub(crate) cpu: i32,
     /// Milliseconds that [`World::pass_time`] has let go by.
     pub(crate) now_ms: u64,
-    pub(crate) deadlines: VecDeque<(u64, SockIx, u32)>,
+    /// The ends of TIME_WAIT sockets, by [`Sock::deadline`].
+    pub(crate) deadlines: BTreeMap<(u64, u64), SockIx>,
+    /// How many there have been.
+    pub(crate) deadlines_set: u64,
 }
 
 impl World {
@@ -60,6 +66,7 @@ impl World {
             buckets: Slab::new(),
             owners: Slab::new(),
             ports,
+            listeners: Slab::new(),
             chains: Slab::new(),
             groups: Slab::new(),
             connections: BTreeMap::new(),
@@ -67,7 +74,8 @@ impl World {
             chance: Chance::new(),
             cpu: 0,
             now_ms: 0,
-            deadlines: VecDeque::new(),
+            deadlines: BTreeMap::new(),
+            deadlines_set: 0,
         }
     }
 
