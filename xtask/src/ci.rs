@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::workspace::{self, Failure};
-use crate::{docs, tidy};
+use crate::{conformance, docs, tidy};
 
 /// A name for the summary and what it does.
 struct Step {
@@ -62,6 +62,11 @@ const STEPS: &[Step] = &[
             cargo(&["doc", "--workspace", "--no-deps", "--locked"], &flags)
         },
     },
+    // The kernel model beside the running kernel; a longer run is `cargo xtask conformance`.
+    Step {
+        name: "conformance",
+        run: || conformance::in_ci().map(|not| not.map_or(Outcome::Done, Outcome::Skipped)),
+    },
     // Unit, whole-binary and documentation tests; builds the examples; replays the fuzz corpus.
     Step {
         name: "test",
@@ -102,7 +107,7 @@ pub fn run(only: &[String]) -> Result<(), Failure> {
 }
 
 fn line(name: &str, took: Duration, verdict: &str) -> String {
-    format!("{name:<8} {:>7.1} s  {verdict}", took.as_secs_f64())
+    format!("{name:<11} {:>7.1} s  {verdict}", took.as_secs_f64())
 }
 
 fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Outcome, Failure> {

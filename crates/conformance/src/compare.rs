@@ -7,7 +7,7 @@ use std::io;
 
 use portcullis_kernel_model::{
     Answer, Call, Coverage, Errno, Explanation, Host, Kernel, NoTrace, ProcessId, Rule, SocketId,
-    Trace, World,
+    State, Trace, World,
 };
 
 use crate::host;
@@ -39,6 +39,34 @@ pub struct Difference {
     pub rules: Vec<Rule>,
 }
 
+/// A script on its way: it can be left while time passes, and taken up again.
+#[derive(Debug)]
+pub struct Walk {
+    model: Model,
+    ports: Ports,
+    at: usize,
+    said: Vec<Option<Seen>>,
+}
+
+impl Walk {
+    /// What the kernel answered so far, step by step.
+    #[must_use]
+    pub fn said(&self) -> &[Option<Seen>] {
+        &self.said
+    }
+}
+
+/// Why a script does not go on.
+#[derive(Debug)]
+pub enum Stop {
+    /// The worlds differ.
+    Differs(Difference),
+    /// So many seconds are to pass.
+    Waits(u32),
+    /// It is over.
+    Ended,
+}
+
 /// Compares scripts; keeps what it needs between them, so that a step costs no allocation.
 #[derive(Debug)]
 pub struct Comparison {
@@ -53,6 +81,8 @@ pub struct Comparison {
     pub coverage: Coverage,
     /// Steps compared.
     pub steps: u64,
+    /// Scripts that ended before time was to pass, since a SYN was unanswered.
+    pub unclear: u64,
 }
 
 impl Comparison {
@@ -68,6 +98,7 @@ impl Comparison {
             kernel_said: Vec::new(),
             coverage: Coverage::default(),
             steps: 0,
+            unclear: 0,
         }
     }
 
@@ -86,40 +117,88 @@ impl Comparison {
         &self.kernel_said
     }
 
-    /// Runs a script until the worlds differ.
+    /// A script's beginning, on the host as it is set now.
+    #[must_use]
+    pub fn begin(&self) -> Walk {
+        Walk {
+            model: Model::new(self.fresh.clone()),
+            ports: self.ports,
+            at: 0,
+            said: Vec::new(),
+        }
+    }
+
+    /// Goes on until the worlds differ, time is to pass, or the script is over. The host must be set as
+    /// it was at the beginning.
+    pub fn go_on(
+        &mut self,
+        walk: &mut Walk,
+        script: &Script,
+        source: &mut impl Source,
+    ) -> io::Result<Stop> {
+        while let Some(step) = script.steps.get(walk.at) {
+            let at = walk.at;
+            walk.at += 1;
+            if let Op::Wait(seconds) = step.op {
+                if walk.model.has_unanswered_syn() {
+                    self.unclear += 1;
+                    return Ok(Stop::Ended);
+                }
+                walk.said.push(Some(Seen::default()));
+                walk.model.world.pass_time(u64::from(seconds) * 1000);
+                return Ok(Stop::Waits(seconds));
+            }
+            let Some(resolved) = sensible(step, &walk.model, &walk.ports) else {
+                walk.said.push(None);
+                continue;
+            };
+            let kernel = source.answer(&resolved)?;
+            walk.said.push(kernel);
+            let Some(kernel) = kernel else { continue };
+            let said = walk.model.perform(&resolved, &kernel, &mut self.coverage);
+            self.steps += 1;
+            if said != kernel {
+                let difference = self.explain(script, at, (kernel, said), &walk.said);
+                return Ok(Stop::Differs(difference));
+            }
+            learn(&resolved, &kernel, &mut walk.ports);
+        }
+        Ok(Stop::Ended)
+    }
+
+    /// Runs a script until the worlds differ; time passes in the model alone.
     pub fn run(
         &mut self,
         script: &Script,
         source: &mut impl Source,
     ) -> io::Result<Option<Difference>> {
-        self.kernel_said.clear();
-        let mut model = Model::new(self.fresh.clone());
-        let mut ports = self.ports;
-        for (at, step) in script.steps.iter().enumerate() {
-            let Some(resolved) = sensible(step, &model, &ports) else {
-                self.kernel_said.push(None);
-                continue;
-            };
-            let kernel = source.answer(&resolved)?;
-            self.kernel_said.push(kernel);
-            let Some(kernel) = kernel else { continue };
-            let said = model.perform(&resolved, &kernel, &mut self.coverage);
-            self.steps += 1;
-            if said != kernel {
-                return Ok(Some(self.explain(script, at, kernel, said)));
+        let mut walk = self.begin();
+        walk.said = std::mem::take(&mut self.kernel_said);
+        walk.said.clear();
+        let difference = loop {
+            match self.go_on(&mut walk, script, source)? {
+                Stop::Waits(_) => {}
+                Stop::Differs(difference) => break Some(difference),
+                Stop::Ended => break None,
             }
-            learn(&resolved, &kernel, &mut ports);
-        }
-        Ok(None)
+        };
+        self.kernel_said = walk.said;
+        Ok(difference)
     }
 
     /// The rules of the step at which the worlds differ: the script once more, on the model alone.
-    fn explain(&self, script: &Script, at: usize, kernel: Seen, said: Seen) -> Difference {
+    fn explain(
+        &self,
+        script: &Script,
+        at: usize,
+        (kernel, said): (Seen, Seen),
+        told: &[Option<Seen>],
+    ) -> Difference {
         let mut model = Model::new(self.fresh.clone());
         let mut ports = self.ports;
         let mut explanation = Explanation::default();
         for (here, step) in script.steps.iter().enumerate().take(at + 1) {
-            let Some(told) = self.kernel_said[here] else {
+            let Some(told) = told.get(here).copied().flatten() else {
                 continue;
             };
             let Some(resolved) = sensible(step, &model, &ports) else {
@@ -189,6 +268,7 @@ fn sensible(step: &Step, model: &Model, ports: &Ports) -> Option<Step> {
     let slot = model.ids[usize::from(step.slot)];
     match step.op {
         Op::Socket(_) => slot.is_none().then_some(*step),
+        Op::Wait(_) => Some(*step),
         Op::Call(call) => {
             slot?;
             if call == Call::Accept && model.ids[usize::from(step.into)].is_some() {
@@ -215,6 +295,7 @@ fn learn(step: &Step, seen: &Seen, ports: &mut Ports) {
 }
 
 /// The model's side of a script.
+#[derive(Debug)]
 struct Model {
     world: World,
     ids: [Option<SocketId>; SLOTS],
@@ -228,6 +309,12 @@ impl Model {
         }
     }
 
+    /// The kernel would send it again while time passes, which is not modelled (gaps.toml).
+    fn has_unanswered_syn(&self) -> bool {
+        let mut ids = self.ids.iter().flatten();
+        ids.any(|&id| self.world.state(id) == Some(State::SynSent))
+    }
+
     fn perform<T: Trace>(&mut self, step: &Step, kernel: &Seen, trace: &mut T) -> Seen {
         let process = ProcessId(u16::from(step.process));
         let call = match step.op {
@@ -235,6 +322,10 @@ impl Model {
                 let id = self.world.socket(process, family);
                 self.world.call_as(process, id, Call::SetNonblocking(true));
                 self.ids[usize::from(step.slot)] = Some(id);
+                return Seen::default();
+            }
+            Op::Wait(seconds) => {
+                self.world.pass_time(u64::from(seconds) * 1000);
                 return Seen::default();
             }
             Op::Call(call) => call,

@@ -1,21 +1,22 @@
 //! Forms of exhaustive scripts about one thing each: arguments, options, programs, processors, devices,
-//! waiting, and what becomes of a connection.
+//! waiting.
 //!
 //! Decides:  the alphabets of these forms, and which script a number stands for.
-//! Not here: the forms of three sockets that meet, and the numbers over all forms (exhaustive.rs).
+//! Not here: connections (encounters.rs), three sockets that meet, and the numbers over all forms
+//!           (exhaustive.rs).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use portcullis_kernel_model::{
-    AF_INET, AF_INET6, AF_UNSPEC, Call, Family, Opt, OptName, Program, SockAddr, Uid,
+    AF_INET, AF_INET6, AF_UNSPEC, Call, Family, Opt, OptName, Program, SockAddr,
 };
 
 use crate::exhaustive::{Digits, Form, PLACES, Pen, Place};
 use crate::host::{self, CALLERS, FOREIGN, LEFT, LOOPBACK, RIGHT};
 use crate::random::RARE;
-use crate::step::{OF_SLOT, ORDINARY, PRIVILEGED, RANGE, Script};
+use crate::step::{ORDINARY, PRIVILEGED, RANGE, Script};
 
-/// The forms of this file, all small but the last.
+/// The forms of this file.
 pub(crate) const FORMS: &[Form] = &[
     Form {
         name: "arguments",
@@ -40,16 +41,16 @@ pub(crate) const FORMS: &[Form] = &[
     },
     Form {
         name: "processors",
-        about: "three listeners with SO_INCOMING_CPU (3 each), in groups or not (3), set early or late \
+        about: "three listeners with SO_INCOMING_CPU (3 each), in groups or not (4), set early or late \
                 (2), a change (6), two clients, 2 sets of sysctls",
-        size: || 27 * 3 * 2 * 6 * 2,
+        size: || 27 * 4 * 2 * 6 * 2,
         script: processors,
     },
     Form {
         name: "devices",
-        about: "two listeners (devices 4 x addresses 7 x reuseport or not), a client (devices 3) to one \
-                of 6 addresses",
-        size: || 56 * 56 * 18,
+        about: "two listeners (devices 4 x addresses 7 x without reuseport, with it, or with it until both \
+                listen), a client (devices 3) to one of 6 addresses",
+        size: || 84 * 84 * 18,
         script: devices,
     },
     Form {
@@ -58,24 +59,10 @@ pub(crate) const FORMS: &[Form] = &[
         size: || 4 * 2 * 6,
         script: waits,
     },
-    Form {
-        name: "meetings",
-        about: "a listener, a client and its connection (6 places x options 4 x ways of the client's \
-                port 3), every three of 26 events, and who may have the port then; 3 sets of sysctls",
-        size: || EVENTS * EVENTS * EVENTS * 72 * 3,
-        script: meetings,
-    },
-    Form {
-        name: "lives",
-        about: "the same with 4 kinds of connection and every four of 26 events",
-        size: || EVENTS * EVENTS * EVENTS * EVENTS * 4,
-        script: lives,
-    },
 ];
 
 const ODD: u64 = 25;
 const STATES: u64 = 9;
-const EVENTS: u64 = 26;
 
 fn odd_argument(ip: IpAddr, port: u16, kind: u64) -> SockAddr {
     let mut addr = SockAddr::new(ip, port);
@@ -360,13 +347,14 @@ fn client(pen: &mut Pen, to: Place, slot: u8, into: u8) {
 fn processors(number: u64) -> Script {
     let mut digits = Digits(number);
     let cpus = [0, 1, 2].map(|_| digits.below(3) as i32 - 1);
-    let groups = digits.below(3);
+    let groups = digits.below(4);
     let late = digits.below(2) != 0;
     let change = digits.below(6);
     let profile = [0, 4][digits.below(2) as usize];
     let mut pen = Pen::new(profile);
     for slot in 0..3_u8 {
-        // One group; listeners of three addresses; the last outside of the group.
+        // One group; listeners of three addresses; the last outside of the group; a group that is none
+        // any more.
         let place = match (groups, slot) {
             (1, 1) => PLACES[0],
             (1, 2) | (2, 2) => PLACES[2],
@@ -385,6 +373,11 @@ fn processors(number: u64) -> Script {
         pen.call(slot, Call::Listen(5));
         if late && cpu >= 0 {
             pen.call(slot, set);
+        }
+    }
+    for slot in 0..3 {
+        if groups == 3 {
+            pen.call(slot, Call::Set(Opt::ReusePort(false)));
         }
     }
     client(&mut pen, PLACES[1], 4, 6);
@@ -422,15 +415,24 @@ fn devices(number: u64) -> Script {
         PLACES[0], PLACES[1], PLACES[2], RARE[0], RARE[5], RARE[7], PLACES[4],
     ];
     let mut pen = Pen::new(0);
+    let mut taken_back = [false; 2];
     for slot in 0..2 {
         let place = places[digits.below(7) as usize];
         let device = [0, LOOPBACK, LEFT, RIGHT][digits.below(4) as usize];
-        pen.socket_with(slot, place, 2 * digits.below(2));
+        let reuseport = digits.below(3);
+        taken_back[usize::from(slot)] = reuseport == 2;
+        pen.socket_with(slot, place, 2 * u64::from(reuseport != 0));
         if device != 0 {
             pen.call(slot, Call::Set(Opt::BindToDevice(device)));
         }
         pen.call(slot, Call::Bind(with_scope(place.at(ORDINARY))));
         pen.call(slot, Call::Listen(5));
+    }
+    // A listener that is not in a group any more is met by its score.
+    for slot in 0..2 {
+        if taken_back[usize::from(slot)] {
+            pen.call(slot, Call::Set(Opt::ReusePort(false)));
+        }
     }
     let device = [0, LOOPBACK, LEFT][digits.below(3) as usize];
     let target =
@@ -490,113 +492,5 @@ fn waits(number: u64) -> Script {
         }
     }
     pen.accept(0, 7);
-    pen.script
-}
-
-/// A listener (slot 0), a client (1) of a place and options, and by `events` the connection's end (2).
-fn meeting(pen: &mut Pen, listener: Place, to: Place, options: u64, port: u64) {
-    pen.socket_with(0, listener, options);
-    pen.call(0, Call::Bind(listener.at(ORDINARY)));
-    pen.call(0, Call::Listen(1));
-    pen.socket_with(1, to, options & 1);
-    match port {
-        1 => pen.call(1, Call::Bind(to.at(ORDINARY + 1))),
-        2 => {
-            pen.call(1, Call::Set(Opt::BindAddressNoPort(true)));
-            pen.call(1, Call::Bind(to.at(0)));
-        }
-        _ => {}
-    }
-    pen.call(1, Call::Connect(to.at(ORDINARY)));
-}
-
-fn event(pen: &mut Pen, to: Place, kind: u64) {
-    let target = to.at(ORDINARY);
-    match kind {
-        0 | 1 => pen.accept(0, 2),
-        2 => pen.call(0, Call::Close),
-        3 => pen.call(0, Call::Shutdown(0)),
-        4 => pen.call(0, Call::Listen(0)),
-        5..20 => {
-            let slot = if kind < 13 { 1 } else { 2 };
-            let call = match (kind - 5) % 8 {
-                0 => Call::Close,
-                1 => Call::Shutdown(1),
-                2 => Call::Shutdown(0),
-                3 => Call::Connect(SockAddr::unspecified()),
-                4 => Call::Set(Opt::Linger(Some(0))),
-                5 => Call::Connect(target),
-                6 => Call::Listen(1),
-                _ => Call::Shutdown(2),
-            };
-            pen.call(slot, call);
-        }
-        20 => pen.call(1, Call::Bind(to.at(ORDINARY + 1))),
-        21 => {
-            pen.socket(3, to.family);
-            pen.call(3, Call::Connect(target));
-        }
-        22 => {
-            pen.socket_with(4, to, 1);
-            pen.call(4, Call::Bind(to.at(OF_SLOT + 1)));
-            pen.call(4, Call::Connect(target));
-        }
-        23 => {
-            pen.socket_with(5, to, 3);
-            pen.call(5, Call::Bind(target));
-            pen.call(5, Call::Listen(1));
-        }
-        24 => pen.call(2, Call::Fchown(Uid(CALLERS[1].uid))),
-        _ => pen.accept(5, 6),
-    }
-}
-
-/// Who may have the port of the listener and that of the client.
-fn afterwards(pen: &mut Pen, to: Place) {
-    for slot in 0..3 {
-        pen.call(slot, Call::Get(OptName::State));
-    }
-    pen.call(1, Call::Get(OptName::Error));
-    for (slot, options, port) in [(7, 0, ORDINARY), (8, 1, ORDINARY), (9, 0, OF_SLOT + 1)] {
-        pen.socket_with(slot, to, options);
-        pen.call(slot, Call::Bind(to.at(port)));
-    }
-    pen.call(8, Call::Listen(5));
-}
-
-fn meetings(number: u64) -> Script {
-    let mut digits = Digits(number);
-    let events = [0, 1, 2].map(|_| digits.below(EVENTS));
-    let port = digits.below(3);
-    let options = digits.below(4);
-    let (listener, to) = [
-        (PLACES[1], PLACES[1]),
-        (PLACES[0], PLACES[1]),
-        (PLACES[2], PLACES[1]),
-        (PLACES[3], PLACES[3]),
-        (PLACES[2], PLACES[5]),
-        (PLACES[0], RARE[0]),
-    ][digits.below(6) as usize];
-    // In the highest digit: a change of sysctls costs more than a script.
-    let mut pen = Pen::new([0, 4, 9][digits.below(3) as usize]);
-    meeting(&mut pen, listener, to, options, port);
-    for kind in events {
-        event(&mut pen, to, kind);
-    }
-    afterwards(&mut pen, to);
-    pen.script
-}
-
-fn lives(number: u64) -> Script {
-    let mut digits = Digits(number);
-    let events = [0, 1, 2, 3].map(|_| digits.below(EVENTS));
-    let options = digits.below(2);
-    let (listener, to) = [(PLACES[1], PLACES[1]), (PLACES[2], PLACES[3])][digits.below(2) as usize];
-    let mut pen = Pen::new(0);
-    meeting(&mut pen, listener, to, options, 0);
-    for kind in events {
-        event(&mut pen, to, kind);
-    }
-    afterwards(&mut pen, to);
     pen.script
 }

@@ -129,7 +129,20 @@ pub const PROFILES: &[Profile] = &[
             s.ip_autobind_reuse = true;
         },
     },
+    Profile {
+        name: "tw-reuse-everywhere",
+        change: |s| s.tcp_tw_reuse = 1,
+    },
+    Profile {
+        name: "tw-reuse-nowhere",
+        change: |s| s.tcp_tw_reuse = 0,
+    },
 ];
+
+/// The place of the profile in which connect takes TIME_WAIT over everywhere.
+pub const TW_REUSE_EVERYWHERE: u8 = 14;
+/// The place of the one in which it does so nowhere.
+pub const TW_REUSE_NOWHERE: u8 = 15;
 
 /// The index of the loopback, and of both ends of the pair.
 pub const LOOPBACK: u32 = 1;
@@ -321,4 +334,16 @@ pub fn become_caller(caller: Caller, may_change_user: bool) -> io::Result<()> {
     }
     rustix::thread::set_capabilities(None, CapabilitySets { ..sets })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn profiles_stand_at_the_places_that_have_names() {
+        let name = |at: u8| PROFILES[usize::from(at)].name;
+        assert_eq!(name(TW_REUSE_EVERYWHERE), "tw-reuse-everywhere");
+        assert_eq!(name(TW_REUSE_NOWHERE), "tw-reuse-nowhere");
+    }
 }

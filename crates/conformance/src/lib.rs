@@ -10,6 +10,7 @@
 
 pub mod cases;
 pub mod compare;
+mod encounters;
 pub mod exhaustive;
 mod forms;
 pub mod guest;
@@ -27,4 +28,5 @@ pub mod script;
 pub mod shrink;
 pub mod step;
 pub mod tape;
+pub mod times;
 pub mod worker;

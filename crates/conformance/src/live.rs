@@ -79,6 +79,8 @@ impl Live {
                 self.become_caller(step.process)?;
                 return self.open(slot, family).map(Some);
             }
+            // Whoever runs the script waits.
+            Op::Wait(_) => return Ok(None),
             Op::Call(call) => call,
         };
         if !self.slots[slot].used {

@@ -11,10 +11,14 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 use portcullis_conformance::mutants::{self, Evidence};
+use portcullis_conformance::replay::{self, Tape};
 use portcullis_conformance::report::Report;
 use portcullis_conformance::run::{Part, Plan, run};
-use portcullis_conformance::{cases, exhaustive, guest, mutant, replay};
+use portcullis_conformance::worker::running_kernel;
+use portcullis_conformance::{cases, exhaustive, guest, mutant};
 
+/// The exit code where a run is not possible: no private networks, or another kernel.
+const NOT_HERE: u8 = 4;
 /// Of the exhaustive ones, on average.
 const STEPS_OF_A_SCRIPT: u64 = 13;
 
@@ -22,7 +26,12 @@ const STEPS_OF_A_SCRIPT: u64 = 13;
 enum Which {
     Exhaustive,
     Random,
+    /// Scripts in which time passes: each round takes more than a minute
+    Time,
+    /// Exhaustive and random
     Both,
+    /// Exhaustive, random, and one round of those in which time passes
+    All,
 }
 
 /// Compares the kernel model with the live kernel
@@ -61,8 +70,9 @@ struct Options {
     /// Replay the tapes against each deliberate error of this build, listed in this file
     #[arg(long, value_name = "LIST", requires = "tapes")]
     mutants: Option<PathBuf>,
-    /// The tape of the exhaustive part and that of the random part, recorded with the same options
-    #[arg(long, num_args = 2)]
+    /// The tapes of the exhaustive part, the random part and the part of time, recorded with the same
+    /// options
+    #[arg(long, num_args = 3)]
     tapes: Vec<PathBuf>,
     /// Run the scenarios of a directory instead, in the model of this kernel and on it; with --mutants,
     /// show them to the deliberate errors too
@@ -71,6 +81,9 @@ struct Options {
     /// Deliberate errors that change nothing, each with its reason
     #[arg(long, value_name = "FILE")]
     reasons: Option<PathBuf>,
+    /// Do nothing where the running kernel is one that the model has not been compared with
+    #[arg(long)]
+    if_verified: bool,
     /// List the forms of exhaustive scripts and how many there are
     #[arg(long)]
     list: bool,
@@ -102,6 +115,19 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    if options.if_verified {
+        match running_kernel() {
+            Ok(kernel) if kernel.verified() => {}
+            Ok(kernel) => {
+                println!("Linux {kernel} is not one that the model has been compared with");
+                return ExitCode::from(NOT_HERE);
+            }
+            Err(error) => {
+                eprintln!("error: {error}");
+                return ExitCode::from(2);
+            }
+        }
+    }
     let done = match (&options.mutants, &options.cases) {
         (Some(list), _) => mutants(&options, list),
         (None, Some(directory)) => scenarios(directory),
@@ -112,7 +138,10 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error}");
-            ExitCode::from(2)
+            ExitCode::from(match error.kind() {
+                std::io::ErrorKind::PermissionDenied => NOT_HERE,
+                _ => 2,
+            })
         }
     }
 }
@@ -145,28 +174,29 @@ fn stride(options: &Options, steps: u64) -> u64 {
     exhaustive::spreading(large.div_ceil(all.max(steps / 2).max(1)))
 }
 
-fn parts(options: &Options, steps: u64) -> (Part, Part) {
+fn parts(options: &Options, steps: u64) -> [Part; 3] {
     let stride = stride(options, steps);
     let exhaustive = Part::Exhaustive {
         from: options.from,
         stride,
     };
-    (
+    let (seed, from) = (options.seed, options.from);
+    [
         exhaustive,
-        Part::Random {
-            seed: options.seed,
-            from: options.from,
-        },
-    )
+        Part::Random { seed, from },
+        Part::Time { seed, from },
+    ]
 }
 
 /// Tries each deliberate error; answers whether every one that nothing noticed has its reason.
 fn mutants(options: &Options, list: &Path) -> std::io::Result<bool> {
-    let (exhaustive, random) = parts(options, options.steps);
-    let tapes = vec![
-        replay::load(&options.tapes[0], exhaustive)?,
-        replay::load(&options.tapes[1], random)?,
-    ];
+    let all = parts(options, options.steps);
+    let tapes: Vec<Tape> = options
+        .tapes
+        .iter()
+        .zip(all)
+        .map(|(path, part)| replay::load(path, part))
+        .collect::<Result<_, _>>()?;
     for tape in &tapes {
         let (steps, differs) = replay::replay(tape)?;
         match differs {
@@ -211,21 +241,36 @@ fn run_all(options: &Options) -> std::io::Result<Report> {
         found: options.found.clone(),
     };
     let mut left = options.steps;
-    if options.part != Which::Random {
-        let steps = if options.part == Which::Both {
-            left / 2
-        } else {
-            left
+    let (with_exhaustive, with_random, with_time) = match options.part {
+        Which::Exhaustive => (true, false, false),
+        Which::Random => (false, true, false),
+        Which::Time => (false, false, true),
+        Which::Both => (true, true, false),
+        Which::All => (true, true, true),
+    };
+    if with_time {
+        let part = Part::Time {
+            seed: options.seed,
+            from: options.from,
         };
+        // A tape of it is for deliberate errors, as one round beside the others is.
+        let round = with_random || options.record.is_some();
+        let steps = if round { 1 } else { left };
+        one(&plan(part, steps), &mut report)?;
+        left = left.saturating_sub(report.steps);
+    }
+    if with_exhaustive {
+        let steps = if with_random { left / 2 } else { left };
         let stride = stride(options, steps);
         let part = Part::Exhaustive {
             from: options.from,
             stride,
         };
+        let before = report.steps;
         one(&plan(part, steps), &mut report)?;
-        left = left.saturating_sub(report.steps);
+        left = left.saturating_sub(report.steps - before);
     }
-    if options.part != Which::Exhaustive && left > 0 {
+    if with_random && left > 0 {
         let part = Part::Random {
             seed: options.seed,
             from: options.from,

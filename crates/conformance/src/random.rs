@@ -109,7 +109,7 @@ impl Theme {
                 .unwrap_or(PLACES[0])
         };
         let places = [place(draws), place(draws), place(draws)];
-        let choosing = profile == 3 || profile == 5 || profile >= 10 || draws.percent(25);
+        let choosing = [3, 5, 10, 11, 12, 13].contains(&profile) || draws.percent(25);
         let other = if choosing {
             draws.pick(&[
                 0,

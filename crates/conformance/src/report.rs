@@ -42,6 +42,8 @@ pub struct Report {
     pub unrepeated: u64,
     /// Scripts that left something behind.
     pub left_over: u64,
+    /// Scripts that ended before time was to pass, since a SYN was unanswered.
+    pub unclear: u64,
     /// Networks used.
     pub networks: u64,
     /// How often each rule was applied.
@@ -73,6 +75,7 @@ impl Report {
         self.disagreements += other.disagreements;
         self.unrepeated += other.unrepeated;
         self.left_over += other.left_over;
+        self.unclear += other.unclear;
         self.networks += other.networks;
         for (rule, hits) in other.hits {
             *self.hits.entry(rule).or_default() += hits;
@@ -100,6 +103,7 @@ impl Report {
             "disagreements" => self.disagreements += number,
             "unrepeated" => self.unrepeated += number,
             "left_over" => self.left_over += number,
+            "unclear" => self.unclear += number,
             "networks" => self.networks += number,
             "next" => self.next = Some(self.next.map_or(number, |next| next.min(number))),
             "rule" => {
@@ -162,6 +166,14 @@ impl Report {
             self.left_over,
             self.unrepeated
         );
+        if self.unclear > 0 {
+            let _ = writeln!(
+                text,
+                "scripts that ended before time was to pass, since a SYN was unanswered (gaps.toml: \
+                 retransmission) {}",
+                self.unclear
+            );
+        }
         self.tell_rules(&mut text);
         text
     }

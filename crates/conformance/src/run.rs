@@ -14,11 +14,12 @@ use portcullis_kernel_model::Rule;
 use portcullis_sys::process::{Fork, fork};
 use rustix::process::{Pid, Signal, WaitOptions, waitpid};
 
+use crate::compare::Difference;
 use crate::report::Report;
-use crate::step::Script;
+use crate::step::{Script, Seen};
 use crate::tape::{Header, Writer};
 use crate::worker::{Worker, own_user, running_kernel};
-use crate::{exhaustive, mutant, print, random, shrink};
+use crate::{exhaustive, mutant, print, random, shrink, times};
 
 /// Scripts that a worker takes at a time.
 const CHUNK: u64 = 256;
@@ -26,6 +27,8 @@ const CHUNK: u64 = 256;
 const SHRUNK_MAX: usize = 12;
 /// A worker with this many differences stops: the model is wrong in something common.
 const DIFFERENCES_MAX: u64 = 2000;
+/// How a worker ends that may not have a network of its own.
+const FORBIDDEN: i32 = 4;
 const PROGRESS_EVERY: Duration = Duration::from_secs(30);
 
 /// Which scripts.
@@ -37,6 +40,13 @@ pub enum Part {
         from: u64,
         /// 1 for all.
         stride: u64,
+    },
+    /// Those in which time passes, from a seed, from this number on.
+    Time {
+        /// The seed.
+        seed: u64,
+        /// The first.
+        from: u64,
     },
     /// From a seed, from this number on.
     Random {
@@ -55,6 +65,7 @@ impl fmt::Display for Part {
                 write!(f, "exhaustive, from script {from} of {all}, every {stride}")
             }
             Part::Random { seed, from } => write!(f, "random, seed {seed}, from script {from}"),
+            Part::Time { seed, from } => write!(f, "time, seed {seed}, from script {from}"),
         }
     }
 }
@@ -65,6 +76,7 @@ impl Part {
         match self {
             Part::Exhaustive { .. } => format!("exhaustive_{}", self.number(at)),
             Part::Random { seed, from } => format!("random_{seed}_{}", from + at),
+            Part::Time { seed, from } => format!("time_{seed}_{}", from + at),
         }
     }
 
@@ -72,7 +84,7 @@ impl Part {
     fn number(self, at: u64) -> u64 {
         match self {
             Part::Exhaustive { from, stride } => exhaustive::number(from, stride, at),
-            Part::Random { from, .. } => from + at,
+            Part::Random { from, .. } | Part::Time { from, .. } => from + at,
         }
     }
 
@@ -85,6 +97,7 @@ impl Part {
                 (number < exhaustive::size()).then(|| exhaustive::script(number))
             }
             Part::Random { seed, from } => Some(random::script(seed, from + at)),
+            Part::Time { seed, from } => Some(times::script(seed, from + at)),
         }
     }
 }
@@ -123,7 +136,11 @@ pub fn run(plan: &Plan) -> io::Result<Report> {
                     Ok(()) => 0,
                     Err(error) => {
                         eprintln!("error: worker {number}: {error}");
-                        2
+                        if error.kind() == io::ErrorKind::PermissionDenied {
+                            FORBIDDEN
+                        } else {
+                            2
+                        }
                     }
                 };
                 std::process::exit(code);
@@ -131,18 +148,26 @@ pub fn run(plan: &Plan) -> io::Result<Report> {
         }
     }
     let mut report = Report::default();
-    let mut failed = false;
+    let (mut failed, mut forbidden) = (false, false);
     for (pid, reader) in workers {
         for line in reader.lines() {
             report.take_line(&line?);
         }
         let status = waitpid(Some(pid), WaitOptions::empty())?;
-        failed |= status.is_none_or(|(_, status)| status.exit_status() != Some(0));
+        let code = status.and_then(|(_, status)| status.exit_status());
+        failed |= code != Some(0);
+        forbidden |= code == Some(FORBIDDEN);
     }
     report.took = begun.elapsed();
     report
         .parts
         .push((plan.part.to_string(), report.steps, report.took));
+    if forbidden && report.steps == 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "this host forbids private networks",
+        ));
+    }
     if failed {
         return Err(io::Error::other("a worker failed"));
     }
@@ -163,6 +188,13 @@ fn work(plan: &Plan, number: u64, mut to: File) -> io::Result<()> {
             several_users: worker.several_users(),
         };
         worker.tape = Some(Writer::create(path, header)?);
+    }
+    if let Part::Time { .. } = plan.part {
+        let found = work_slowly(plan, number, &mut worker)?;
+        if let Some(tape) = worker.tape.take() {
+            tape.finish()?;
+        }
+        return to.write_all(found.lines(&worker).as_bytes());
     }
     let mut found = Found::default();
     let budget = plan.steps.div_ceil(plan.workers);
@@ -193,6 +225,57 @@ fn work(plan: &Plan, number: u64, mut to: File) -> io::Result<()> {
         tape.finish()?;
     }
     to.write_all(found.lines(&worker).as_bytes())
+}
+
+/// Scripts in which time passes, as many together as one process can have.
+fn work_slowly(plan: &Plan, number: u64, worker: &mut Worker) -> io::Result<Found> {
+    let mut found = Found::default();
+    let budget = plan.steps.div_ceil(plan.workers);
+    let (shard, shards) = plan.shard;
+    let mut chunk = shard * plan.workers + number;
+    while worker.comparison.steps < budget && found.disagreements < DIFFERENCES_MAX {
+        let first = chunk * times::TOGETHER as u64;
+        let numbers: Vec<u64> = (first..first + times::TOGETHER as u64).collect();
+        let scripts: Vec<Script> = numbers
+            .iter()
+            .filter_map(|&at| plan.part.script(at))
+            .map(|mut script| {
+                if !worker.several_users() {
+                    found.skipped += random::without_other_users(&mut script);
+                }
+                script
+            })
+            .collect();
+        let ended = worker.run_together(&scripts)?;
+        if let Some(tape) = &mut worker.tape {
+            for (script, one) in scripts.iter().zip(&ended) {
+                tape.whole(script, one)?;
+            }
+        }
+        let differing: Vec<usize> = (0..ended.len())
+            .filter(|&at| ended[at].difference.is_some())
+            .collect();
+        let again: Vec<Script> = differing.iter().map(|&at| scripts[at].clone()).collect();
+        if !again.is_empty() {
+            let ended = worker.run_together(&again)?;
+            for ((script, one), &at) in again.iter().zip(&ended).zip(&differing) {
+                let Some(difference) = &one.difference else {
+                    worker.counts.unrepeated += 1;
+                    continue;
+                };
+                found.disagreements += 1;
+                let at = numbers[at];
+                found.show(plan, at, script, &one.said, Some(difference))?;
+            }
+        }
+        chunk += plan.workers * shards;
+        eprintln!(
+            "worker {number}: {} scripts in which time passes, {} disagreements",
+            worker.counts.scripts, found.disagreements
+        );
+    }
+    found.next = Some(plan.part.number(chunk * times::TOGETHER as u64));
+    Ok(found)
 }
 
 /// Now and then a line on standard error.
@@ -263,12 +346,28 @@ impl Found {
         if !self.known.insert(print::scenario(&small, &[], "")) {
             return Ok(());
         }
+        let said = worker.comparison.kernel_said();
+        self.show(plan, at, &small, said, again.as_ref())
+    }
+
+    /// Keeps a script that differs, and tells of it.
+    fn show(
+        &mut self,
+        plan: &Plan,
+        at: u64,
+        script: &Script,
+        said: &[Option<Seen>],
+        difference: Option<&Difference>,
+    ) -> io::Result<()> {
+        if self.shown.len() >= SHRUNK_MAX {
+            return Ok(());
+        }
         let mut comment = format!("{}: script {}\n", plan.part, plan.part.number(at));
-        match &again {
+        match difference {
             Some(difference) => comment += &print::difference(difference),
             None => comment += "The shrunk script did not differ once more.\n",
         }
-        let mut text = print::scenario(&small, worker.comparison.kernel_said(), &comment);
+        let mut text = print::scenario(script, said, &comment);
         if let Some(directory) = &plan.found {
             let path = print::keep(directory, &plan.part.file_name(at), &text)?;
             text = format!("kept as {}\n{text}", path.display());
@@ -289,6 +388,7 @@ impl Found {
             ("unrepeated", counts.unrepeated),
             ("left_over", counts.left_over),
             ("networks", counts.networks),
+            ("unclear", worker.comparison.unclear),
         ];
         for (key, number) in numbers {
             let _ = writeln!(text, "{key} {number}");

@@ -31,6 +31,8 @@ pub const RANGE_WIDTH: u16 = 6;
 pub enum Op {
     /// `socket`; its descriptor does not block.
     Socket(Family),
+    /// So many seconds pass.
+    Wait(u32),
     /// A call on the socket of the slot. What `accept` returns goes into the step's second slot.
     Call(Call),
 }

@@ -9,7 +9,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::Path;
 
 use crate::compare::Source;
-use crate::step::{Outcome, Seen, Step};
+use crate::step::{Op, Outcome, Script, Seen, Step};
+use crate::times::Ended;
 
 const NOTHING: u8 = 0xff;
 const WINDOW: u8 = 0xfe;
@@ -85,6 +86,18 @@ impl Writer {
             None => self.script.push(NOTHING),
             Some(seen) => encode(seen, &mut self.script),
         }
+    }
+
+    /// A script that is over already, with all answers.
+    pub fn whole(&mut self, script: &Script, ended: &Ended) -> io::Result<()> {
+        self.window(ended.window)?;
+        for (step, seen) in script.steps.iter().zip(&ended.said) {
+            // Waiting is no answer; a step that made no sense was not asked.
+            if !matches!(step.op, Op::Wait(_)) && seen.is_some() {
+                self.seen(seen.as_ref());
+            }
+        }
+        self.end_script(ended.difference.is_none())
     }
 
     /// Everything is written.

@@ -23,7 +23,7 @@ const ORDINARY_FIRST: u16 = 2000;
 const RANGE_FIRST: u16 = 20000;
 const PRIVILEGED_FIRST: u16 = 64;
 /// Ports of each kind are in windows; a network has this many of each before it is replaced.
-const WINDOWS: u16 = 470;
+pub const WINDOWS: u16 = 470;
 const ORDINARY_NAMES: u16 = 4;
 const PRIVILEGED_NAMES: u16 = 2;
 /// Without connections nothing can stay; it is looked at every so many scripts all the same.
@@ -267,14 +267,26 @@ impl Worker {
             .since
             .is_some_and(|since| since.elapsed() > LEFT_OVER_MAX);
         if self.window == WINDOWS || old {
-            self.window = 0;
-            self.left = LeftOver::default();
-            self.live.become_caller(0)?;
-            bare::enter_network_namespace()?;
-            host::set_up()?;
-            self.sockstat = open_sockstat()?;
-            self.counts.networks += 1;
+            self.fresh_network()?;
         }
+        self.set_host()
+    }
+
+    /// Another network, and its first window.
+    pub(crate) fn fresh_network(&mut self) -> io::Result<()> {
+        self.window = 0;
+        self.left = LeftOver::default();
+        self.live.become_caller(0)?;
+        bare::enter_network_namespace()?;
+        host::set_up()?;
+        self.sockstat = open_sockstat()?;
+        self.counts.networks += 1;
+        Ok(())
+    }
+
+    /// The ports of this window and these sysctls from now on.
+    pub(crate) fn use_window(&mut self, profile: u8, window: u16) -> io::Result<()> {
+        (self.profile, self.window) = (profile, window);
         self.set_host()
     }
 

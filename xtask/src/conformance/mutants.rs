@@ -17,6 +17,8 @@ use syn::visit::{self, Visit};
 
 use crate::workspace::{self, Failure};
 
+/// Parts of a run that have a tape each, in the order in which the replay takes them.
+const PARTS: [&str; 3] = ["exhaustive", "random", "time"];
 /// Crates of the copied workspace.
 const CRATES: &[&str] = &["sys", "kernel-model", "conformance", "testkit"];
 /// Put beside the copied model: the switch that the broken conditions ask.
@@ -114,7 +116,7 @@ pub fn run(purpose: Purpose, options: &[String]) -> Result<(), Failure> {
         return must(count.arg("--found").arg(super::found()).args(options));
     }
     let tape = |name: &str| copy.join(format!("{name}.tape"));
-    for part in ["exhaustive", "random"] {
+    for part in PARTS {
         let mut record = Command::new(&program);
         record
             .args(["--part", part, "--workers", "1", "--record"])
@@ -134,9 +136,7 @@ pub fn run(purpose: Purpose, options: &[String]) -> Result<(), Failure> {
     replay
         .arg("--reasons")
         .arg(root.join("crates/conformance/mutants.txt"));
-    replay
-        .arg("--tapes")
-        .args([tape("exhaustive"), tape("random")]);
+    replay.arg("--tapes").args(PARTS.map(tape));
     must(replay.args(options))
 }
 

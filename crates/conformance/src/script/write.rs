@@ -34,7 +34,7 @@ pub fn write(script: &Script, answers: &[Option<Seen>], comment: &str) -> String
     for (at, step) in script.steps.iter().enumerate() {
         out += &port_line(step);
         let expected = match (step.op, answers.get(at).copied().flatten()) {
-            (Op::Socket(_), _) => String::new(),
+            (Op::Socket(_) | Op::Wait(_), _) => String::new(),
             (_, Some(seen)) => {
                 format!(" -> {}{}", expectation(step, &seen.outcome), reaches(&seen))
             }
@@ -151,6 +151,7 @@ fn line(step: &Step) -> String {
             let by = caller.map_or(String::new(), |name| format!(" by {name}"));
             return format!("socket {who} {family}{by}");
         }
+        Op::Wait(seconds) => return format!("wait {seconds}s"),
         Op::Call(call) => call,
     };
     let call = PORTS.resolve_options(call);
