@@ -52,8 +52,8 @@ pub use options::{Entry, READABLE, SETTABLE, Value, print as print_option, print
 pub use parse::{Reader, Settings, parse};
 pub use problem::Problem;
 pub use program::{
-    Action, Address, Expect, Pattern, Port, PortPattern, Reaches, STATES, Script, Slot, Step, Verb,
-    state_name,
+    Action, Address, Expect, Kernels, Pattern, Port, PortPattern, Reaches, STATES, Script, Slot,
+    Step, Verb, state_name,
 };
 pub use run::{Complaint, Mode, Reason, Row, Run, Tally, apart};
 pub use show::{Detail, answer, errno, row, table};

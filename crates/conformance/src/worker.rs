@@ -104,7 +104,11 @@ pub fn own_user() -> u32 {
 pub fn running_kernel() -> io::Result<Kernel> {
     let name = rustix::system::uname();
     let text = name.release().to_string_lossy();
-    Kernel::parse(&text).ok_or_else(|| io::Error::other(format!("unknown kernel release {text}")))
+    // Ubuntu's; others have no such file.
+    let signature = std::fs::read_to_string("/proc/version_signature").unwrap_or_default();
+    let more = format!("{} {signature}", name.version().to_string_lossy());
+    Kernel::of_host(&text, &more)
+        .ok_or_else(|| io::Error::other(format!("unknown kernel release {text}")))
 }
 
 impl Worker {

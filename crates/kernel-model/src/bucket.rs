@@ -79,6 +79,8 @@ impl Remembered {
 #[derive(Debug, Clone)]
 pub(crate) struct Owners {
     pub bucket: BucketIx,
+    /// The family of whoever began the list.
+    pub family: Family,
     /// IPv4 addresses in their mapped form.
     pub addr: u128,
     pub fastreuse: i8,
@@ -220,9 +222,10 @@ impl World {
     }
 
     pub(crate) fn owners_create(&mut self, bucket: BucketIx, sock: SockIx) -> OwnersIx {
-        let addr = self.socks[sock].hash_addr();
+        let (addr, family) = (self.socks[sock].hash_addr(), self.socks[sock].family);
         let fresh = || Owners {
             bucket,
+            family,
             addr,
             fastreuse: NO,
             fastreuseport: NO,
@@ -232,6 +235,7 @@ impl World {
         let index = self.owners.take(fresh);
         let list = &mut self.owners[index];
         list.bucket = bucket;
+        list.family = family;
         list.addr = addr;
         list.fastreuse = NO;
         list.fastreuseport = NO;

@@ -7,7 +7,7 @@
 //! Not here: the bucket's memory, which can skip all of it (bucket.rs, port.rs).
 
 use crate::addr::{Family, is_mapped, mapped};
-use crate::bucket::BucketIx;
+use crate::bucket::{BucketIx, OwnersIx};
 use crate::call::State;
 use crate::explain::Trace;
 use crate::rules::Rule;
@@ -57,6 +57,7 @@ impl World {
         match sock.family {
             Family::Inet6 if sock.rcv6 == 0 => false,
             Family::Inet6 if !is_mapped(sock.rcv6) => true,
+            Family::Inet6 if !self.host.kernel.has(Change::MappedByAddress) => false,
             _ => sock.rcv4 != 0,
         }
     }
@@ -97,9 +98,8 @@ impl World {
         trace: &mut T,
     ) -> bool {
         let sock = &self.socks[ix];
-        let true_v6 = sock.family == Family::Inet6 && !is_mapped(sock.rcv6);
         // The IPv4 wildcard does not cover a true IPv6 address.
-        let wild4 = (!true_v6).then_some(mapped(0));
+        let wild4 = Some(mapped(0)).filter(|_| self.meets_ipv4_wildcard(sock, bucket));
         let addrs = [Some(0), wild4, Some(sock.hash_addr())];
         let lists = addrs.into_iter().flatten();
         for list in lists.filter_map(|addr| self.owners_at(bucket, addr)) {
@@ -116,6 +116,21 @@ impl World {
             }
         }
         false
+    }
+
+    /// Whether the owners of 0.0.0.0 are asked about a socket with an address.
+    ///
+    /// Before 6.8 a list knows the family of who began it instead of the kind of its address, and an
+    /// IPv6 socket is not compared with the wildcard of IPv4 in a list that an IPv6 socket began
+    /// (`inet_bind2_bucket_match_addr_any()`).
+    fn meets_ipv4_wildcard(&self, sock: &Sock, bucket: BucketIx) -> bool {
+        if sock.family == Family::Inet {
+            return true;
+        }
+        let knows_kind = self.host.kernel.has(Change::AddressKind);
+        let list = self.owners_at(bucket, mapped(0));
+        let begun_by_v4 = |list: OwnersIx| self.owners[list.0].family == Family::Inet;
+        is_mapped(sock.rcv6) && (knows_kind || list.is_some_and(begun_by_v4))
     }
 
     /// May the socket share through SO_REUSEPORT at all? One that is in a group already (it listened

@@ -282,7 +282,9 @@ impl World {
             }
         }
         let chosen = self.choose_by_hash(group);
-        let cpu = self.groups[group.0].with_cpu > 0 && self.socks[chosen].incoming_cpu == self.cpu;
+        let cpu = self.host.kernel.has(Change::GroupCpu)
+            && self.groups[group.0].with_cpu > 0
+            && self.socks[chosen].incoming_cpu == self.cpu;
         trace.rule(if cpu {
             Rule::LookupCpu
         } else {
@@ -296,7 +298,7 @@ impl World {
         let count = self.groups[group.0].members.len();
         let start = self.draw_member(group);
         let entry = &self.groups[group.0];
-        if entry.with_cpu == 0 {
+        if entry.with_cpu == 0 || !self.host.kernel.has(Change::GroupCpu) {
             return entry.members[start];
         }
         let round = (0..count).map(|step| entry.members[(start + step) % count]);

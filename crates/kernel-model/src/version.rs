@@ -8,13 +8,16 @@
 
 use core::fmt;
 
-/// A kernel release, `6.18`.
+/// A kernel release, `6.18`, or one of its stable updates, `6.1.192`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Kernel {
     /// The first number.
     pub major: u8,
     /// The second number.
     pub minor: u8,
+    /// The third number: the stable update, which can bring a change of a later release along.
+    /// [`Kernel::LAST_UPDATE`] where none is named.
+    pub update: u16,
 }
 
 impl Kernel {
@@ -23,43 +26,111 @@ impl Kernel {
     /// The oldest release that is modelled: SO_REUSEPORT appeared in it.
     pub const OLDEST: Kernel = Kernel::new(3, 9);
 
-    /// A release by its numbers.
+    /// Whatever the last stable update of a release is.
+    pub const LAST_UPDATE: u16 = u16::MAX;
+
+    /// A release by its numbers, with all its stable updates.
     #[must_use]
     pub const fn new(major: u8, minor: u8) -> Kernel {
-        Kernel { major, minor }
+        Kernel {
+            major,
+            minor,
+            update: Kernel::LAST_UPDATE,
+        }
     }
 
-    /// Whether this release contains the change.
+    /// One stable update of a release.
+    #[must_use]
+    pub const fn stable(major: u8, minor: u8, update: u16) -> Kernel {
+        Kernel {
+            major,
+            minor,
+            update,
+        }
+    }
+
+    /// Whether both are of one release, whatever their updates.
+    #[must_use]
+    pub const fn is_release(self, other: Kernel) -> bool {
+        self.major == other.major && self.minor == other.minor
+    }
+
+    /// Whether this release contains the change, of its own or by a stable update.
     #[must_use]
     pub const fn has(self, change: Change) -> bool {
         let since = change.since();
-        self.major > since.major || (self.major == since.major && self.minor >= since.minor)
+        if self.major > since.major || (self.major == since.major && self.minor >= since.minor) {
+            return true;
+        }
+        let backports = change.backports();
+        let mut at = 0;
+        while at < backports.len() {
+            if self.is_release(backports[at]) && self.update >= backports[at].update {
+                return true;
+            }
+            at += 1;
+        }
+        false
     }
 
     /// Reads `6.18`, `6.18.44-generic`, `5.4`.
+    ///
+    /// A third number 0 says nothing: distributions write it and keep the stable update elsewhere
+    /// ([`Kernel::of_host`]).
     #[must_use]
     pub fn parse(text: &str) -> Option<Kernel> {
         let mut parts = text.split(['.', '-', '+']);
         let major = parts.next()?.parse().ok()?;
         let minor = parts.next()?.parse().ok()?;
-        Some(Kernel { major, minor })
+        let third = parts.next().and_then(|part| part.parse().ok());
+        let update = third.filter(|&number| number != 0);
+        Some(Kernel {
+            major,
+            minor,
+            update: update.unwrap_or(Kernel::LAST_UPDATE),
+        })
+    }
+
+    /// A running kernel: `uname`'s release; and what tells its stable update where the release does not:
+    /// Debian's version (`#1 SMP … Debian 6.1.192-2 (…)`), Ubuntu's `/proc/version_signature`.
+    #[must_use]
+    pub fn of_host(release: &str, more: &str) -> Option<Kernel> {
+        let named = Kernel::parse(release)?;
+        if named.update != Kernel::LAST_UPDATE {
+            return Some(named);
+        }
+        let words = more.split_ascii_whitespace().filter_map(Kernel::parse);
+        let mut known = words.filter(|kernel| kernel.is_release(named));
+        let better = known.find(|kernel| kernel.update != Kernel::LAST_UPDATE);
+        Some(better.unwrap_or(named))
     }
 
     /// Whether a live kernel of this release has agreed with the model.
     #[must_use]
-    pub const fn verified(self) -> bool {
-        self.major == 6 && self.minor == 18
+    pub fn verified(self) -> bool {
+        VERIFIED.iter().any(|seen| seen.0.is_release(self))
     }
 }
 
+/// The live kernels that the model has been compared with, oldest first, and where they ran.
+pub const VERIFIED: &[(Kernel, &str)] = &[(
+    Kernel::stable(6, 18, 44),
+    "the machine that the tests run on",
+)];
+
 impl fmt::Display for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
+        write!(f, "{}.{}", self.major, self.minor)?;
+        if self.update == Kernel::LAST_UPDATE {
+            return Ok(());
+        }
+        write!(f, ".{}", self.update)
     }
 }
 
 macro_rules! changes {
-    ($($(#[$doc:meta])* $name:ident $major:literal . $minor:literal $text:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident $major:literal . $minor:literal $text:literal
+        $(at $place:literal)? $(also $($b1:literal . $b2:literal . $b3:literal),+)?;)*) => {
         /// A change in what the kernel answers.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Change { $($(#[$doc])* $name,)* }
@@ -74,6 +145,20 @@ macro_rules! changes {
                 match self { $(Change::$name => Kernel::new($major, $minor),)* }
             }
 
+            /// The stable updates that brought it to older releases.
+            #[must_use]
+            pub const fn backports(self) -> &'static [Kernel] {
+                match self {
+                    $(Change::$name => const { &[$($(Kernel::stable($b1, $b2, $b3)),+)?] },)*
+                }
+            }
+
+            /// File and function, as in the first release with it; empty where it is the rule's own.
+            #[must_use]
+            pub const fn place(self) -> &'static str {
+                match self { $(Change::$name => concat!($($place)?),)* }
+            }
+
             /// What changed, in one sentence.
             #[must_use]
             pub const fn text(self) -> &'static str {
@@ -86,44 +171,97 @@ macro_rules! changes {
 changes! {
     /// `IP_BIND_ADDRESS_NO_PORT`.
     BindAddressNoPort 4 . 2 "IP_BIND_ADDRESS_NO_PORT lets bind leave the port to connect.";
-    /// The order in which a process that ends closes (`kernel/task_work.c`, `task_work_run`).
-    ExitBackwards 4 . 3 "A process that ends closes its sockets from the highest descriptor to the lowest; before, from the lowest.";
-    /// `net.ipv4.ip_unprivileged_port_start`.
-    UnprivilegedPortStart 4 . 11 "The first unprivileged port is a sysctl; before, it is 1024.";
     /// connect favours even ports.
     EvenConnect 4 . 2 "connect begins its search at an even offset, to leave the odd ports to bind.";
     /// The rover looks through the lower half first.
     RoverHalves 4 . 2 "bind to port 0 with SO_REUSEADDR looks through the lower half of the range first.";
+    /// The order in which a process that ends closes (`kernel/task_work.c`, `task_work_run`).
+    ExitBackwards 4 . 3 "A process that ends closes its sockets from the highest descriptor to the lowest; before, from the lowest.";
     /// The modern port scan of bind and connect.
     OddEvenBind 4 . 6 "bind to port 0 scans odd ports, then even ones, and connect the other way round; bind's random rover is gone.";
     /// Groups of SO_REUSEPORT listeners.
     ReuseportGroups 4 . 6 "SO_REUSEPORT listeners form a group that a hash or a program chooses from.";
+    /// `net.ipv4.ip_unprivileged_port_start`.
+    UnprivilegedPortStart 4 . 11 "The first unprivileged port is a sysctl; before, it is 1024.";
     /// `FASTREUSEPORT_STRICT` and the address that a bucket remembers.
     StrictReuseport 4 . 13 "A bucket remembers the address of the SO_REUSEPORT socket that its cached answer is true for.";
     /// `tcp_tw_reuse` 2.
     TwReuseLoopback 4 . 19 "tcp_tw_reuse 2, since then the default, is for loopback connections only.";
+    /// The exact address is looked up before the wildcard.
+    AddressFirst 5 . 0 "A listener on the exact address wins over a wildcard one, whatever their scores.";
     /// 0.0.0.0/8 is ordinary.
     ZeronetIsOneAddress 5 . 3 "Only 0.0.0.0 counts as this network; the rest of 0.0.0.0/8 may be assigned.";
     /// `net.ipv4.ip_autobind_reuse`.
     AutobindReuse 5 . 8 "ip_autobind_reuse lets the last resort of bind to port 0 share ports.";
     /// `net.ipv4.tcp_migrate_req`.
     MigrateReq 5 . 14 "Connections can move to another listener of the group when one closes.";
-    /// The exact address is looked up before the wildcard.
-    AddressFirst 5 . 0 "A listener on the exact address wins over a wildcard one, whatever their scores.";
     /// A bound device counts in the score again.
-    DeviceScore 5 . 15 "A listener bound to the device wins over one that is not, on the same address.";
+    DeviceScore 5 . 15 "A listener bound to the device wins over one that is not, on the same address."
+        at "net/ipv4/inet_hashtables.c, compute_score()" also 5 . 10 . 73, 5 . 14 . 12;
     /// The second hash, by port and address.
     Bhash2 6 . 1 "A bind to one address walks only the owners of that address and of the wildcard.";
+    /// A group asks for the processor.
+    GroupCpu 6 . 1 "A group prefers the member whose SO_INCOMING_CPU is the processor of the SYN; before, only the score did."
+        at "net/core/sock_reuseport.c, reuseport_select_sock_by_hash()" also 5 . 15 . 77;
     /// `IP_LOCAL_PORT_RANGE`.
-    LocalPortRange 6 . 3 "IP_LOCAL_PORT_RANGE narrows the range of one socket.";
+    LocalPortRange 6 . 3 "IP_LOCAL_PORT_RANGE narrows the range of one socket."
+        at "net/ipv4/inet_connection_sock.c, inet_sk_get_local_port_range()" also 6 . 1 . 32;
     /// connect tries every port of `IP_LOCAL_PORT_RANGE` in turn.
     OwnRangeWhole 6 . 8 "In a socket's own range connect tries each port in turn, instead of even ones first.";
     /// The bucket's cached `fastreuse` is never set any more.
     NoFastreuse 6 . 8 "A new bucket already lists the address when its cached answer is computed, so SO_REUSEADDR alone never skips the walk.";
+    /// Mapped addresses are in the second hash.
+    MappedByAddress 6 . 8 "A bind to an IPv4 address in IPv6 form walks only the owners of that address and of the wildcard; before, all of the port."
+        at "include/net/inet_hashtables.h, inet_use_hash2_on_bind()" also 6 . 1 . 168;
+    /// A list by address knows what kind of address it has.
+    AddressKind 6 . 8 "The owners of 0.0.0.0 are met by an IPv4 address in IPv6 form whoever they are; updates of 6.1 that have the walk by address and not this let it bind beside ::ffff:0.0.0.0."
+        at "net/ipv4/inet_hashtables.c, inet_bind2_bucket_match_addr_any()";
     /// `net.ipv4.tcp_tw_reuse_delay`.
     TwReuseDelay 6 . 14 "How old a TIME_WAIT connection must be for connect's own choice is a sysctl; before, a second.";
-    /// Ports return to connect's use when only connect's own sockets are left.
-    ConnectBind 6 . 18 "A bucket whose remaining owners all got their port from connect can be used by connect again.";
     /// The user of an orphan is remembered.
     OrphanKeepsUser 6 . 17 "A closed socket's remains keep their user; before, they count as root's.";
+    /// Ports return to connect's use when only connect's own sockets are left.
+    ConnectBind 6 . 18 "A bucket whose remaining owners all got their port from connect can be used by connect again.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stable_update_is_read_where_it_stands() {
+        let table = [
+            ("6.18.44-fc-v657", "", Kernel::stable(6, 18, 44)),
+            (
+                "6.1.0-56-cloud-amd64",
+                "#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2 (2026-11-16)",
+                Kernel::stable(6, 1, 192),
+            ),
+            (
+                "4.4.0-210-generic",
+                "#242-Ubuntu SMP Fri Apr 16 09:57:56 UTC 2021 Ubuntu 4.4.0-210.242-generic 4.4.262",
+                Kernel::stable(4, 4, 262),
+            ),
+            ("6.1.0-unknown", "#1 SMP 5.10.3", Kernel::new(6, 1)),
+            ("6.18", "", Kernel::V6_18),
+        ];
+        for (release, more, kernel) in table {
+            assert_eq!(Kernel::of_host(release, more), Some(kernel), "{release}");
+        }
+    }
+
+    #[test]
+    fn a_stable_update_has_what_was_brought_to_it() {
+        let range = Change::LocalPortRange;
+        assert!(Kernel::new(6, 3).has(range) && Kernel::new(7, 0).has(range));
+        assert!(Kernel::new(6, 1).has(range) && Kernel::stable(6, 1, 32).has(range));
+        assert!(!Kernel::stable(6, 1, 31).has(range) && !Kernel::new(6, 2).has(range));
+    }
+
+    #[test]
+    fn changes_stand_in_the_order_of_their_releases() {
+        for pair in Change::ALL.windows(2) {
+            assert!(pair[0].since() <= pair[1].since(), "{:?}", pair[1]);
+        }
+    }
 }

@@ -3,6 +3,7 @@
 //! Decides:  nothing; plain data between the reader and the runner.
 //! Not here: how it is written (parse.rs), how it is run (run.rs).
 
+use std::fmt;
 use std::net::IpAddr;
 
 use portcullis_kernel_model::{
@@ -15,13 +16,46 @@ use super::sysctls::Sysctl;
 /// A socket of the script, by its place in [`Script::labels`].
 pub type Slot = usize;
 
+/// Releases of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kernels {
+    /// The first.
+    pub first: Kernel,
+    /// The last; none where later ones are meant too.
+    pub last: Option<Kernel>,
+}
+
+impl Kernels {
+    /// Whether a release, or an update of it, is among them.
+    #[must_use]
+    pub fn contain(&self, kernel: Kernel) -> bool {
+        let update_counts = self.first.update != Kernel::LAST_UPDATE;
+        let late_enough = if update_counts {
+            kernel >= self.first
+        } else {
+            (kernel.major, kernel.minor) >= (self.first.major, self.first.minor)
+        };
+        late_enough && self.last.is_none_or(|last| kernel <= last)
+    }
+}
+
+impl fmt::Display for Kernels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.last {
+            None => write!(f, "{} or later", self.first),
+            Some(last) if last == self.first => write!(f, "{last}"),
+            Some(last) => write!(f, "{} to {last}", self.first),
+        }
+    }
+}
+
 /// A script.
 #[derive(Debug, Clone)]
 pub struct Script {
     /// Where the statement that it shows comes from, one entry for each `from` line.
     pub from: Vec<String>,
-    /// The kernel that it is about, where it says so.
-    pub kernel: Option<Kernel>,
+    /// The kernels that it is about, where it says so.
+    pub kernel: Option<Kernels>,
     /// Interfaces, addresses, users and sysctls before the first step.
     pub host: Host,
     /// The names of users and processes: set up first, then forked ones in the order of their steps.

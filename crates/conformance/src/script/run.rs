@@ -116,14 +116,16 @@ impl Run {
     /// Prepares the worlds. With a live kernel this process moves into a network of its own: it must
     /// be a child made for this script ([`apart`]).
     pub fn prepare(script: &Script, mode: Mode) -> Result<Run, Obstacle> {
+        let mut host = script.host.clone();
         let kernel = match mode {
             Mode::Model => None,
             Mode::Live | Mode::Both => {
-                fits_running_kernel(script)?;
+                // Beside a live kernel the model is of its release.
+                host.kernel = fitting_kernel(script)?;
                 Some(Kernel::enter(&script.host, &users(script))?)
             }
         };
-        let model = (mode != Mode::Live).then(|| Model::new(script.host.clone()));
+        let model = (mode != Mode::Live).then(|| Model::new(host));
         let ports: Vec<u16> = script.ports.iter().map(|port| port.1).collect();
         Ok(Run {
             model,
@@ -286,18 +288,14 @@ fn users(script: &Script) -> BTreeSet<u32> {
     ids
 }
 
-/// A script about another release is for the model alone.
-fn fits_running_kernel(script: &Script) -> Result<(), Obstacle> {
-    let release = rustix::system::uname()
-        .release()
-        .to_string_lossy()
-        .into_owned();
-    let running = portcullis_kernel_model::Kernel::parse(&release);
-    match script.kernel {
-        Some(wanted) if running != Some(wanted) => Err(Obstacle::Skip(format!(
-            "it is about Linux {wanted}, and this is {release}"
+/// The running kernel, for a script that is not about others.
+fn fitting_kernel(script: &Script) -> Result<portcullis_kernel_model::Kernel, Obstacle> {
+    let running = crate::worker::running_kernel()?;
+    match &script.kernel {
+        Some(wanted) if !wanted.contain(running) => Err(Obstacle::Skip(format!(
+            "it is about Linux {wanted}, and this is {running}"
         ))),
-        _ => Ok(()),
+        _ => Ok(running),
     }
 }
 

@@ -10,7 +10,7 @@ use portcullis_kernel_model::{Addr6, Caps, Interface, Kernel, Uid};
 use super::cursor::Cursor;
 use super::parse::{Caller, Reader};
 use super::problem::{Problem, did_you_mean};
-use super::program::Action;
+use super::program::{Action, Kernels};
 use super::sysctls::{self, Sysctl};
 
 impl Reader {
@@ -25,19 +25,36 @@ impl Reader {
         Ok(())
     }
 
+    /// A release, `5.4`, or an update of one, `6.1.192`.
+    fn release(&self, at: &mut Cursor<'_>) -> Result<Kernel, Problem> {
+        let here = at.at;
+        let kernel = at.next().and_then(Kernel::parse);
+        kernel
+            .filter(|&kernel| kernel >= Kernel::OLDEST)
+            .ok_or_else(|| {
+                let message = format!("`kernel` takes a release from {} on", Kernel::OLDEST);
+                at.line.problem(here, message, "kernel 6.18")
+            })
+    }
+
+    /// `kernel RELEASE`, `kernel RELEASE to RELEASE`, `kernel RELEASE or later`.
     pub(super) fn kernel(&mut self, at: &mut Cursor<'_>) -> Result<(), Problem> {
         self.before_sockets(at)?;
-        let here = at.at;
-        let kernel = at
-            .next()
-            .and_then(Kernel::parse)
-            .filter(|&kernel| kernel >= Kernel::OLDEST);
-        let Some(kernel) = kernel else {
-            let message = format!("`kernel` takes a release from {} on", Kernel::OLDEST);
-            return Err(at.line.problem(here, message, "kernel 6.18"));
+        let first = self.release(at)?;
+        let last = if at.take("to") {
+            Some(self.release(at)?)
+        } else if at.take("or") {
+            at.must("later", "kernel 6.8 or later")?;
+            None
+        } else {
+            Some(first)
         };
-        self.script.kernel = Some(kernel);
-        self.script.host.kernel = kernel;
+        let kernels = Kernels { first, last };
+        self.script.kernel = Some(kernels);
+        // The model's own release where it is one of them.
+        if !kernels.contain(self.script.host.kernel) {
+            self.script.host.kernel = last.unwrap_or(first);
+        }
         Ok(())
     }
 
