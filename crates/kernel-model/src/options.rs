@@ -143,7 +143,11 @@ impl World {
         index: i32,
         trace: &mut T,
     ) -> Result<(), Errno> {
-        if self.socks[ix].device != 0 && !self.capable(process, ix, Cap::NetRaw) {
+        let may = self.capable(process, ix, Cap::NetRaw);
+        if !may && !self.host.kernel.has(Change::DeviceForEveryone) {
+            return refuse(trace, Rule::NeedsCapability, Errno::EPERM);
+        }
+        if self.socks[ix].device != 0 && !may {
             return refuse(trace, Rule::DeviceTaken, Errno::EPERM);
         }
         if index < 0 {

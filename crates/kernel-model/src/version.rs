@@ -191,6 +191,8 @@ changes! {
     AddressFirst 5 . 0 "A listener on the exact address wins over a wildcard one, whatever their scores.";
     /// 0.0.0.0/8 is ordinary.
     ZeronetIsOneAddress 5 . 3 "Only 0.0.0.0 counts as this network; the rest of 0.0.0.0/8 may be assigned.";
+    /// `SO_BINDTODEVICE` without a capability.
+    DeviceForEveryone 5 . 7 "Anybody may bind a new socket to a device; before, it takes CAP_NET_RAW.";
     /// `net.ipv4.ip_autobind_reuse`.
     AutobindReuse 5 . 8 "ip_autobind_reuse lets the last resort of bind to port 0 share ports.";
     /// `net.ipv4.tcp_migrate_req`.
