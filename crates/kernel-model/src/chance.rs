@@ -21,6 +21,7 @@ use crate::host::ProcessId;
 use crate::ports::{PortChoice, Told};
 use crate::reuseport::GroupIx;
 use crate::scan::Reach;
+use crate::socket::SockIx;
 use crate::world::{SocketId, World};
 
 /// Where draws come from.
@@ -150,6 +151,23 @@ impl World {
             }
         }
         self.draw(count as u32) as usize
+    }
+
+    /// Among equal listeners, each one after the first replaces the choice with a chance of one in as many
+    /// as were met.
+    pub(crate) fn draw_equal(&mut self, equals: &[SockIx]) -> SockIx {
+        if let Some(told) = self.chance.members.pop_front()
+            && equals.contains(&told.index)
+        {
+            return told.index;
+        }
+        let mut chosen = equals[0];
+        for (met, &ix) in equals.iter().enumerate().skip(1) {
+            if self.draw(met as u32 + 1) == 0 {
+                chosen = ix;
+            }
+        }
+        chosen
     }
 
     /// A number below `below`.

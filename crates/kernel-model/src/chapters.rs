@@ -168,7 +168,7 @@ places! {
     Connect: ConnectState ConnectFamily MappedSource MappedForever ForeignSource LoopbackSource
         ConnectUnderWay NoRoute TupleTaken ConnectChose ConnectNoPort;
     Lookup: Refused SelfConnect HalfOpen LookupExact LookupWildcard ReplyLost;
-    Groups: GroupBegun GroupJoined GroupBusy GroupFull LookupGroup LookupProgram LookupCpu
+    Groups: GroupBegun GroupJoined GroupBusy GroupFull LookupGroup LookupEquals LookupProgram LookupCpu
         ProgramNeedsReuseport NoProgram;
     Accept: SynDropped AcceptOldest AcceptState AcceptEmpty;
     Closing: LastHolder ProcessEnds QueueReset Migrated ShutdownHow ShutdownUnconnected ShutdownListener
@@ -183,6 +183,7 @@ impl Rule {
     pub const fn until(self) -> Option<Kernel> {
         match self {
             Rule::BucketRemembersReuseaddr => Some(Change::NoFastreuse.since()),
+            Rule::LookupEquals => Some(Change::ReuseportGroups.since()),
             _ => None,
         }
     }

@@ -19,11 +19,13 @@ use crate::version::Change;
 use crate::world::{SocketId, World};
 
 /// What the search ended at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Found {
     Nobody,
     One(SockIx),
     Group(GroupIx),
+    /// Before there were groups: listeners of one score, in the order in which they are met.
+    Among(Vec<SockIx>),
 }
 
 /// Where a packet goes: IPv4 in its mapped form.
@@ -62,6 +64,7 @@ impl World {
                 .iter()
                 .map(|&ix| self.handle(ix))
                 .collect(),
+            Found::Among(equals) => equals.iter().map(|&ix| self.handle(ix)).collect(),
         }
     }
 
@@ -82,6 +85,11 @@ impl World {
                 trace.rule(rule);
                 self.choose_member(group, trace)
             }
+            Found::Among(equals) => {
+                let chosen = self.draw_equal(&equals);
+                trace.blame(Rule::LookupEquals, self.handle(chosen));
+                Some(chosen)
+            }
         }
     }
 
@@ -90,6 +98,9 @@ impl World {
             return (Found::Nobody, Rule::Refused);
         }
         let kernel = self.host.kernel;
+        if !kernel.has(Change::ReuseportGroups) {
+            return (self.equals(target), Rule::LookupExact);
+        }
         if !kernel.has(Change::AddressFirst) {
             let found = self.best(target, 0, |sock| self.score_old(sock, target));
             return (found, Rule::LookupExact);
@@ -126,6 +137,27 @@ impl World {
             found = Found::One(ix);
         }
         found
+    }
+
+    /// Until 4.5: if the first of the best score has SO_REUSEPORT, all others of that score after it, too.
+    fn equals(&self, target: Target) -> Found {
+        let (mut best, mut equals): (u32, Vec<SockIx>) = (0, Vec::new());
+        let chain = self.chain_at(target.net, target.port, 0);
+        for ix in self.listeners_in(chain) {
+            let score = self.score_old(&self.socks[ix], target);
+            if score > best {
+                best = score;
+                equals.clear();
+                equals.push(ix);
+            } else if score > 0 && score == best && self.socks[equals[0]].reuseport {
+                equals.push(ix);
+            }
+        }
+        match equals[..] {
+            [] => Found::Nobody,
+            [one] => Found::One(one),
+            _ => Found::Among(equals),
+        }
     }
 
     /// 0: no match. A device counts more, then a socket of IPv4 itself, then the processor.

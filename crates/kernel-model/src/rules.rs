@@ -177,6 +177,8 @@ rules! {
         "A listener on the wildcard address got the connection, since none has the exact one." "";
     LookupGroup "lookup-group" "net/core/sock_reuseport.c, reuseport_select_sock()" Change::ReuseportGroups.since();
         "The first matching SO_REUSEPORT listener ended the search; its group chose by hash." "";
+    LookupEquals "lookup-equals" "net/ipv4/inet_hashtables.c, __inet_lookup_listener()" OLD;
+        "Before there were groups, a pseudo-random number chose among the SO_REUSEPORT listeners of the best score." "";
     LookupProgram "lookup-program" "net/core/sock_reuseport.c, run_bpf_filter()" Change::ReuseportGroups.since();
         "The group's program chose the listener by its index." "";
     LookupCpu "lookup-cpu" "net/core/sock_reuseport.c, reuseport_select_sock_by_hash()" OLD;
