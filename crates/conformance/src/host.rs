@@ -5,10 +5,15 @@
 //! Not here: which scripts run there.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV6, TcpListener, TcpStream,
+};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
-use portcullis_kernel_model::{Addr6, Caps, Host, Interface, Kernel, Sysctls, Uid, UserNsId};
+use portcullis_kernel_model::{
+    Addr6, Caps, Host, Interface, Kernel, State, Sysctls, Uid, UserNsId,
+};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::netlink;
@@ -137,6 +142,25 @@ pub const PROFILES: &[Profile] = &[
         name: "tw-reuse-nowhere",
         change: |s| s.tcp_tw_reuse = 0,
     },
+    Profile {
+        name: "no-cookies",
+        change: |s| {
+            s.tcp_syncookies = 0;
+            s.tcp_max_syn_backlog = 4;
+        },
+    },
+    Profile {
+        name: "cookies-always",
+        change: |s| s.tcp_syncookies = 2,
+    },
+    Profile {
+        name: "migrate-and-abort",
+        change: |s| {
+            s.tcp_migrate_req = true;
+            s.tcp_abort_on_overflow = true;
+            s.somaxconn = 1;
+        },
+    },
 ];
 
 /// The place of the profile in which connect takes TIME_WAIT over everywhere.
@@ -152,6 +176,8 @@ pub const LEFT: u32 = 2;
 pub const RIGHT: u32 = 3;
 /// How long the kernel may take to notice that interfaces are up (net/core/link_watch.c: at most 1 s).
 const SETTLE: Duration = Duration::from_millis(1100);
+/// How often a network is set right before it is given up.
+const ATTEMPTS_MAX: u32 = 5;
 const LEFT_NAME: &str = "pc2";
 const RIGHT_NAME: &str = "pc3";
 
@@ -190,6 +216,8 @@ pub fn sysctls(profile: u8, ports: &Ports) -> Sysctls {
     let range = (ports.range, ports.range + RANGE_WIDTH - 1);
     let mut sysctls = Sysctls {
         ip_local_port_range: range,
+        // What is remembered of peers would reach from one script to the next.
+        tcp_no_metrics_save: true,
         ..Sysctls::default()
     };
     if let Some(profile) = PROFILES.get(usize::from(profile)) {
@@ -255,22 +283,63 @@ pub fn set_up() -> io::Result<()> {
     netlink::add_address(LEFT, ON_LEFT.into(), 24)?;
     netlink::add_address(LEFT, ON_LEFT6.into(), 64)?;
     netlink::add_address(LEFT, LINK_LOCAL.into(), 64)?;
+    // The kernel adds routes of its own when it has noticed that the pair is up, and that an address
+    // needs no detection; its own route to an address would come before the one that is made here.
+    std::thread::sleep(SETTLE);
     let loopback = Ipv4Addr::new(127, 0, 0, 0);
     netlink::acknowledge_at_once(LOOPBACK, loopback.into(), 8)?;
-    for address in [Ipv4Addr::LOCALHOST, ON_LO] {
-        netlink::acknowledge_at_once(LOOPBACK, address.into(), 32)?;
+    for (device, address) in acknowledging() {
+        netlink::acknowledge_at_once(device, address, host_prefix(address))?;
+        let mut attempts = 0;
+        while !is_acknowledged_at_once(address)? {
+            attempts += 1;
+            if attempts > ATTEMPTS_MAX {
+                return Err(io::Error::other(format!(
+                    "{address} does not acknowledge at once"
+                )));
+            }
+            // The kernel's own route came back.
+            std::thread::sleep(SETTLE);
+            netlink::forget_route(device, address, host_prefix(address))?;
+        }
     }
-    netlink::acknowledge_at_once(LEFT, ON_LEFT.into(), 32)?;
-    for address in [Ipv6Addr::LOCALHOST, ON_LO6] {
-        netlink::acknowledge_at_once(LOOPBACK, address.into(), 128)?;
-    }
-    for address in [ON_LEFT6, LINK_LOCAL] {
-        netlink::acknowledge_at_once(LEFT, address.into(), 128)?;
-    }
-    // The kernel adds routes of its own when it has noticed that the pair is up; each makes connections
-    // look their route up again, and forget to acknowledge at once.
-    std::thread::sleep(SETTLE);
     Ok(())
+}
+
+/// The addresses that connections are made to, with their interfaces.
+fn acknowledging() -> [(u32, IpAddr); 7] {
+    [
+        (LOOPBACK, Ipv4Addr::LOCALHOST.into()),
+        (LOOPBACK, ON_LO.into()),
+        (LEFT, ON_LEFT.into()),
+        (LOOPBACK, Ipv6Addr::LOCALHOST.into()),
+        (LOOPBACK, ON_LO6.into()),
+        (LEFT, ON_LEFT6.into()),
+        (LEFT, LINK_LOCAL.into()),
+    ]
+}
+
+fn host_prefix(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+/// Whether a FIN towards the address is acknowledged within the call that sends it.
+fn is_acknowledged_at_once(address: IpAddr) -> io::Result<bool> {
+    let scope = match address {
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => LEFT,
+        _ => 0,
+    };
+    let at = |port| match address {
+        IpAddr::V4(v4) => SocketAddr::from((v4, port)),
+        IpAddr::V6(v6) => SocketAddrV6::new(v6, port, 0, scope).into(),
+    };
+    let listener = TcpListener::bind(at(0))?;
+    let client = TcpStream::connect(at(listener.local_addr()?.port()))?;
+    client.shutdown(Shutdown::Write)?;
+    let state = portcullis_sys::bare::tcp_state(client.as_fd())?;
+    // Nothing of it stays: what would is reset with the queue of the listener.
+    drop(listener);
+    Ok(state == State::FinWait2 as u8)
 }
 
 /// Writes every sysctl that a profile can change.
@@ -303,6 +372,10 @@ pub fn apply(sysctls: &Sysctls) -> io::Result<()> {
     write_sysctl(
         "net/ipv4/tcp_abort_on_overflow",
         flag(sysctls.tcp_abort_on_overflow),
+    )?;
+    write_sysctl(
+        "net/ipv4/tcp_no_metrics_save",
+        flag(sysctls.tcp_no_metrics_save),
     )?;
     write_sysctl(
         "net/ipv4/tcp_max_syn_backlog",

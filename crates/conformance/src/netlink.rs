@@ -130,6 +130,27 @@ pub fn acknowledge_at_once(index: u32, address: IpAddr, prefix: u8) -> io::Resul
     request(RTM_DELROUTE, 0, &old)
 }
 
+/// Takes away the first route to an IPv6 address of this host: the kernel's own, where it came back.
+pub fn forget_route(index: u32, address: IpAddr, prefix: u8) -> io::Result<()> {
+    let IpAddr::V6(v6) = address else {
+        return Ok(());
+    };
+    let mut body = vec![AddressFamily::INET6.as_raw() as u8, prefix, 0, 0];
+    body.extend([
+        RT_TABLE_LOCAL,
+        RTPROT_KERNEL,
+        RT_SCOPE_UNIVERSE,
+        RTN_LOCAL,
+        0,
+        0,
+        0,
+        0,
+    ]);
+    attribute(&mut body, RTA_DST, &v6.octets());
+    attribute(&mut body, RTA_OIF, &index.to_ne_bytes());
+    request(RTM_DELROUTE, 0, &body)
+}
+
 /// `struct ifinfomsg`.
 fn link(index: u32) -> Vec<u8> {
     let mut body = vec![0; 16];

@@ -18,6 +18,9 @@ use crate::step::{
 /// Scripts that follow each other share a set of sysctls, since changing it costs.
 pub const SAME_PROFILE: u64 = 64;
 
+/// The sets of sysctls from this one on are about half-open connections.
+const HALF_OPEN_FROM: u8 = 16;
+
 /// splitmix64: every number of the stream from the seed alone.
 #[derive(Debug, Clone)]
 pub struct Draws(u64);
@@ -59,6 +62,8 @@ struct Theme {
     connects: bool,
     odd_arguments: bool,
     users: bool,
+    /// Listeners defer, and have short queues: connections stay half open.
+    half_open: bool,
     live: [bool; SLOTS],
     used: usize,
 }
@@ -132,9 +137,10 @@ impl Theme {
                 },
                 other,
             ],
-            connects: draws.percent(45),
+            connects: profile >= HALF_OPEN_FROM || draws.percent(45),
             odd_arguments: draws.percent(10),
             users: draws.percent(40),
+            half_open: profile >= HALF_OPEN_FROM || draws.percent(8),
             live: [false; SLOTS],
             used: 0,
         }
@@ -168,6 +174,9 @@ impl Theme {
         if draws.percent(15) {
             pen.call(slot, Call::Set(option(draws, self.odd_arguments)));
         }
+        if self.half_open && draws.percent(40) {
+            pen.call(slot, Call::Set(Opt::DeferAccept(1)));
+        }
         if self.connects && draws.percent(35) {
             let to = self.target(draws);
             pen.call(slot, Call::Connect(to));
@@ -178,7 +187,12 @@ impl Theme {
             pen.call(slot, Call::Bind(place.at(port)));
         }
         if draws.percent(50) {
-            pen.call(slot, Call::Listen(backlog(draws)));
+            let backlog = if self.half_open {
+                draws.below(3) as i32
+            } else {
+                backlog(draws)
+            };
+            pen.call(slot, Call::Listen(backlog));
         }
     }
 

@@ -198,4 +198,8 @@ pub enum State {
     LastAck = 9,
     /// `TCP_LISTEN`.
     Listen = 10,
+    /// `TCP_CLOSING`: both sides closed at once.
+    Closing = 11,
+    /// `TCP_NEW_SYN_RECV`: a half-open connection, which no descriptor holds.
+    NewSynRecv = 12,
 }

@@ -108,6 +108,13 @@ chapters! {
          the order of listen. Each connection goes to the member that a hash of its addresses and ports \
          names, or that an attached program names by its index. A member that leaves is replaced by the \
          last one.";
+    /// Between the SYN and the queue.
+    HalfOpen "What lies between the SYN and the queue?"
+        "A listener that answers a SYN keeps a *half-open connection* until the handshake's last \
+         acknowledgement. Between sockets of one host that comes at once, unless TCP_DEFER_ACCEPT ignores \
+         it, or the answer is lost. Half-open connections count against the backlog by themselves, besides \
+         those that wait in the queue; they outlive their listener, and hold their four numbers. Nobody \
+         tells the client when one ends.";
     /// The accept queue.
     Accept "What waits in the queue?"
         "A connection is complete before anybody accepts it. It waits in the listener's queue; when the queue \
@@ -167,9 +174,11 @@ places! {
     Listen: ListenState ListenAgain BacklogCut FastopenQueue ListenChecksPort;
     Connect: ConnectState ConnectFamily MappedSource MappedForever ForeignSource LoopbackSource
         ConnectUnderWay NoRoute TupleTaken ConnectChose ConnectNoPort;
-    Lookup: Refused SelfConnect HalfOpen LookupExact LookupWildcard ReplyLost;
+    Lookup: Refused SelfConnect SynLost HalfOpen LookupExact LookupWildcard ReplyLost;
     Groups: GroupBegun GroupJoined GroupBusy GroupFull LookupGroup LookupEquals LookupProgram LookupCpu
         ProgramNeedsReuseport NoProgram;
+    HalfOpen: SynQueueFull SynQueueReserved SynCookie AcceptDeferred LastAckDropped OverflowReset
+        RequestReset RequestMigrated RequestForgotten;
     Accept: SynDropped AcceptOldest AcceptState AcceptEmpty;
     Closing: LastHolder ProcessEnds QueueReset Migrated ShutdownHow ShutdownUnconnected ShutdownListener
         Disconnected PortKept NotConnected;

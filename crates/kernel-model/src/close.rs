@@ -33,7 +33,7 @@ impl World {
             _ if self.socks[ix].repair || self.lingers_not(ix) => self.disconnect(ix, trace),
             _ => {
                 if self.step_to_closing(ix) {
-                    self.send_fin(ix);
+                    self.send_fin(ix, trace);
                 }
             }
         }
@@ -78,6 +78,8 @@ impl World {
         if self.socks[ix].bucket.is_some() && !self.socks[ix].locked(PORT_LOCK) {
             self.put_port(ix);
         }
+        self.clear_timer(ix);
+        self.socks[ix].ack_held = false;
         self.socks[ix].state = State::Close;
     }
 
@@ -86,11 +88,16 @@ impl World {
         if self.socks[ix].bucket.is_some() {
             self.put_port(ix);
         }
-        self.leave_group(ix);
         let parent = self.socks[ix].parent;
         if parent != crate::socket::NONE {
             self.socks[parent].queue.retain(|&child| child != ix);
         }
+        if self.socks[ix].requests > 0 {
+            // Its half-open connections still refer to it.
+            self.socks[ix].awaited = true;
+            return;
+        }
+        self.leave_group(ix);
         self.free_sock(ix);
     }
 
@@ -112,7 +119,7 @@ impl World {
     }
 
     /// Who takes over, while `tcp_migrate_req` is on and the group has a listener left.
-    fn migrate_to(&mut self, ix: SockIx) -> Option<SockIx> {
+    pub(crate) fn migrate_to(&mut self, ix: SockIx) -> Option<SockIx> {
         let group = self.socks[ix].group?;
         let on = self.host.net(self.socks[ix].net).sysctls.tcp_migrate_req;
         let any = !self.groups[group.0].members.is_empty();
@@ -139,17 +146,31 @@ impl World {
             | State::CloseWait
             | State::FinWait1
             | State::FinWait2 => {
-                self.send_reset(ix);
+                self.send_reset(ix, trace);
+                self.socks[ix].error = Some(Errno::ECONNRESET);
+            }
+            // Its FIN could not be sent.
+            State::LastAck | State::Closing if self.socks[ix].windowless => {
+                self.send_reset(ix, trace);
                 self.socks[ix].error = Some(Errno::ECONNRESET);
             }
             State::SynSent => self.socks[ix].error = Some(Errno::ECONNRESET),
             _ => {}
         }
+        self.next_number(ix);
         self.socks[ix].dport = 0;
         if !self.socks[ix].locked(ADDR_LOCK) {
             self.readdress(ix, |sock| sock.reset_addr());
         }
         self.socks[ix].shutdown = 0;
+    }
+
+    /// A later connection of the same socket begins behind everything that this one could have sent.
+    fn next_number(&mut self, ix: SockIx) {
+        let sock = &mut self.socks[ix];
+        let next = sock.snd_nxt.wrapping_add(sock.max_window).wrapping_add(2);
+        sock.snd_nxt = next.max(1);
+        sock.complained = 0;
     }
 
     pub(crate) fn shutdown<T: Trace>(
@@ -183,7 +204,7 @@ impl World {
                 self.socks[ix].shutdown |= bits;
                 let sends = matches!(state, State::Established | State::CloseWait);
                 if bits & SEND_SHUTDOWN != 0 && sends && self.step_to_closing(ix) {
-                    self.send_fin(ix);
+                    self.send_fin(ix, trace);
                 }
             }
         }

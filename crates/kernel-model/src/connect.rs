@@ -68,6 +68,7 @@ impl World {
                 Ok(()) => {
                     self.socks[ix].progress = Progress::Connecting;
                     self.socks[ix].windowless = self.socks[ix].repair;
+                    self.begin_numbers(ix);
                     if self.socks[ix].repair {
                         // Under TCP_REPAIR the connection is believed, and nothing is sent.
                         self.socks[ix].state = State::Established;
@@ -85,6 +86,20 @@ impl World {
                 }
             },
         }
+    }
+
+    /// Where the sequence numbers begin: behind those of the socket's last connection, if it had one.
+    fn begin_numbers(&mut self, ix: SockIx) {
+        let first = match self.socks[ix].snd_nxt {
+            0 if !self.socks[ix].repair => self.draw_isn(),
+            next => next,
+        };
+        let sock = &mut self.socks[ix];
+        (sock.snd_una, sock.snd_nxt) = (first, first);
+        if !sock.repair {
+            sock.rcv_nxt = 0;
+        }
+        sock.retries = 0;
     }
 
     /// What became of a connect that was begun.

@@ -168,6 +168,8 @@ pub struct Sysctls {
     pub tcp_syncookies: u8,
     /// `net.ipv4.tcp_fastopen`, a bit mask.
     pub tcp_fastopen: u32,
+    /// `net.ipv4.tcp_no_metrics_save`: nothing is remembered of peers.
+    pub tcp_no_metrics_save: bool,
     /// `net.ipv4.tcp_tw_reuse`: 0 never, 1 always, 2 on loopback.
     pub tcp_tw_reuse: u8,
     /// `net.ipv4.tcp_tw_reuse_delay`, in milliseconds.
@@ -194,6 +196,7 @@ impl Default for Sysctls {
             tcp_max_syn_backlog: 128,
             tcp_syncookies: 1,
             tcp_fastopen: 1,
+            tcp_no_metrics_save: false,
             tcp_tw_reuse: 2,
             tcp_tw_reuse_delay: 1000,
             tcp_abort_on_overflow: false,

@@ -83,7 +83,6 @@ impl World {
     /// Takes the listener out again; the port may have been given back already, not the number.
     pub(crate) fn unhash_listener(&mut self, ix: SockIx) {
         self.socks[ix].hashed = Hashed::No;
-        self.forget_requests(ix);
         if self.socks[ix].group.is_some() {
             self.leave_group_on_stop(ix);
         }

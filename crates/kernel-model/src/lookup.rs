@@ -199,22 +199,6 @@ impl World {
         }
         1 + u32::from(!any) + u32::from(sock.device != 0) + cpu
     }
-
-    /// The interface that a packet between two of the host's own addresses counts as arriving on: it goes
-    /// over the loopback, and is known by the interface that has the address.
-    pub(crate) fn arrival_device(&self, from: SockIx, to6: u128) -> u32 {
-        let sock = &self.socks[from];
-        if sock.device != 0 {
-            return sock.device;
-        }
-        let net = self.host.net(sock.net);
-        let device = if crate::addr::is_mapped(to6) {
-            net.device_of4(to6 as u32)
-        } else {
-            net.device_of6(to6)
-        };
-        device.unwrap_or(1)
-    }
 }
 
 pub(crate) fn accepts_device(sock: &Sock, device: u32) -> bool {

@@ -178,7 +178,7 @@ impl World {
                 sock.repair = false;
                 sock.reuse = Reuse::No;
                 if value == 0 {
-                    self.send_probe(ix);
+                    self.send_probe(ix, trace);
                 }
             }
             _ => return refuse(trace, Rule::BadValue, Errno::EINVAL),

@@ -169,6 +169,31 @@ rules! {
         "The listener's accept queue is full, so the SYN was dropped." "Accept faster, or raise the backlog.";
     SelfConnect "self-connect" "net/ipv4/tcp_input.c, tcp_rcv_synsent_state_process()" OLD;
         "A socket that connects to its own address and port meets its own SYN, and is connected to itself." "";
+    SynLost "syn-lost" "net/ipv4/route.c, ip_route_output_key_hash_rcu(); net/ipv4/tcp_output.c, tcp_connect()" OLD;
+        "The SYN left by a device behind which nobody answers, and is sent again until connect gives up."
+        "Bind the socket to the device that has the address, or to none.";
+    SynQueueFull "syn-queue-full" "net/ipv4/tcp_input.c, tcp_syn_flood_action(); include/net/inet_connection_sock.h, inet_csk_reqsk_queue_is_full()" OLD;
+        "More connections are half open than the backlog says and tcp_syncookies is 0, so the SYN was dropped."
+        "Raise the backlog, or turn tcp_syncookies on.";
+    SynQueueReserved "syn-queue-reserved" "net/ipv4/tcp_input.c, tcp_conn_request()" OLD;
+        "Without tcp_syncookies the last quarter of tcp_max_syn_backlog is for peers with whom a connection has ended in order before."
+        "Raise tcp_max_syn_backlog, or turn tcp_syncookies on.";
+    SynCookie "syn-cookie" "net/ipv4/tcp_input.c, tcp_syn_flood_action(); net/ipv4/syncookies.c, cookie_v4_check()" OLD;
+        "More connections are half open than the backlog says, or tcp_syncookies is 2: the SYN was answered by a cookie, and nothing of it is kept." "";
+    AcceptDeferred "accept-deferred" "net/ipv4/tcp_minisocks.c, tcp_check_req()" OLD;
+        "With TCP_DEFER_ACCEPT the handshake's last acknowledgement is ignored: the connection stays half open until data, a FIN or the end of the time." "Wait, or say something.";
+    LastAckDropped "last-ack-dropped" "net/ipv4/tcp_minisocks.c, tcp_check_req(); net/ipv4/tcp_ipv4.c, tcp_v4_syn_recv_sock()" OLD;
+        "The accept queue was full when the handshake's last acknowledgement came, so it was ignored; the client believes that it is connected."
+        "Accept faster, or raise the backlog.";
+    OverflowReset "overflow-reset" "net/ipv4/tcp_minisocks.c, tcp_check_req()" OLD;
+        "The accept queue was full when the handshake's last acknowledgement came, and tcp_abort_on_overflow is on: the client was reset."
+        "Accept faster, raise the backlog, or turn tcp_abort_on_overflow off.";
+    RequestReset "request-reset" "net/ipv4/tcp_minisocks.c, tcp_check_req()" OLD;
+        "A reset, or the SYN of another connection with the same four numbers, ended a half-open connection." "";
+    RequestMigrated "request-migrated" "net/ipv4/tcp_ipv4.c, tcp_v4_rcv(); net/ipv4/inet_connection_sock.c, reqsk_timer_handler()" Change::MigrateReq.since();
+        "The half-open connection of a listener that has gone was taken over by another of its group (tcp_migrate_req)." "";
+    RequestForgotten "request-forgotten" "net/ipv4/tcp_ipv4.c, tcp_v4_rcv()" OLD;
+        "The half-open connection's listener has gone and no other takes it over: the next segment ends it, and looks for a listener anew." "Keep the listener open, or turn tcp_migrate_req on.";
     HalfOpen "half-open" "net/ipv4/tcp_input.c, tcp_validate_incoming(), tcp_rcv_synsent_state_process()" OLD;
         "A SYN reached a socket that believes in an older connection with the same four numbers; that one is reset." "";
     LookupExact "lookup-exact" "net/ipv4/inet_hashtables.c, __inet_lookup_listener()" OLD;

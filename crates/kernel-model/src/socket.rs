@@ -129,14 +129,35 @@ pub(crate) struct Sock {
     pub chain: u32,
     pub previous_listener: SockIx,
     pub next_listener: SockIx,
-    /// Of a TIME_WAIT socket: when it ends, and its place among those that end then.
+    /// When its timer fires, and its place among those that fire then.
     pub deadline: Option<(u64, u64)>,
 
     /// Of a listener: the limit, and who waits to be accepted.
     pub backlog: u32,
     pub queue: VecDeque<SockIx>,
-    /// Of a child in such a queue: the listener.
+    /// Of a child in such a queue, and of a half-open connection: the listener.
     pub parent: u32,
+    /// Of a listener: how many connections are half open; they keep its place until they end.
+    pub requests: u32,
+    /// It is gone but for them.
+    pub awaited: bool,
+    /// It has answered SYNs by cookies.
+    pub cookies_given: bool,
+
+    /// `snd_una`, `snd_nxt`, `rcv_nxt`; of a half-open connection the first is that of its SYN.
+    pub snd_una: u32,
+    pub snd_nxt: u32,
+    pub rcv_nxt: u32,
+    /// The largest window that the peer has opened.
+    pub max_window: u32,
+    /// How often the SYN, or a half-open connection's answer, was sent again.
+    pub retries: u8,
+    /// A half-open connection whose last acknowledgement came, but did not count.
+    pub acked: bool,
+    /// The handshake's last acknowledgement is held back.
+    pub ack_held: bool,
+    /// When it last answered what it cannot use, plus one; 0 for never.
+    pub complained: u64,
 }
 
 impl Sock {
@@ -195,6 +216,17 @@ impl Sock {
             backlog: 0,
             queue: VecDeque::new(),
             parent: NONE,
+            requests: 0,
+            awaited: false,
+            cookies_given: false,
+            snd_una: 0,
+            snd_nxt: 0,
+            rcv_nxt: 0,
+            max_window: 0,
+            retries: 0,
+            acked: false,
+            ack_held: false,
+            complained: 0,
         }
     }
 

@@ -205,6 +205,9 @@ changes! {
     /// A group asks for the processor.
     GroupCpu 6 . 1 "A group prefers the member whose SO_INCOMING_CPU is the processor of the SYN; before, only the score did."
         at "net/core/sock_reuseport.c, reuseport_select_sock_by_hash()" also 5 . 15 . 77;
+    /// `net.ipv4.tcp_syn_linear_timeouts`.
+    LinearSyn 6 . 5 "The first four repetitions of a SYN come a second apart; before, each waits twice as long as the last."
+        at "net/ipv4/tcp_timer.c, tcp_retransmit_timer()";
     /// `IP_LOCAL_PORT_RANGE`.
     LocalPortRange 6 . 3 "IP_LOCAL_PORT_RANGE narrows the range of one socket."
         at "net/ipv4/inet_connection_sock.c, inet_sk_get_local_port_range()" also 6 . 1 . 32;

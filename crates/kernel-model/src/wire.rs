@@ -1,27 +1,36 @@
-//! What one socket's segment does to another: connections between sockets of one namespace.
+//! Segments between sockets of one namespace, and the table of connections that they are looked up in.
 //!
-//! Decides:  which socket receives a SYN, FIN or RST; the states that both ends go through; what is
-//!           left as TIME_WAIT, and for how long.
-//! Kernel:   net/ipv4/inet_hashtables.c, __inet_lookup_established(), __inet_inherit_port();
-//!           net/ipv4/tcp_input.c, tcp_fin(), tcp_reset(), tcp_rcv_state_process();
-//!           net/ipv4/tcp_minisocks.c, tcp_time_wait(), tcp_timewait_state_process(), 3.9 to 6.18
-//! Not here: data, loss and timers: segments arrive at once (gaps.toml).
+//! Decides:  which connection a segment belongs to; what a socket's own SYN, FIN, RST and probe look
+//!           like; what is left as TIME_WAIT, and for how long.
+//! Kernel:   net/ipv4/tcp_ipv4.c, tcp_v4_rcv(), tcp_v4_send_reset(); net/ipv6/tcp_ipv6.c,
+//!           tcp_v6_rcv(), tcp_v6_send_reset(); net/ipv4/inet_hashtables.c,
+//!           __inet_lookup_established(); net/ipv4/tcp_minisocks.c, tcp_time_wait(), 3.9 to 6.18
+//! Not here: what a state makes of a segment (receive.rs, request.rs); routes (way.rs); data and
+//!           loss: segments arrive at once, in the order in which they were sent (gaps.toml).
 
-use crate::addr::{Family, Kind6, LOOPBACK4_IPV6, is_mapped, kind6, mapped};
+use crate::addr::{Family, is_mapped, mapped};
 use crate::call::State;
-use crate::connect::LOOPBACK_DEVICE;
 use crate::errno::Errno;
 use crate::explain::Trace;
-use crate::host::{Kind4, NetId};
-use crate::lookup::{Target, accepts_device};
+use crate::host::NetId;
+use crate::lookup::{Found, Target, accepts_device};
 use crate::rules::Rule;
-use crate::socket::{
-    CONNECT_BIND, Hashed, NONE, PORT_LOCK, Progress, RCV_SHUTDOWN, SEND_SHUTDOWN, Sock, SockIx,
-};
+use crate::socket::{CONNECT_BIND, Hashed, NONE, RCV_SHUTDOWN, SEND_SHUTDOWN, Sock, SockIx};
+use crate::way::{Arrival, Flow, Scope, Source, needs_strict};
 use crate::world::World;
 
 /// How long TIME_WAIT, and an orphan's FIN_WAIT2, last (`TCP_TIMEWAIT_LEN`, `tcp_fin_timeout`).
 pub const TIME_WAIT_MS: u64 = 60_000;
+/// Segments that one call may cause. The limits on acknowledgements end every exchange long before.
+const SEGMENTS_MAX: u32 = 10_000;
+/// The receive window of a connection without data.
+pub(crate) const WINDOW: u32 = 65_483;
+/// What the clock of initial sequence numbers advances from one connection to the next, and in a
+/// millisecond: it counts in 64 ns (`seq_scale`).
+const ISN_STEP: u32 = 320;
+const ISN_PER_MS: u64 = 15_625;
+/// `tcp_invalid_ratelimit`: a socket complains of what it cannot use once in this time.
+const COMPLAINT_MS: u64 = 500;
 
 /// Both ends of a connection, from one of them. IPv4 in its mapped form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,12 +42,41 @@ pub(crate) struct Tuple {
     pub peer: u128,
 }
 
-/// A handshake whose last acknowledgement does not count or is held back (TCP_DEFER_ACCEPT), by the
-/// listener's side of its tuple.
+/// The flag that makes a segment more than an acknowledgement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flag {
+    None,
+    Syn,
+    Fin,
+    Reset,
+}
+
+/// A segment without data, as its receiver sees it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Request {
-    listener: SockIx,
-    device: u32,
+pub(crate) struct Segment {
+    pub to: Tuple,
+    pub arrival: Arrival,
+    pub flag: Flag,
+    pub seq: u32,
+    pub ack: Option<u32>,
+}
+
+impl Segment {
+    /// The number after its last: a SYN and a FIN count one.
+    pub(crate) const fn end(&self) -> u32 {
+        let counts = matches!(self.flag, Flag::Syn | Flag::Fin);
+        self.seq.wrapping_add(counts as u32)
+    }
+
+    /// A connection's first segment.
+    pub(crate) const fn begins(&self) -> bool {
+        matches!(self.flag, Flag::Syn) && self.ack.is_none()
+    }
+}
+
+/// Whether a sequence number comes after another.
+pub(crate) const fn after(number: u32, other: u32) -> bool {
+    (other.wrapping_sub(number) as i32) < 0
 }
 
 impl Tuple {
@@ -58,7 +96,7 @@ impl Tuple {
         }
     }
 
-    fn reversed(self) -> Tuple {
+    pub(crate) fn reversed(self) -> Tuple {
         Tuple {
             net: self.net,
             port: self.peer_port,
@@ -97,312 +135,249 @@ impl World {
         self.socks[ix].hashed = Hashed::No;
     }
 
-    /// The other end, if a socket has it.
-    fn peer_of(&self, ix: SockIx) -> Option<SockIx> {
-        let sock = &self.socks[ix];
-        let tuple = Tuple::of(sock, sock.sport).reversed();
-        self.find_connection(tuple, self.arrival_device(ix, tuple.addr))
-    }
-
     /// A segment came in: the socket remembers the processor, over what SO_INCOMING_CPU set.
     fn heard(&mut self, ix: SockIx) {
         self.socks[ix].incoming_cpu = self.cpu;
     }
 
-    /// Whether no answer can come: the socket sends through IPv4 towards a true IPv6 address, from an
-    /// address that is not this host's, or through a device that is not there.
-    fn is_mute(&self, ix: SockIx) -> bool {
+    /// An initial sequence number: later ones are larger, as `secure_tcp_seq` has it for one peer.
+    pub(crate) fn draw_isn(&mut self) -> u32 {
+        self.isn = self.isn.wrapping_add(ISN_STEP);
+        let passed = self.now_ms.wrapping_mul(ISN_PER_MS) as u32;
+        self.isn.wrapping_add(passed).max(1)
+    }
+
+    /// Whether the socket may answer a segment that it cannot use: not again at once.
+    pub(crate) fn may_complain(&mut self, ix: SockIx) -> bool {
+        let now = self.now_ms + 1;
+        let before = self.socks[ix].complained;
+        if before != 0 && now - before < COMPLAINT_MS {
+            return false;
+        }
+        self.socks[ix].complained = now;
+        true
+    }
+
+    /// A segment of a socket's own connection. Says whether it arrives anywhere.
+    pub(crate) fn send(&mut self, ix: SockIx, flag: Flag, seq: u32, ack: Option<u32>) -> bool {
         let sock = &self.socks[ix];
-        let net = self.host.net(sock.net);
-        if sock.device != 0 && net.interface(sock.device).is_none() {
-            return true;
+        let to = Tuple::of(sock, sock.sport).reversed();
+        // It sends IPv4 headers towards a true IPv6 address.
+        if sock.sends_ipv4 && !is_mapped(to.addr) {
+            return false;
         }
-        if sock.family == Family::Inet || is_mapped(sock.peer6) {
-            // Over the loopback every address of this host is reached.
-            let beyond = sock.device > LOOPBACK_DEVICE && !net.is_on4(sock.peer4, sock.device)
-                || net.kind4(self.host.kernel, sock.peer4) != Kind4::Local;
-            return beyond || net.kind4(self.host.kernel, sock.rcv4) != Kind4::Local;
-        }
-        let beyond = sock.device != 0 && !net.is_on6(sock.peer6, sock.device);
-        beyond || sock.sends_ipv4 || !net.has6(sock.rcv6, None)
+        let flow = Flow {
+            net: sock.net,
+            from: to.peer,
+            to: to.addr,
+            device: sock.device,
+            source: source_of(sock),
+            scope: Scope::Strict,
+        };
+        self.post(flow, to, flag, seq, ack)
+    }
+
+    pub(crate) fn post(
+        &mut self,
+        flow: Flow,
+        to: Tuple,
+        flag: Flag,
+        seq: u32,
+        ack: Option<u32>,
+    ) -> bool {
+        let Some(arrival) = self.way(flow) else {
+            return false;
+        };
+        self.wire.push_back(Segment {
+            to,
+            arrival,
+            flag,
+            seq,
+            ack,
+        });
+        true
+    }
+
+    /// A bare acknowledgement.
+    pub(crate) fn send_ack(&mut self, ix: SockIx) {
+        let sock = &self.socks[ix];
+        let (seq, ack) = (sock.snd_nxt, sock.rcv_nxt);
+        self.socks[ix].ack_held = false;
+        self.send(ix, Flag::None, seq, Some(ack));
     }
 
     /// A SYN from a socket in SYN_SENT, and the handshake that follows at once.
     pub(crate) fn send_syn<T: Trace>(&mut self, ix: SockIx, trace: &mut T) {
-        if self.is_mute(ix) {
-            trace.rule(Rule::MappedForever);
+        let seq = self.socks[ix].snd_una;
+        self.socks[ix].snd_nxt = seq.wrapping_add(1);
+        self.retry_syn_later(ix);
+        if !self.send(ix, Flag::Syn, seq, None) {
+            let forever = self.socks[ix].sends_ipv4 && !is_mapped(self.socks[ix].peer6);
+            trace.rule(if forever {
+                Rule::MappedForever
+            } else {
+                Rule::SynLost
+            });
+        }
+        self.deliver(trace);
+    }
+
+    /// A FIN, after the sender's state became FIN_WAIT1 or LAST_ACK; its acknowledgement comes back.
+    pub(crate) fn send_fin<T: Trace>(&mut self, ix: SockIx, trace: &mut T) {
+        self.queue_fin(ix);
+        self.deliver(trace);
+    }
+
+    pub(crate) fn queue_fin(&mut self, ix: SockIx) {
+        if self.socks[ix].windowless {
             return;
         }
-        let tuple = Tuple::of(&self.socks[ix], self.socks[ix].sport).reversed();
-        let device = self.arrival_device(ix, tuple.addr);
-        if let Some(other) = self.find_connection(tuple, device) {
-            if self.socks[other].state != State::TimeWait {
-                return self.syn_meets(ix, other, trace);
-            }
-            self.end_time_wait(other);
-        }
-        self.syn_to_listener(ix, tuple, device, trace);
+        let (seq, ack) = (self.socks[ix].snd_nxt, self.socks[ix].rcv_nxt);
+        self.socks[ix].snd_nxt = seq.wrapping_add(1);
+        self.socks[ix].ack_held = false;
+        self.send(ix, Flag::Fin, seq, Some(ack));
     }
 
-    /// A SYN that finds a connection of its own addresses and ports.
-    fn syn_meets<T: Trace>(&mut self, ix: SockIx, other: SockIx, trace: &mut T) {
-        if other == ix {
-            // It called itself: both SYNs cross, and it is connected. A side that was shut down
-            // before that is told now.
-            trace.rule(Rule::SelfConnect);
-            self.heard(ix);
-            self.socks[ix].state = State::Established;
-            if self.socks[ix].shutdown & SEND_SHUTDOWN != 0 {
-                self.time_wait(ix, State::TimeWait);
-            }
-        } else if self.socks[other].state == State::SynSent {
-            // Both call each other.
-            self.heard(other);
-            if self.is_mute(other) {
-                self.socks[other].state = State::SynRecv;
-            } else {
-                self.heard(ix);
-                self.socks[other].state = State::Established;
-                self.socks[ix].state = State::Established;
-            }
-        } else {
-            // It believes in an older connection and says so; the answer to that is a reset. The
-            // SYN itself would have to be sent again.
-            trace.blame(Rule::HalfOpen, self.handle(other));
-            if !self.is_mute(other) {
-                self.receive_reset(other);
-            }
+    /// A reset towards the other end.
+    pub(crate) fn send_reset<T: Trace>(&mut self, ix: SockIx, trace: &mut T) {
+        let (seq, ack) = (self.socks[ix].snd_nxt, self.socks[ix].rcv_nxt);
+        self.send(ix, Flag::Reset, seq, Some(ack));
+        self.deliver(trace);
+    }
+
+    /// A window probe, at the end of TCP_REPAIR: where no connection is, a reset comes back.
+    pub(crate) fn send_probe<T: Trace>(&mut self, ix: SockIx, trace: &mut T) {
+        if self.socks[ix].state == State::Established {
+            let (seq, ack) = (
+                self.socks[ix].snd_una.wrapping_sub(1),
+                self.socks[ix].rcv_nxt,
+            );
+            self.send(ix, Flag::None, seq, Some(ack));
+            self.deliver(trace);
         }
     }
 
-    /// A SYN that looks for a listener, and the handshake that follows at once.
-    fn syn_to_listener<T: Trace>(&mut self, ix: SockIx, tuple: Tuple, device: u32, trace: &mut T) {
+    /// Lets every segment arrive, and those that it causes.
+    pub(crate) fn deliver<T: Trace>(&mut self, trace: &mut T) {
+        for _ in 0..SEGMENTS_MAX {
+            let Some(segment) = self.wire.pop_front() else {
+                return;
+            };
+            self.receive(segment, trace);
+        }
+        debug_assert!(false, "segments without end");
+        self.wire.clear();
+    }
+
+    fn receive<T: Trace>(&mut self, segment: Segment, trace: &mut T) {
+        while let Some(ix) = self.find_connection(segment.to, segment.arrival.device) {
+            match self.socks[ix].state {
+                State::NewSynRecv => {
+                    if self.to_request(ix, segment, trace).is_some() {
+                        return;
+                    }
+                    // The request is gone: the segment is looked up again.
+                }
+                State::TimeWait => return self.to_time_wait(ix, segment, trace),
+                _ => {
+                    self.heard(ix);
+                    return self.to_connection(ix, segment, trace);
+                }
+            }
+        }
+        match self.find_for(segment, trace) {
+            Some(listener) => self.to_listener(listener, segment, None, trace),
+            None => self.to_nobody(segment, trace),
+        }
+    }
+
+    /// The listener of a segment that no connection takes. The hash of its four numbers is the same for
+    /// each segment: a group's choice stays.
+    pub(crate) fn find_for<T: Trace>(&mut self, segment: Segment, trace: &mut T) -> Option<SockIx> {
+        let tuple = segment.to;
         let target = Target {
             net: tuple.net,
             addr: tuple.addr,
             v4: is_mapped(tuple.addr),
             port: tuple.port,
-            device,
+            device: segment.arrival.device,
         };
-        if let Some(listener) = self.listener_for(target, trace) {
-            self.answer_syn(ix, listener, tuple, device, trace);
-        } else if self.reset_is_lost(tuple, device) {
+        if segment.begins() {
+            let found = self.listener_for(target, trace);
+            self.last_choice = found.map(|listener| (tuple, listener));
+            return found;
+        }
+        let equals = match self.find_listener(target).0 {
+            Found::Nobody => return None,
+            Found::One(ix) => return Some(ix),
+            Found::Group(group) => self.groups[group.0].members.clone(),
+            Found::Among(equals) => equals,
+        };
+        let chosen = self.last_choice.filter(|(of, _)| *of == tuple);
+        let chosen = chosen.filter(|(_, ix)| equals.contains(ix));
+        chosen.map(|(_, ix)| ix).or(equals.first().copied())
+    }
+
+    /// Nobody takes it: a reset answers, if it may.
+    fn to_nobody<T: Trace>(&mut self, segment: Segment, trace: &mut T) {
+        if segment.flag != Flag::Reset && self.reply_reset(segment, None) {
+            if segment.begins() {
+                trace.rule(Rule::Refused);
+            }
+        } else if segment.begins() {
             trace.rule(Rule::ReplyLost);
-        } else {
-            trace.rule(Rule::Refused);
-            self.receive_reset(ix);
+        }
+        // Someone waits for it, but by another device.
+        if !segment.begins() && self.connections.contains_key(&segment.to) {
+            trace.rule(Rule::ReplyLost);
         }
     }
 
-    /// A listener answers a SYN, if it has room and a way.
-    fn answer_syn<T: Trace>(
+    /// A reset as the answer to a segment, by the device of the socket that it came to, if any.
+    pub(crate) fn reply_reset(&mut self, segment: Segment, from: Option<SockIx>) -> bool {
+        if segment.flag == Flag::Reset {
+            return false;
+        }
+        match segment.ack {
+            Some(ack) => self.reply(segment, from, Flag::Reset, ack, None),
+            None => self.reply(segment, from, Flag::Reset, 0, Some(segment.end())),
+        }
+    }
+
+    /// An answer that is no socket's own segment.
+    pub(crate) fn reply(
         &mut self,
-        ix: SockIx,
-        listener: SockIx,
-        tuple: Tuple,
-        device: u32,
-        trace: &mut T,
-    ) {
-        let sock = &self.socks[listener];
-        // A group's choice may fall on a member whose device cannot answer.
-        let unable = sock.device != 0 && self.host.net(sock.net).interface(sock.device).is_none();
-        if unable || sock.queue.len() as u64 > u64::from(sock.backlog) {
-            trace.blame(Rule::SynDropped, self.handle(listener));
-            return;
+        segment: Segment,
+        from: Option<SockIx>,
+        flag: Flag,
+        seq: u32,
+        ack: Option<u32>,
+    ) -> bool {
+        let to = segment.to.reversed();
+        let v4 = is_mapped(to.addr);
+        if from.is_none() && v4 && !segment.arrival.local {
+            return false;
         }
-        if !self.reaches(sock, tuple.peer) {
-            trace.blame(Rule::ReplyLost, self.handle(listener));
-            return;
+        let sock = from.map(|ix| &self.socks[ix]);
+        let mut device = sock.map_or(0, |sock| sock.device);
+        if device == 0 && needs_strict(to.addr) {
+            device = segment.arrival.device;
         }
-        self.heard(ix);
-        self.socks[ix].state = State::Established;
-        // A client with TCP_DEFER_ACCEPT waits with its last acknowledgement until it has something to say.
-        if self.socks[listener].defer_accept == 0 && self.socks[ix].defer_accept == 0 {
-            self.spawn_child(listener, tuple, device);
-        } else {
-            self.requests.insert(tuple, Request { listener, device });
-        }
-    }
-
-    /// A reset to ::1 or to a link-local address goes out by the interface that the SYN came in by, which may
-    /// not have the address (tcp_v6_send_response()). What IPv4 sends over the loopback to an address that is elsewhere has a route of the wrong type to
-    /// be answered with a reset (tcp_v4_send_reset()).
-    fn reset_is_lost(&self, tuple: Tuple, device: u32) -> bool {
-        if is_mapped(tuple.addr) {
-            let net = self.host.net(tuple.net);
-            return device == LOOPBACK_DEVICE && !net.is_on4(tuple.addr as u32, device);
-        }
-        let strict = matches!(kind6(tuple.peer), Kind6::Loopback | Kind6::LinkLocal);
-        strict && !self.host.net(tuple.net).is_on6(tuple.peer, device)
-    }
-
-    /// Whether the listener's answer has a way to this address: through its device only, if it has one.
-    fn reaches(&self, listener: &Sock, to: u128) -> bool {
-        let net = self.host.net(listener.net);
-        listener.device == 0
-            || if is_mapped(to) {
-                listener.device == LOOPBACK_DEVICE || net.is_on4(to as u32, listener.device)
-            } else {
-                net.is_on6(to, listener.device)
-            }
-    }
-
-    /// The listener's side of a new connection: an owner of the listener's port. With a link-local peer
-    /// it is bound to the interface that the SYN came in by.
-    fn spawn_child(&mut self, listener: SockIx, tuple: Tuple, device: u32) {
-        let parent = &self.socks[listener];
-        let (net, family, uid) = (parent.net, parent.family, parent.uid);
-        let bucket = parent.bucket;
-        let child = self.fresh_sock(net, family, uid);
-        let parent = &self.socks[listener];
-        let mut copy = Sock {
-            queue: Default::default(),
-            held: Default::default(),
-            ..parent.clone()
+        let flow = Flow {
+            net: to.net,
+            from: to.peer,
+            to: to.addr,
+            device,
+            source: sock.map_or(Source::Own, source_of),
+            scope: match sock {
+                Some(sock) if sock.state != State::TimeWait => Scope::Strict,
+                _ => Scope::Preferred,
+            },
         };
-        copy.generation = self.socks[child].generation;
-        copy.holders = 0;
-        copy.state = State::Established;
-        copy.progress = Progress::Connected;
-        copy.locks &= !PORT_LOCK;
-        copy.bucket = None;
-        copy.owners = None;
-        copy.group = None;
-        copy.hashed = Hashed::No;
-        copy.chain = NONE;
-        copy.parent = listener;
-        copy.error = None;
-        copy.incoming_cpu = self.cpu;
-        copy.sport = tuple.port;
-        copy.dport = tuple.peer_port;
-        if copy.device == 0 && kind6(tuple.peer) == Kind6::LinkLocal {
-            copy.device = device;
-        }
-        if is_mapped(tuple.addr) {
-            (copy.rcv4, copy.peer4) = (tuple.addr as u32, tuple.peer as u32);
-        } else {
-            (copy.rcv4, copy.peer4) = (LOOPBACK4_IPV6, LOOPBACK4_IPV6);
-        }
-        copy.src4 = copy.rcv4;
-        if family == Family::Inet6 {
-            (copy.rcv6, copy.src6, copy.peer6) = (tuple.addr, tuple.addr, tuple.peer);
-        }
-        self.socks[child] = copy;
-        if let Some(bucket) = bucket {
-            let list = match self.owners_of(bucket, child) {
-                Some(list) => list,
-                None => self.owners_create(bucket, child),
-            };
-            self.own(child, bucket, list);
-        }
-        self.hash_connection(child);
-        self.socks[listener].queue.push_back(child);
-        // What was shut down before `listen` is shut down in every connection that it accepts.
-        if self.socks[child].shutdown & SEND_SHUTDOWN != 0 && self.step_to_closing(child) {
-            self.send_fin(child);
-        }
+        self.post(flow, to, flag, seq, ack)
     }
 
-    /// A FIN, after the sender's state became FIN_WAIT1 or LAST_ACK; its acknowledgement comes back.
-    pub(crate) fn send_fin(&mut self, ix: SockIx) {
-        if self.is_mute(ix) || self.socks[ix].windowless {
-            return;
-        }
-        let Some(peer) = self.peer_of(ix).or_else(|| self.request_answered(ix)) else {
-            self.receive_reset(ix);
-            return;
-        };
-        if peer == ix {
-            // Both FINs cross.
-            self.time_wait(ix, State::TimeWait);
-            return;
-        }
-        let silent = self.socks[peer].state != State::TimeWait && self.is_mute(peer);
-        if !silent {
-            self.heard(ix);
-        }
-        if self.socks[peer].state != State::TimeWait {
-            self.heard(peer);
-        }
-        match self.socks[peer].state {
-            State::Established => {
-                self.socks[peer].state = State::CloseWait;
-                self.socks[peer].shutdown |= RCV_SHUTDOWN;
-            }
-            State::FinWait2 => {
-                self.socks[peer].shutdown |= RCV_SHUTDOWN;
-                self.time_wait(peer, State::TimeWait);
-            }
-            State::TimeWait if self.socks[peer].substate == State::FinWait2 => {
-                self.socks[peer].substate = State::TimeWait;
-                self.schedule(peer);
-            }
-            State::TimeWait => {}
-            _ => {
-                self.receive_reset(ix);
-                return;
-            }
-        }
-        if silent {
-            return;
-        }
-        match self.socks[ix].state {
-            State::FinWait1 => {
-                self.socks[ix].state = State::FinWait2;
-                self.socks[ix].shutdown |= SEND_SHUTDOWN;
-            }
-            State::LastAck => self.done(ix),
-            _ => {}
-        }
-    }
-
-    /// What says more than a bare acknowledgement ends the listener's waiting: the connection is there.
-    fn request_answered(&mut self, ix: SockIx) -> Option<SockIx> {
-        let sock = &self.socks[ix];
-        let tuple = Tuple::of(sock, sock.sport).reversed();
-        let request = self.requests.remove(&tuple)?;
-        self.spawn_child(request.listener, tuple, request.device);
-        self.socks[request.listener].queue.back().copied()
-    }
-
-    /// A listener ends: it waits for nobody any more.
-    pub(crate) fn forget_requests(&mut self, listener: SockIx) {
-        if !self.requests.is_empty() {
-            self.requests
-                .retain(|_, request| request.listener != listener);
-        }
-    }
-
-    /// A reset towards the other end.
-    pub(crate) fn send_reset(&mut self, ix: SockIx) {
-        if self.is_mute(ix) {
-            return;
-        }
-        if !self.requests.is_empty() {
-            let sock = &self.socks[ix];
-            self.requests
-                .remove(&Tuple::of(sock, sock.sport).reversed());
-        }
-        if let Some(peer) = self.peer_of(ix)
-            && peer != ix
-        {
-            if self.socks[peer].state == State::TimeWait {
-                self.end_time_wait(peer);
-            } else {
-                self.receive_reset(peer);
-            }
-        }
-    }
-
-    /// A window probe, at the end of TCP_REPAIR: where no connection is, a reset comes back.
-    pub(crate) fn send_probe(&mut self, ix: SockIx) {
-        if self.socks[ix].state == State::Established && self.peer_of(ix).is_none() {
-            self.receive_reset(ix);
-        }
-    }
-
-    fn receive_reset(&mut self, ix: SockIx) {
-        self.heard(ix);
+    pub(crate) fn receive_reset(&mut self, ix: SockIx) {
         let sock = &mut self.socks[ix];
         sock.error = Some(match sock.state {
             State::SynSent => Errno::ECONNREFUSED,
@@ -422,8 +397,18 @@ impl World {
         }
     }
 
+    /// The round trip of a connection that ended in order is remembered: its peer is known to be alive.
+    pub(crate) fn remember_peer(&mut self, ix: SockIx) {
+        let sock = &self.socks[ix];
+        if !self.host.net(sock.net).sysctls.tcp_no_metrics_save {
+            let tuple = Tuple::of(sock, sock.sport);
+            self.proven.insert((tuple.net, tuple.addr, tuple.peer));
+        }
+    }
+
     /// Leaves a TIME_WAIT socket in place of this one, and ends this one.
     pub(crate) fn time_wait(&mut self, ix: SockIx, substate: State) {
+        self.remember_peer(ix);
         let sock = &self.socks[ix];
         let (net, family, uid) = (sock.net, sock.family, sock.uid);
         let remains = self.fresh_sock(net, family, uid);
@@ -450,57 +435,33 @@ impl World {
             num: sock.num,
             sport: sock.sport,
             dport: sock.dport,
+            snd_nxt: sock.snd_nxt,
+            rcv_nxt: sock.rcv_nxt,
             ..Sock::fresh()
         };
         self.socks[remains] = copy;
         self.own_beside(remains, ix);
         self.hash_connection(remains);
-        self.schedule(remains);
+        self.set_timer(remains, TIME_WAIT_MS);
         self.done(ix);
-    }
-
-    fn schedule(&mut self, ix: SockIx) {
-        self.unschedule(ix);
-        let deadline = (self.now_ms + TIME_WAIT_MS, self.deadlines_set);
-        self.deadlines_set += 1;
-        self.socks[ix].deadline = Some(deadline);
-        self.deadlines.insert(deadline, ix);
-    }
-
-    fn unschedule(&mut self, ix: SockIx) {
-        if let Some(deadline) = self.socks[ix].deadline.take() {
-            self.deadlines.remove(&deadline);
-        }
     }
 
     /// The end of a TIME_WAIT socket: its time is over, or it made room.
     pub(crate) fn end_time_wait(&mut self, ix: SockIx) {
-        self.unschedule(ix);
         self.unhash_connection(ix);
         self.put_port(ix);
         self.free_sock(ix);
     }
 
-    /// Lets time pass: TIME_WAIT sockets end after a minute.
-    pub fn pass_time(&mut self, ms: u64) {
-        self.now_ms += ms;
-        while let Some((&(at, _), &ix)) = self.deadlines.first_key_value() {
-            if at > self.now_ms {
-                break;
-            }
-            self.end_time_wait(ix);
-        }
-    }
-
-    /// How long a TIME_WAIT socket has been one: connect's own choice leaves young ones alone.
-    pub(crate) fn time_wait_age_ms(&self, ix: SockIx) -> u64 {
-        let end = self.socks[ix].deadline;
-        end.map_or(u64::MAX, |(at, _)| {
-            (self.now_ms + TIME_WAIT_MS).saturating_sub(at)
-        })
-    }
-
     pub(crate) fn forget_parent(&mut self, child: SockIx) {
         self.socks[child].parent = NONE;
+    }
+}
+
+pub(crate) fn source_of(sock: &Sock) -> Source {
+    if sock.transparent {
+        Source::Any
+    } else {
+        Source::Own
     }
 }

@@ -3,7 +3,7 @@
 //! Decides:  which rule file answers a call; how sockets are numbered.
 //! Not here: any rule.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
 use crate::addr::Family;
@@ -16,11 +16,12 @@ use crate::errno::Errno;
 use crate::explain::{Explanation, NoTrace, Trace};
 use crate::files::Table;
 use crate::host::{Cap, Host, NetId, ProcessId, Uid};
+use crate::request::Cookie;
 use crate::reuseport::Group;
 use crate::rules::Rule;
 use crate::slab::Slab;
 use crate::socket::{Sock, SockIx};
-use crate::wire::{Request, Tuple};
+use crate::wire::{Segment, Tuple};
 
 /// A socket, as its descriptors name it. An old name of a place used again is not mistaken for the new.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,13 +43,20 @@ pub struct World {
     pub(crate) chains: Slab<Chain>,
     pub(crate) groups: Slab<Group>,
     pub(crate) connections: BTreeMap<Tuple, Vec<SockIx>>,
-    pub(crate) requests: BTreeMap<Tuple, Request>,
+    /// Segments on their way.
+    pub(crate) wire: VecDeque<Segment>,
+    /// The last choice of a group, by the four numbers that it was made for.
+    pub(crate) last_choice: Option<(Tuple, SockIx)>,
+    pub(crate) cookies: BTreeMap<Tuple, Cookie>,
+    /// Peers that are known to be alive (tcp_metrics): namespace, own address, theirs.
+    pub(crate) proven: BTreeSet<(NetId, u128, u128)>,
+    pub(crate) isn: u32,
     pub(crate) chance: Chance,
     /// The processor that handles packets.
     pub(crate) cpu: i32,
     /// Milliseconds that [`World::pass_time`] has let go by.
     pub(crate) now_ms: u64,
-    /// The ends of TIME_WAIT sockets, by [`Sock::deadline`].
+    /// What happens when time passes, by [`Sock::deadline`].
     pub(crate) deadlines: BTreeMap<(u64, u64), SockIx>,
     /// How many there have been.
     pub(crate) deadlines_set: u64,
@@ -70,7 +78,11 @@ impl World {
             chains: Slab::new(),
             groups: Slab::new(),
             connections: BTreeMap::new(),
-            requests: BTreeMap::new(),
+            wire: VecDeque::new(),
+            last_choice: None,
+            cookies: BTreeMap::new(),
+            proven: BTreeSet::new(),
+            isn: 1,
             chance: Chance::new(),
             cpu: 0,
             now_ms: 0,
@@ -282,6 +294,7 @@ impl World {
 
     /// The place is free for the next socket.
     pub(crate) fn free_sock(&mut self, ix: SockIx) {
+        self.clear_timer(ix);
         let sock = &mut self.socks[ix];
         debug_assert!(sock.bucket.is_none() && sock.group.is_none());
         sock.alive = false;

@@ -300,6 +300,7 @@ pub const STATES: &[(&str, State)] = &[
     ("LAST_ACK", State::LastAck),
     ("LISTEN", State::Listen),
     ("SYN_RECV", State::SynRecv),
+    ("CLOSING", State::Closing),
 ];
 
 /// A state's C name without `TCP_`, by the kernel's number.

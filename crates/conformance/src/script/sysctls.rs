@@ -154,6 +154,7 @@ pub const ALL: &[Sysctl] = &[
         tcp_abort_on_overflow,
         switch
     ),
+    plain!("net.ipv4.tcp_no_metrics_save", tcp_no_metrics_save, switch),
     plain!("net.ipv4.tcp_migrate_req", tcp_migrate_req, switch),
     plain!("net.ipv4.tcp_l3mdev_accept", tcp_l3mdev_accept, switch),
 ];

@@ -1,0 +1,281 @@
+//! What a socket makes of a segment, by its state.
+//!
+//! Decides:  how a connection is made, from one side or from both at once; what a FIN, a reset or a
+//!           segment of an older connection does; when a segment is answered, and by what.
+//! Kernel:   net/ipv4/tcp_input.c, tcp_rcv_state_process(), tcp_rcv_synsent_state_process(),
+//!           tcp_validate_incoming(), tcp_ack(), tcp_fin(), tcp_reset();
+//!           net/ipv4/tcp_minisocks.c, tcp_timewait_state_process(), 3.9 to 6.18
+//! Not here: half-open connections (request.rs). Timestamps: both ends share a clock, and what they
+//!           decide here sequence numbers decide alike.
+
+use crate::call::State;
+use crate::explain::Trace;
+use crate::rules::Rule;
+use crate::socket::{RCV_SHUTDOWN, SEND_SHUTDOWN, SockIx};
+use crate::wire::{Flag, Segment, WINDOW, after};
+use crate::world::World;
+
+/// Between the numbers of an old connection and those of its successor, besides a window.
+const ISN_GAP: u32 = 65_535 + 2;
+
+/// A segment's acknowledgement, against what was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Acked {
+    Old,
+    Good,
+    /// It acknowledges what was never sent.
+    Unsent,
+}
+
+impl World {
+    /// A socket with a connection, or on its way to one, gets a segment.
+    pub(crate) fn to_connection<T: Trace>(&mut self, ix: SockIx, segment: Segment, trace: &mut T) {
+        if self.socks[ix].state == State::SynSent {
+            return self.to_syn_sent(ix, segment, trace);
+        }
+        if segment.ack.is_none() && segment.flag != Flag::Reset && segment.flag != Flag::Syn {
+            return;
+        }
+        if !self.is_acceptable(ix, segment, trace) {
+            return;
+        }
+        let Some(ack) = segment.ack else { return };
+        let acked = self.take_ack(ix, ack);
+        if acked != Acked::Good && self.socks[ix].state == State::SynRecv {
+            self.reply_reset(segment, Some(ix));
+            return;
+        }
+        if acked == Acked::Unsent {
+            let closing = !matches!(self.socks[ix].state, State::Established);
+            if closing && self.may_complain(ix) {
+                self.send_ack(ix);
+            }
+            return;
+        }
+        if self.step_on_ack(ix) {
+            self.step_on_fin(ix, segment);
+        }
+    }
+
+    /// Whether the segment may go on to its acknowledgement. What may not is answered by an
+    /// acknowledgement that says what is expected; a reset in its place ends the connection.
+    fn is_acceptable<T: Trace>(&mut self, ix: SockIx, segment: Segment, trace: &mut T) -> bool {
+        let sock = &self.socks[ix];
+        let next = sock.rcv_nxt;
+        let limit = next.wrapping_add(WINDOW);
+        let heard_fin = matches!(
+            sock.state,
+            State::CloseWait | State::LastAck | State::Closing
+        );
+        let last_byte = heard_fin && segment.seq == next.wrapping_sub(1);
+        let in_window = !after(next, segment.end()) && !after(segment.seq, limit);
+        if segment.flag == Flag::Reset {
+            if (in_window && segment.seq == next) || last_byte {
+                self.receive_reset(ix);
+            } else if in_window && self.may_complain(ix) {
+                self.send_ack(ix);
+            }
+            return false;
+        }
+        if segment.flag == Flag::Syn {
+            let crossed = sock.state == State::SynRecv
+                && !sock.dead
+                && in_window
+                && segment.end() == next
+                && segment.ack == Some(sock.snd_nxt);
+            if crossed {
+                return true;
+            }
+            if segment.begins() {
+                // It believes in an older connection, and says so.
+                trace.blame(Rule::HalfOpen, self.handle(ix));
+            }
+        } else if in_window {
+            return true;
+        }
+        if self.may_complain(ix) {
+            self.send_ack(ix);
+        }
+        false
+    }
+
+    fn take_ack(&mut self, ix: SockIx, ack: u32) -> Acked {
+        let sock = &mut self.socks[ix];
+        if after(sock.snd_una, ack) {
+            return Acked::Old;
+        }
+        if after(ack, sock.snd_nxt) {
+            return Acked::Unsent;
+        }
+        sock.snd_una = ack;
+        Acked::Good
+    }
+
+    /// What an acknowledgement changes; false where the socket is gone.
+    fn step_on_ack(&mut self, ix: SockIx) -> bool {
+        let sock = &mut self.socks[ix];
+        let all = sock.snd_una == sock.snd_nxt && !sock.windowless;
+        match sock.state {
+            State::SynRecv => {
+                self.established(ix);
+                if self.socks[ix].shutdown & SEND_SHUTDOWN != 0 && self.step_to_closing(ix) {
+                    self.queue_fin(ix);
+                }
+            }
+            State::FinWait1 if all => {
+                sock.state = State::FinWait2;
+                sock.shutdown |= SEND_SHUTDOWN;
+                if sock.dead {
+                    self.time_wait(ix, State::FinWait2);
+                    return false;
+                }
+            }
+            State::Closing if all => {
+                self.time_wait(ix, State::TimeWait);
+                return false;
+            }
+            State::LastAck if all => {
+                self.remember_peer(ix);
+                self.done(ix);
+                return false;
+            }
+            _ => {}
+        }
+        true
+    }
+
+    fn established(&mut self, ix: SockIx) {
+        self.clear_timer(ix);
+        let sock = &mut self.socks[ix];
+        sock.state = State::Established;
+        sock.max_window = WINDOW;
+        sock.retries = 0;
+    }
+
+    /// The peer sends no more.
+    fn step_on_fin(&mut self, ix: SockIx, segment: Segment) {
+        let sock = &mut self.socks[ix];
+        if segment.flag != Flag::Fin {
+            return;
+        }
+        if segment.seq == sock.rcv_nxt {
+            sock.rcv_nxt = segment.end();
+            sock.shutdown |= RCV_SHUTDOWN;
+        } else if after(segment.seq, sock.rcv_nxt) {
+            return; // out of order
+        }
+        let state = sock.state;
+        if let State::Established | State::SynRecv = state {
+            sock.state = State::CloseWait;
+        }
+        self.send_ack(ix);
+        match state {
+            State::FinWait1 => self.socks[ix].state = State::Closing,
+            State::FinWait2 => self.time_wait(ix, State::TimeWait),
+            _ => {}
+        }
+    }
+
+    fn to_syn_sent<T: Trace>(&mut self, ix: SockIx, segment: Segment, trace: &mut T) {
+        let sock = &mut self.socks[ix];
+        let Some(ack) = segment.ack else {
+            if segment.flag == Flag::Syn {
+                // Both call each other, or it called itself.
+                if segment.to == segment.to.reversed() {
+                    trace.rule(Rule::SelfConnect);
+                }
+                sock.state = State::SynRecv;
+                sock.rcv_nxt = segment.end();
+                let (seq, ack) = (sock.snd_una, sock.rcv_nxt);
+                self.send(ix, Flag::Syn, seq, Some(ack));
+            }
+            return;
+        };
+        if !after(ack, sock.snd_una) || after(ack, sock.snd_nxt) {
+            // The answer of an older connection: that one is reset, and the SYN soon sent again.
+            if sock.retries == 0 {
+                self.retry_syn_soon(ix);
+            }
+            self.reply_reset(segment, Some(ix));
+            return;
+        }
+        match segment.flag {
+            Flag::Reset => self.receive_reset(ix),
+            Flag::Syn => {
+                sock.snd_una = ack;
+                sock.rcv_nxt = segment.end();
+                let held = sock.defer_accept != 0;
+                self.established(ix);
+                // A client with TCP_DEFER_ACCEPT waits until it has something to say.
+                if held {
+                    self.hold_ack(ix);
+                } else {
+                    self.send_ack(ix);
+                }
+            }
+            Flag::None | Flag::Fin => {}
+        }
+    }
+
+    /// A TIME_WAIT socket gets a segment.
+    pub(crate) fn to_time_wait<T: Trace>(&mut self, ix: SockIx, segment: Segment, trace: &mut T) {
+        let (next, sent) = (self.socks[ix].rcv_nxt, self.socks[ix].snd_nxt);
+        if self.socks[ix].substate == State::FinWait2 {
+            return self.to_dead_fin_wait(ix, segment);
+        }
+        if segment.flag == Flag::Reset {
+            if segment.seq == next {
+                self.end_time_wait(ix);
+            }
+            return;
+        }
+        if segment.seq == next && segment.end() == next {
+            self.set_timer(ix, crate::wire::TIME_WAIT_MS);
+            return;
+        }
+        if segment.begins()
+            && after(segment.seq, next)
+            && let Some(listener) = self.find_for(segment, trace)
+        {
+            self.end_time_wait(ix);
+            let first = sent.wrapping_add(ISN_GAP).max(1);
+            return self.to_listener(listener, segment, Some(first), trace);
+        }
+        if segment.ack.is_some() {
+            self.set_timer(ix, crate::wire::TIME_WAIT_MS);
+        }
+        if segment.begins() {
+            trace.blame(Rule::HalfOpen, self.handle(ix));
+        }
+        if self.may_complain(ix) {
+            self.reply(segment, Some(ix), Flag::None, sent, Some(next));
+        }
+    }
+
+    /// The remains of a socket that was closed before its peer closed.
+    fn to_dead_fin_wait(&mut self, ix: SockIx, segment: Segment) {
+        let (next, sent) = (self.socks[ix].rcv_nxt, self.socks[ix].snd_nxt);
+        let in_window = segment.seq == next
+            || (after(segment.end(), next) && after(next.wrapping_add(WINDOW), segment.seq));
+        if !in_window {
+            if segment.flag != Flag::Reset && self.may_complain(ix) {
+                self.reply(segment, Some(ix), Flag::None, sent, Some(next));
+            }
+            return;
+        }
+        match segment.flag {
+            Flag::Reset => self.end_time_wait(ix),
+            Flag::Syn => {
+                self.reply_reset(segment, Some(ix));
+                self.end_time_wait(ix);
+            }
+            Flag::Fin if segment.end() == next.wrapping_add(1) => {
+                self.socks[ix].substate = State::TimeWait;
+                self.socks[ix].rcv_nxt = segment.end();
+                self.set_timer(ix, crate::wire::TIME_WAIT_MS);
+                self.reply(segment, Some(ix), Flag::None, sent, Some(segment.end()));
+            }
+            _ => {}
+        }
+    }
+}

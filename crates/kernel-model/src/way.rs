@@ -1,0 +1,106 @@
+//! Does a segment between two addresses arrive, and by which interface?
+//!
+//! Decides:  whether a route exists from this source through this device; the interface that the
+//!           receiver is looked up by; whether a reset may answer what nobody took.
+//! Kernel:   net/ipv4/route.c, ip_route_output_key_hash_rcu(), __mkroute_output(); net/ipv6/route.c,
+//!           ip6_route_output_flags(); net/ipv6/ip6_input.c, ip6_rcv_core(), 3.9 to 6.18
+//! Not here: what the receiver makes of it (receive.rs). Routes to other hosts: gaps.toml.
+
+use crate::addr::{Kind6, is_mapped, kind6};
+use crate::connect::LOOPBACK_DEVICE;
+use crate::host::{Kind4, NetId};
+use crate::world::World;
+
+/// What a segment asks of the routes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Flow {
+    pub net: NetId,
+    pub from: u128,
+    pub to: u128,
+    /// The device that it must, or should, leave by; 0 for any.
+    pub device: u32,
+    pub source: Source,
+    pub scope: Scope,
+}
+
+/// Which addresses may be the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    Own,
+    /// `IP_TRANSPARENT`.
+    Any,
+}
+
+/// What the device means to an IPv6 route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    Strict,
+    /// For what a TIME_WAIT socket says: a preference.
+    Preferred,
+}
+
+/// Where a segment comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Arrival {
+    pub device: u32,
+    /// By a route of local type: only then a segment that nobody takes is answered by a reset.
+    pub local: bool,
+}
+
+impl World {
+    /// Where a segment arrives: what goes from one of the host's addresses to another passes the
+    /// loopback, and counts as coming in by the interface that has the address.
+    pub(crate) fn way(&self, flow: Flow) -> Option<Arrival> {
+        let net = self.host.net(flow.net);
+        if flow.device != 0 && net.interface(flow.device).is_none() {
+            return None;
+        }
+        if is_mapped(flow.to) {
+            return self.way4(flow);
+        }
+        if !net.has6(flow.to, None) {
+            return None;
+        }
+        let strict = flow.scope == Scope::Strict || needs_strict(flow.to);
+        if flow.device != 0 && net.is_on6(flow.to, flow.device) {
+            return Some(local(flow.device));
+        }
+        if flow.device != 0 && strict {
+            return None;
+        }
+        net.device_of6(flow.to).map(local)
+    }
+
+    fn way4(&self, flow: Flow) -> Option<Arrival> {
+        let net = self.host.net(flow.net);
+        let (from, to) = (flow.from as u32, flow.to as u32);
+        let own = flow.source == Source::Any || net.kind4(self.host.kernel, from) == Kind4::Local;
+        let kind = net.kind4(self.host.kernel, to);
+        if !own {
+            return None;
+        }
+        match flow.device {
+            0 if kind == Kind4::Local => Some(local(net.device_of4(to).unwrap_or(LOOPBACK_DEVICE))),
+            0 => None,
+            device if net.is_on4(to, device) => Some(local(device)),
+            // Any address is taken to be a neighbour behind the loopback, and comes back from there.
+            LOOPBACK_DEVICE if matches!(kind, Kind4::Local | Kind4::Foreign) => Some(Arrival {
+                device: LOOPBACK_DEVICE,
+                local: false,
+            }),
+            _ => None,
+        }
+    }
+}
+
+const fn local(device: u32) -> Arrival {
+    Arrival {
+        device,
+        local: true,
+    }
+}
+
+/// `rt6_need_strict`: addresses that mean something on one interface only.
+pub(crate) fn needs_strict(addr: u128) -> bool {
+    !is_mapped(addr) && matches!(kind6(addr), Kind6::Loopback | Kind6::LinkLocal)
+}
