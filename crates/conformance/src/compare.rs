@@ -117,6 +117,14 @@ impl Comparison {
         &self.kernel_said
     }
 
+    /// The model by itself on hosts like these.
+    #[must_use]
+    pub fn alone(&self, profile: u8, cpu: i32) -> Alone {
+        let mut comparison = Comparison::new(self.kernel, self.user, self.ports);
+        comparison.set_host(profile, self.ports, cpu);
+        Alone { comparison, cpu }
+    }
+
     /// A script's beginning, on the host as it is set now.
     #[must_use]
     pub fn begin(&self) -> Walk {
@@ -226,6 +234,7 @@ impl Comparison {
 #[derive(Debug)]
 pub struct Alone {
     comparison: Comparison,
+    cpu: i32,
 }
 
 impl Alone {
@@ -234,6 +243,7 @@ impl Alone {
     pub fn new(kernel: Kernel, ports: Ports) -> Alone {
         Alone {
             comparison: Comparison::new(kernel, 0, ports),
+            cpu: 0,
         }
     }
 
@@ -247,7 +257,7 @@ impl Alone {
     ) {
         let comparison = &mut self.comparison;
         if comparison.profile != script.profile {
-            comparison.set_host(script.profile, comparison.ports, 0);
+            comparison.set_host(script.profile, comparison.ports, self.cpu);
         }
         let mut model = Model::new(comparison.fresh.clone());
         model.world.seed(seed);
@@ -334,13 +344,24 @@ impl Model {
             return Seen::default();
         };
         self.tell_draws(id, call, kernel);
+        let connecting = matches!(call, Call::Connect(_));
+        let before = if connecting {
+            self.queues()
+        } else {
+            [0; SLOTS]
+        };
         let answer = self.world.call_traced(process, id, call, trace);
         self.world.forget_told();
         let mut seen = Seen {
             outcome: answer.into(),
-            receiver: kernel.receiver,
             ..Seen::default()
         };
+        if connecting {
+            let after = self.queues();
+            seen.receiver = (0..SLOTS)
+                .find(|&at| after[at] > before[at])
+                .map(|at| at as u8);
+        }
         let mut looked = id;
         if let Answer::Accepted(new) = answer {
             self.world.call_as(process, new, Call::SetNonblocking(true));
@@ -351,6 +372,12 @@ impl Model {
             self.look(looked, &mut seen);
         }
         seen
+    }
+
+    /// How many wait to be accepted, of each listener.
+    fn queues(&self) -> [usize; SLOTS] {
+        self.ids
+            .map(|id| id.map_or(0, |id| self.world.queue_len(id)))
     }
 
     /// The kernel's own choices at this step: its port, and the listener that got a connection.

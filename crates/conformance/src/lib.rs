@@ -10,6 +10,7 @@
 
 pub mod cases;
 pub mod compare;
+pub mod draws;
 mod encounters;
 pub mod exhaustive;
 mod forms;

@@ -28,9 +28,11 @@ enum Which {
     Random,
     /// Scripts in which time passes: each round takes more than a minute
     Time,
+    /// Scripts whose last call has several answers, each run many times
+    Draws,
     /// Exhaustive and random
     Both,
-    /// Exhaustive, random, and one round of those in which time passes
+    /// Exhaustive and random, some of the draws, and one round of those in which time passes
     All,
 }
 
@@ -70,9 +72,9 @@ struct Options {
     /// Replay the tapes against each deliberate error of this build, listed in this file
     #[arg(long, value_name = "LIST", requires = "tapes")]
     mutants: Option<PathBuf>,
-    /// The tapes of the exhaustive part, the random part and the part of time, recorded with the same
-    /// options
-    #[arg(long, num_args = 3)]
+    /// The tapes of the exhaustive part, the random part, the part of time and that of draws, recorded
+    /// with the same options
+    #[arg(long, num_args = 4)]
     tapes: Vec<PathBuf>,
     /// Run the scenarios of a directory instead, in the model of this kernel and on it; with --mutants,
     /// show them to the deliberate errors too
@@ -174,7 +176,7 @@ fn stride(options: &Options, steps: u64) -> u64 {
     exhaustive::spreading(large.div_ceil(all.max(steps / 2).max(1)))
 }
 
-fn parts(options: &Options, steps: u64) -> [Part; 3] {
+fn parts(options: &Options, steps: u64) -> [Part; 4] {
     let stride = stride(options, steps);
     let exhaustive = Part::Exhaustive {
         from: options.from,
@@ -185,6 +187,7 @@ fn parts(options: &Options, steps: u64) -> [Part; 3] {
         exhaustive,
         Part::Random { seed, from },
         Part::Time { seed, from },
+        Part::Draws { seed, from },
     ]
 }
 
@@ -241,23 +244,24 @@ fn run_all(options: &Options) -> std::io::Result<Report> {
         found: options.found.clone(),
     };
     let mut left = options.steps;
-    let (with_exhaustive, with_random, with_time) = match options.part {
-        Which::Exhaustive => (true, false, false),
-        Which::Random => (false, true, false),
-        Which::Time => (false, false, true),
-        Which::Both => (true, true, false),
-        Which::All => (true, true, true),
-    };
-    if with_time {
-        let part = Part::Time {
-            seed: options.seed,
-            from: options.from,
-        };
+    let all = options.part == Which::All;
+    let with_exhaustive = all || matches!(options.part, Which::Exhaustive | Which::Both);
+    let with_random = all || matches!(options.part, Which::Random | Which::Both);
+    let (seed, from) = (options.seed, options.from);
+    if all || options.part == Which::Draws {
+        let part = Part::Draws { seed, from };
+        let steps = if all { left / 50 } else { left };
+        one(&plan(part, steps), &mut report)?;
+        left = left.saturating_sub(report.steps);
+    }
+    if all || options.part == Which::Time {
+        let part = Part::Time { seed, from };
         // A tape of it is for deliberate errors, as one round beside the others is.
         let round = with_random || options.record.is_some();
         let steps = if round { 1 } else { left };
+        let before = report.steps;
         one(&plan(part, steps), &mut report)?;
-        left = left.saturating_sub(report.steps);
+        left = left.saturating_sub(report.steps - before);
     }
     if with_exhaustive {
         let steps = if with_random { left / 2 } else { left };
@@ -271,10 +275,7 @@ fn run_all(options: &Options) -> std::io::Result<Report> {
         left = left.saturating_sub(report.steps - before);
     }
     if with_random && left > 0 {
-        let part = Part::Random {
-            seed: options.seed,
-            from: options.from,
-        };
+        let part = Part::Random { seed, from };
         one(&plan(part, left), &mut report)?;
     }
     Ok(report)

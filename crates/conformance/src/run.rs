@@ -19,7 +19,7 @@ use crate::report::Report;
 use crate::step::{Script, Seen};
 use crate::tape::{Header, Writer};
 use crate::worker::{Worker, own_user, running_kernel};
-use crate::{exhaustive, mutant, print, random, shrink, times};
+use crate::{draws, exhaustive, mutant, print, random, shrink, times};
 
 /// Scripts that a worker takes at a time.
 const CHUNK: u64 = 256;
@@ -48,6 +48,13 @@ pub enum Part {
         /// The first.
         from: u64,
     },
+    /// Those whose last call has several answers, each run many times.
+    Draws {
+        /// The seed.
+        seed: u64,
+        /// The first.
+        from: u64,
+    },
     /// From a seed, from this number on.
     Random {
         /// The seed.
@@ -66,6 +73,7 @@ impl fmt::Display for Part {
             }
             Part::Random { seed, from } => write!(f, "random, seed {seed}, from script {from}"),
             Part::Time { seed, from } => write!(f, "time, seed {seed}, from script {from}"),
+            Part::Draws { seed, from } => write!(f, "draws, seed {seed}, from script {from}"),
         }
     }
 }
@@ -77,6 +85,7 @@ impl Part {
             Part::Exhaustive { .. } => format!("exhaustive_{}", self.number(at)),
             Part::Random { seed, from } => format!("random_{seed}_{}", from + at),
             Part::Time { seed, from } => format!("time_{seed}_{}", from + at),
+            Part::Draws { seed, .. } => format!("draws_{seed}_{}", self.number(at)),
         }
     }
 
@@ -84,6 +93,7 @@ impl Part {
     fn number(self, at: u64) -> u64 {
         match self {
             Part::Exhaustive { from, stride } => exhaustive::number(from, stride, at),
+            Part::Draws { from, .. } => from + at / draws::REPEATS,
             Part::Random { from, .. } | Part::Time { from, .. } => from + at,
         }
     }
@@ -98,6 +108,7 @@ impl Part {
             }
             Part::Random { seed, from } => Some(random::script(seed, from + at)),
             Part::Time { seed, from } => Some(times::script(seed, from + at)),
+            Part::Draws { seed, .. } => Some(draws::script(seed, self.number(at))),
         }
     }
 }
@@ -189,8 +200,12 @@ fn work(plan: &Plan, number: u64, mut to: File) -> io::Result<()> {
         };
         worker.tape = Some(Writer::create(path, header)?);
     }
-    if let Part::Time { .. } = plan.part {
-        let found = work_slowly(plan, number, &mut worker)?;
+    let apart = match plan.part {
+        Part::Time { .. } => Some(work_slowly(plan, number, &mut worker)?),
+        Part::Draws { .. } => Some(work_often(plan, number, &mut worker)?),
+        _ => None,
+    };
+    if let Some(found) = apart {
         if let Some(tape) = worker.tape.take() {
             tape.finish()?;
         }
@@ -225,6 +240,50 @@ fn work(plan: &Plan, number: u64, mut to: File) -> io::Result<()> {
         tape.finish()?;
     }
     to.write_all(found.lines(&worker).as_bytes())
+}
+
+/// Scripts that are run many times each, on one host.
+fn work_often(plan: &Plan, number: u64, worker: &mut Worker) -> io::Result<Found> {
+    let mut found = Found::default();
+    let budget = plan.steps.div_ceil(plan.workers);
+    let (shard, shards) = plan.shard;
+    let mut script_at = shard * plan.workers + number;
+    let mut progress = Progress::new(number, budget);
+    while worker.comparison.steps < budget && found.disagreements < DIFFERENCES_MAX {
+        let at = script_at * draws::REPEATS;
+        if let Some(script) = plan.part.script(at) {
+            let kernel = worker.run_often(&script, draws::REPEATS)?;
+            let model = worker.permitted(&script);
+            let missing = if kernel.as_ref() == Some(&model) {
+                None
+            } else {
+                let more = worker.run_often(&script, draws::REPEATS_MORE)?;
+                let both = kernel.zip(more).map(|(a, b)| &a | &b);
+                (both.as_ref() != Some(&model)).then_some(both)
+            };
+            match missing {
+                None => {}
+                // The worlds differ in a single answer: as in every part.
+                Some(None) => found.difference(worker, plan, &script, at)?,
+                Some(Some(kernel)) => {
+                    found.disagreements += 1;
+                    let comment = format!(
+                        "{}: script {}\nOf the last line, the kernel's answers in {} runs: {kernel:?}\n\
+                         the model's: {model:?}\n",
+                        plan.part,
+                        plan.part.number(at),
+                        draws::REPEATS + draws::REPEATS_MORE
+                    );
+                    let said = worker.comparison.kernel_said();
+                    found.keep(plan, at, &script, said, &comment)?;
+                }
+            }
+        }
+        script_at += plan.workers * shards;
+        progress.tell(worker, &found);
+    }
+    found.next = Some(plan.part.number(script_at * draws::REPEATS));
+    Ok(found)
 }
 
 /// Scripts in which time passes, as many together as one process can have.
@@ -367,7 +426,18 @@ impl Found {
             Some(difference) => comment += &print::difference(difference),
             None => comment += "The shrunk script did not differ once more.\n",
         }
-        let mut text = print::scenario(script, said, &comment);
+        self.keep(plan, at, script, said, &comment)
+    }
+
+    fn keep(
+        &mut self,
+        plan: &Plan,
+        at: u64,
+        script: &Script,
+        said: &[Option<Seen>],
+        comment: &str,
+    ) -> io::Result<()> {
+        let mut text = print::scenario(script, said, comment);
         if let Some(directory) = &plan.found {
             let path = print::keep(directory, &plan.part.file_name(at), &text)?;
             text = format!("kept as {}\n{text}", path.display());

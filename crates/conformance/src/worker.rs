@@ -14,6 +14,7 @@ use portcullis_kernel_model::Kernel;
 use portcullis_sys::{bare, process};
 
 use crate::compare::{Comparison, Difference, Source};
+use crate::draws::{self, Answers};
 use crate::host;
 use crate::live::Live;
 use crate::step::{NAMES, Ports, SLOTS, Script, Seen, Step};
@@ -182,6 +183,32 @@ impl Worker {
             self.counts.unrepeated += 1;
         }
         Ok(again)
+    }
+
+    /// Runs a script so many times, now and then on other ports: every answer to its last call; `None` if
+    /// the worlds differ.
+    pub fn run_often(&mut self, script: &Script, times: u64) -> io::Result<Option<Answers>> {
+        /// A group's hash is over the ports too.
+        const SAME_PORTS: u64 = 4;
+        let mut answers = Answers::new();
+        for round in 0..times {
+            if round % SAME_PORTS == 0 {
+                self.next_window()?;
+            }
+            if self.run(script)?.is_some() {
+                return Ok(None);
+            }
+            let last = self.comparison.kernel_said().last().copied().flatten();
+            answers.extend(last.map(|seen| draws::key(&seen, &self.comparison.ports)));
+        }
+        Ok(Some(answers))
+    }
+
+    /// The model's answers to a script's last call.
+    #[must_use]
+    pub fn permitted(&self, script: &Script) -> Answers {
+        let mut alone = self.comparison.alone(script.profile, self.cpu);
+        draws::permitted(&mut alone, script, &self.comparison.ports)
     }
 
     /// Runs a script without keeping it.

@@ -18,7 +18,7 @@ use syn::visit::{self, Visit};
 use crate::workspace::{self, Failure};
 
 /// Parts of a run that have a tape each, in the order in which the replay takes them.
-const PARTS: [&str; 3] = ["exhaustive", "random", "time"];
+const PARTS: [&str; 4] = ["exhaustive", "random", "time", "draws"];
 /// Crates of the copied workspace.
 const CRATES: &[&str] = &["sys", "kernel-model", "conformance", "testkit"];
 /// Put beside the copied model: the switch that the broken conditions ask.
