@@ -221,6 +221,7 @@ impl Live {
         let fd = self.fd(slot);
         match call {
             Call::Set(option) => outcome(set(fd, option)),
+            Call::SetLen(option, len) => outcome(set_with_length(fd, option, len, device_name)),
             Call::Get(name) => match get(fd, name) {
                 Ok(value) => Outcome::Value(value),
                 Err(errno) => Outcome::Err(errno.raw_os_error()),
@@ -331,7 +332,39 @@ fn address(name: Result<SocketAddr, Errno>) -> Outcome {
 }
 
 pub(crate) fn set(fd: BorrowedFd<'_>, option: Opt) -> rustix::io::Result<()> {
-    let int = |level, number, value: i32| sockopt::set_int(fd, level, number, value);
+    match option {
+        Opt::BindToDevice(index) => sockopt::set_device(fd, device_name(index)),
+        Opt::ReuseportCbpf(program) => {
+            let (code, len) = instructions(program);
+            bare::attach_reuseport_program(fd, &code[..len])
+        }
+        option => {
+            let (level, number, value) = value_of(option);
+            bare::set_option(fd, level, number, &value, value.len() as u32)
+        }
+    }
+}
+
+/// `setsockopt` with another length; `device` tells the name of a device.
+pub(crate) fn set_with_length<'a>(
+    fd: BorrowedFd<'_>,
+    option: Opt,
+    len: u32,
+    device: impl FnOnce(u32) -> &'a str,
+) -> rustix::io::Result<()> {
+    let (level, number, value) = match option {
+        Opt::BindToDevice(index) => {
+            let name = device(index).as_bytes().to_vec();
+            (SOL_SOCKET, libc::SO_BINDTODEVICE, name)
+        }
+        option => value_of(option),
+    };
+    bare::set_option(fd, level, number, &value, len)
+}
+
+/// An option's level, number and value; of one with a pointer or a name, an empty value.
+fn value_of(option: Opt) -> (i32, i32, Vec<u8>) {
+    let int = |level, number, value: i32| (level, number, value.to_ne_bytes().to_vec());
     match option {
         Opt::ReuseAddr(on) => int(SOL_SOCKET, libc::SO_REUSEADDR, on.into()),
         Opt::ReusePort(on) => int(SOL_SOCKET, libc::SO_REUSEPORT, on.into()),
@@ -340,16 +373,17 @@ pub(crate) fn set(fd: BorrowedFd<'_>, option: Opt) -> rustix::io::Result<()> {
         Opt::Freebind6(on) => int(IPV6, IPV6_FREEBIND, on.into()),
         Opt::Transparent(on) => int(IP, libc::IP_TRANSPARENT, on.into()),
         Opt::Transparent6(on) => int(IPV6, IPV6_TRANSPARENT, on.into()),
-        Opt::BindToDevice(index) => sockopt::set_device(fd, device_name(index)),
+        Opt::BindToDevice(_) => (SOL_SOCKET, libc::SO_BINDTODEVICE, Vec::new()),
         Opt::BindToIfindex(index) => int(SOL_SOCKET, SO_BINDTOIFINDEX, index),
         Opt::BindAddressNoPort(on) => int(IP, libc::IP_BIND_ADDRESS_NO_PORT, on.into()),
         Opt::LocalPortRange(range) => int(IP, IP_LOCAL_PORT_RANGE, range as i32),
-        Opt::Linger(seconds) => sockopt::set_linger(fd, seconds),
-        Opt::IncomingCpu(cpu) => int(SOL_SOCKET, libc::SO_INCOMING_CPU, cpu),
-        Opt::ReuseportCbpf(program) => {
-            let (code, len) = instructions(program);
-            bare::attach_reuseport_program(fd, &code[..len])
+        Opt::Linger(seconds) => {
+            let (on, seconds) = (i32::from(seconds.is_some()), seconds.unwrap_or(0));
+            let both = [on.to_ne_bytes(), i32::from(seconds).to_ne_bytes()];
+            (SOL_SOCKET, libc::SO_LINGER, both.concat())
         }
+        Opt::IncomingCpu(cpu) => int(SOL_SOCKET, libc::SO_INCOMING_CPU, cpu),
+        Opt::ReuseportCbpf(_) => (SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, Vec::new()),
         Opt::DetachReuseport => int(SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, 0),
         Opt::Repair(value) => int(TCP, libc::TCP_REPAIR, value),
         Opt::FastOpen(length) => int(TCP, libc::TCP_FASTOPEN, length),
@@ -365,6 +399,13 @@ pub(crate) fn get(fd: BorrowedFd<'_>, name: OptName) -> rustix::io::Result<i32> 
         OptName::V6Only => int(IPV6, libc::IPV6_V6ONLY),
         OptName::Freebind => int(IP, libc::IP_FREEBIND),
         OptName::Transparent => int(IP, libc::IP_TRANSPARENT),
+        OptName::Freebind6 => int(IPV6, IPV6_FREEBIND),
+        OptName::Transparent6 => int(IPV6, IPV6_TRANSPARENT),
+        // By its name, which this process's network knows the index of.
+        OptName::BindToDevice => match sockopt::device(fd)?.as_str() {
+            "" => Ok(0),
+            name => rustix::net::netdevice::name_to_index(fd, name).map(|index| index as i32),
+        },
         OptName::BindToIfindex => int(SOL_SOCKET, SO_BINDTOIFINDEX),
         OptName::BindAddressNoPort => int(IP, libc::IP_BIND_ADDRESS_NO_PORT),
         OptName::LocalPortRange => int(IP, IP_LOCAL_PORT_RANGE),

@@ -15,6 +15,8 @@ use crate::world::SocketId;
 pub enum Call {
     /// `setsockopt`.
     Set(Opt),
+    /// `setsockopt` with another length than the value's: its first bytes, or zeros behind it.
+    SetLen(Opt, u32),
     /// `getsockopt`.
     Get(OptName),
     /// `bind`.
@@ -107,6 +109,12 @@ pub enum OptName {
     Freebind,
     /// `IP_TRANSPARENT`.
     Transparent,
+    /// `IPV6_FREEBIND`.
+    Freebind6,
+    /// `IPV6_TRANSPARENT`.
+    Transparent6,
+    /// `SO_BINDTODEVICE`: the index of the device that it names, 0 for none.
+    BindToDevice,
     /// `SO_BINDTOIFINDEX`.
     BindToIfindex,
     /// `IP_BIND_ADDRESS_NO_PORT`.

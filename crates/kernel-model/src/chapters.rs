@@ -183,7 +183,7 @@ places! {
     Closing: LastHolder ProcessEnds QueueReset Migrated ShutdownHow ShutdownUnconnected ShutdownListener
         Disconnected PortKept NotConnected;
     TimeWait: TimeWaitHolds TimeWaitReused;
-    Options: OptionForeign V6OnlyTooLate NeedsCapability DeviceTaken BadValue;
+    Options: OptionForeign V6OnlyTooLate NeedsCapability DeviceTaken OptionLength BadValue;
 }
 
 impl Rule {

@@ -21,6 +21,13 @@ use crate::world::World;
 const SYNACK_FIRST_S: i32 = 1;
 const SYNACK_LONGEST_S: i32 = 120;
 
+/// Bytes of an `int`, of a `struct linger`, of a `struct sock_fprog` (with 64-bit pointers).
+const INT_LEN: u32 = 4;
+const LINGER_LEN: u32 = 8;
+const SOCK_FPROG_LEN: u32 = 16;
+/// Bytes of a device's name with its end.
+const IFNAMSIZ: usize = 16;
+
 impl World {
     pub(crate) fn set_option<T: Trace>(
         &mut self,
@@ -85,6 +92,65 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// The bytes that a length leaves of the value, and what the option makes of them.
+    pub(crate) fn set_with_length<T: Trace>(
+        &mut self,
+        process: ProcessId,
+        ix: SockIx,
+        option: Opt,
+        len: u32,
+        trace: &mut T,
+    ) -> Result<(), Errno> {
+        let option = match option {
+            Opt::BindToDevice(index) => Opt::BindToDevice(self.device_by_name(ix, index, len)),
+            // The options of IPv4 alone take a byte for an int, and nothing for 0.
+            Opt::Freebind(_) | Opt::Transparent(_) | Opt::BindAddressNoPort(_) if len == 0 => {
+                if !matches!(option, Opt::BindAddressNoPort(_)) {
+                    return refuse(trace, Rule::OptionLength, Errno::EINVAL);
+                }
+                Opt::BindAddressNoPort(false)
+            }
+            Opt::Freebind(_) | Opt::Transparent(_) | Opt::BindAddressNoPort(_) => option,
+            Opt::V6Only(_) | Opt::Freebind6(_) | Opt::Transparent6(_)
+                if self.socks[ix].family == Family::Inet =>
+            {
+                option
+            }
+            Opt::LocalPortRange(_) => {
+                self.check_known(Change::LocalPortRange, trace)?;
+                if len != INT_LEN {
+                    return refuse(trace, Rule::OptionLength, Errno::EINVAL);
+                }
+                option
+            }
+            Opt::ReuseportCbpf(_) if len != SOCK_FPROG_LEN => {
+                return refuse(trace, Rule::OptionLength, Errno::EINVAL);
+            }
+            Opt::Linger(_) if len < LINGER_LEN => {
+                return refuse(trace, Rule::OptionLength, Errno::EINVAL);
+            }
+            _ if len < INT_LEN => return refuse(trace, Rule::OptionLength, Errno::EINVAL),
+            _ => option,
+        };
+        self.set_option(process, ix, option, trace)
+    }
+
+    /// The device whose name is the beginning of this one's.
+    fn device_by_name(&self, ix: SockIx, index: u32, len: u32) -> u32 {
+        let net = self.host.net(self.socks[ix].net);
+        if index == 0 || len == 0 {
+            return 0;
+        }
+        let Some(named) = net.interface(index) else {
+            return index;
+        };
+        // The kernel reads one byte less than the room for a name.
+        let len = (len as usize).min(IFNAMSIZ - 1).min(named.name.len());
+        let cut = &named.name.as_bytes()[..len];
+        let found = net.interfaces.iter().find(|one| one.name.as_bytes() == cut);
+        found.map_or(u32::MAX, |device| device.index)
     }
 
     fn set_option6<T: Trace>(
@@ -195,9 +261,18 @@ impl World {
         match name {
             OptName::BindAddressNoPort => self.check_known(Change::BindAddressNoPort, trace)?,
             OptName::LocalPortRange => self.check_known(Change::LocalPortRange, trace)?,
-            OptName::V6Only if self.socks[ix].family == Family::Inet => {
+            OptName::V6Only | OptName::Freebind6 | OptName::Transparent6
+                if self.socks[ix].family == Family::Inet =>
+            {
                 // Setting it says ENOPROTOOPT; reading it, this.
                 return refuse(trace, Rule::OptionForeign, Errno::EOPNOTSUPP);
+            }
+            OptName::BindToDevice => {
+                let sock = &self.socks[ix];
+                let known = self.host.net(sock.net).interface(sock.device).is_some();
+                if sock.device != 0 && !known {
+                    return refuse(trace, Rule::NoSuchDevice, Errno::ENODEV);
+                }
             }
             _ => {}
         }
@@ -206,9 +281,9 @@ impl World {
             OptName::ReuseAddr => sock.reuse as i32,
             OptName::ReusePort => i32::from(sock.reuseport),
             OptName::V6Only => i32::from(sock.v6only),
-            OptName::Freebind => i32::from(sock.freebind),
-            OptName::Transparent => i32::from(sock.transparent),
-            OptName::BindToIfindex => sock.device as i32,
+            OptName::Freebind | OptName::Freebind6 => i32::from(sock.freebind),
+            OptName::Transparent | OptName::Transparent6 => i32::from(sock.transparent),
+            OptName::BindToDevice | OptName::BindToIfindex => sock.device as i32,
             OptName::BindAddressNoPort => i32::from(sock.bind_address_no_port),
             OptName::LocalPortRange => sock.local_port_range as i32,
             OptName::Linger if !sock.linger_on => -1,

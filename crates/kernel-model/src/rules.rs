@@ -244,6 +244,8 @@ rules! {
         "The option needs CAP_NET_ADMIN or CAP_NET_RAW over the network namespace." "Run with the capability.";
     DeviceTaken "device-taken" "net/core/sock.c, sock_bindtoindex_locked()" OLD;
         "A socket bound to a device can be moved to another only with CAP_NET_RAW." "Set the device once.";
+    OptionLength "option-length" "net/core/sock.c, sk_setsockopt(); net/ipv4/ip_sockglue.c, do_ip_setsockopt(); net/ipv6/ipv6_sockglue.c, do_ipv6_setsockopt(); net/ipv4/tcp.c, do_tcp_setsockopt()" OLD;
+        "An option's value is at least as long as its type; those of IPv4 alone take one byte as well." "Pass the size of the type.";
     BadValue "bad-value" "net/core/sock.c, sk_setsockopt(); net/ipv4/tcp.c, do_tcp_setsockopt()" OLD;
         "The option does not take this value in this state." "Give a value in range.";
     ProgramNeedsReuseport "program-needs-reuseport" "net/core/sock_reuseport.c, reuseport_attach_prog()" Change::ReuseportGroups.since();

@@ -170,6 +170,9 @@ impl World {
         };
         match call {
             Call::Set(option) => self.set_option(process, ix, option, trace).into(),
+            Call::SetLen(option, len) => {
+                self.set_with_length(process, ix, option, len, trace).into()
+            }
             Call::Get(name) => match self.get_option(ix, name, trace) {
                 Ok(value) => Answer::Value(value),
                 Err(errno) => Answer::Err(errno),

@@ -78,6 +78,32 @@ pub fn tcp_state(fd: impl AsFd) -> Result<u8> {
     check(done).map(|()| state)
 }
 
+/// The longest value that [`set_option`] passes.
+pub const OPTION_MAX: usize = 64;
+
+/// `setsockopt` with a length of its own, right or wrong: the value's first bytes, or zeros behind it.
+///
+/// A value holds no pointer.
+pub fn set_option(fd: impl AsFd, level: i32, number: i32, value: &[u8], len: u32) -> Result<()> {
+    let mut bytes = [0u8; OPTION_MAX];
+    if len as usize > OPTION_MAX || value.len() > OPTION_MAX {
+        return Err(Errno::TOOBIG);
+    }
+    bytes[..value.len()].copy_from_slice(value);
+    // SAFETY: the kernel reads at most `len` initialised bytes, no more than there are. An option whose
+    // value holds a pointer has zeros there: it finds no address, and says EFAULT.
+    let done = unsafe {
+        libc::setsockopt(
+            fd.as_fd().as_raw_fd(),
+            level,
+            number,
+            bytes.as_ptr().cast::<c_void>(),
+            len,
+        )
+    };
+    check(done)
+}
+
 /// `SO_ATTACH_REUSEPORT_CBPF`: this program picks the member of the group.
 pub fn attach_reuseport_program(fd: impl AsFd, program: &[Instruction]) -> Result<()> {
     let mut code = [libc::sock_filter {

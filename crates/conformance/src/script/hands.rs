@@ -83,6 +83,11 @@ impl Hands {
     pub fn call(&mut self, slot: Slot, call: Call) -> Outcome {
         match call {
             Call::Set(option) => self.set(slot, option),
+            Call::SetLen(option, len) => {
+                done(live::set_with_length(self.fd(slot), option, len, |index| {
+                    self.device(index)
+                }))
+            }
             Call::Get(name) => match live::get(self.fd(slot), name) {
                 Ok(value) => Outcome::Value(value),
                 Err(errno) => Outcome::Err(errno.raw_os_error()),
@@ -125,15 +130,18 @@ impl Hands {
     fn set(&self, slot: Slot, option: Opt) -> Outcome {
         match option {
             Opt::BindToDevice(index) => {
-                let device = self.devices.iter().find(|device| device.0 == index);
-                let name = match device {
-                    Some(device) => device.1.as_str(),
-                    None if index == 0 => "",
-                    None => "no-such-device",
-                };
-                done(sockopt::set_device(self.fd(slot), name))
+                done(sockopt::set_device(self.fd(slot), self.device(index)))
             }
             option => done(live::set(self.fd(slot), option)),
+        }
+    }
+
+    fn device(&self, index: u32) -> &str {
+        let device = self.devices.iter().find(|device| device.0 == index);
+        match device {
+            Some(device) => device.1.as_str(),
+            None if index == 0 => "",
+            None => "no-such-device",
         }
     }
 

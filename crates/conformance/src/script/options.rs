@@ -103,6 +103,9 @@ pub const READABLE: &[(&str, &str, OptName)] = &[
     ("v6only", "IPV6_V6ONLY", OptName::V6Only),
     ("freebind", "IP_FREEBIND", OptName::Freebind),
     ("transparent", "IP_TRANSPARENT", OptName::Transparent),
+    ("freebind6", "IPV6_FREEBIND", OptName::Freebind6),
+    ("transparent6", "IPV6_TRANSPARENT", OptName::Transparent6),
+    ("device", "SO_BINDTODEVICE", OptName::BindToDevice),
     ("ifindex", "SO_BINDTOIFINDEX", OptName::BindToIfindex),
     (
         "bind-no-port",

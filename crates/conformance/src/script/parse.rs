@@ -360,7 +360,14 @@ impl Reader {
     fn verb(&self, at: &mut Cursor<'_>, verb: &str) -> Result<Verb, Problem> {
         let verb_at = at.at.saturating_sub(1);
         let call = match verb {
-            "set" => Verb::Set(self.option(at)?),
+            "set" => {
+                let option = self.option(at)?;
+                if at.take("length") {
+                    Verb::SetLen(option, length(at)?)
+                } else {
+                    Verb::Set(option)
+                }
+            }
             "get" => Verb::Get(read_name(at)?),
             "bind" => Verb::Bind(self.address(at)?),
             "connect" => Verb::Connect(self.address(at)?),
@@ -482,6 +489,20 @@ fn unknown_item(line: &Line) -> Problem {
         format!("`{first}` is neither a socket nor a word of the language"),
         label,
     )
+}
+
+/// The length of an option's value: more than any option takes, less than a page.
+fn length(at: &mut Cursor<'_>) -> Result<u32, Problem> {
+    const LONGEST: i32 = portcullis_sys::bare::OPTION_MAX as i32;
+    let here = at.at;
+    let len = at.number()?.filter(|len| (0..=LONGEST).contains(len));
+    len.map(|len| len as u32).ok_or_else(|| {
+        at.line.problem(
+            here,
+            format!("a length is a number of bytes, {LONGEST} at most"),
+            "",
+        )
+    })
 }
 
 fn wait(at: &mut Cursor<'_>) -> Result<Action, Problem> {

@@ -155,6 +155,8 @@ pub enum Action {
 pub enum Verb {
     /// `setsockopt`.
     Set(Opt),
+    /// `setsockopt` with this length.
+    SetLen(Opt, u32),
     /// `getsockopt`.
     Get(OptName),
     /// `bind`.
@@ -173,6 +175,7 @@ impl Verb {
     pub fn call(self, ports: &[u16]) -> Call {
         match self {
             Verb::Set(option) => Call::Set(option),
+            Verb::SetLen(option, len) => Call::SetLen(option, len),
             Verb::Get(name) => Call::Get(name),
             Verb::Bind(address) => Call::Bind(address.resolve(ports)),
             Verb::Connect(address) => Call::Connect(address.resolve(ports)),

@@ -124,6 +124,10 @@ pub fn perform(
         }
         _ => None,
     };
+    if let (Action::Call { slot, .. }, None) = (action, &after) {
+        // Closed: nothing will reach it any more.
+        listeners.retain(|listener| listener != slot);
+    }
     Observation {
         outcome,
         after,

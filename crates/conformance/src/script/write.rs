@@ -176,6 +176,7 @@ pub(super) fn words_of(
         Call::Connect(addr) => format!("connect {}", address(&addr, port)),
         Call::Accept => "accept".to_owned(),
         Call::Set(option) => format!("set {}", print_option(&option, device)),
+        Call::SetLen(option, len) => format!("set {} length {len}", print_option(&option, device)),
         Call::Get(name) => format!("get {}", print_name(name)),
         Call::Listen(backlog) => format!("listen {backlog}"),
         Call::Shutdown(how) => format!("shutdown {how}"),

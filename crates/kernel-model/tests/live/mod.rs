@@ -59,6 +59,7 @@ impl Live {
         };
         match call {
             Call::Set(option) => done(set(fd, option)),
+            Call::SetLen(..) => panic!("no odd length in these scripts"),
             Call::Get(name) => match get(fd, name) {
                 Ok(value) => Answer::Value(value),
                 Err(errno) => error(errno),
@@ -168,6 +169,9 @@ fn get(fd: &OwnedFd, name: OptName) -> rustix::io::Result<i32> {
         OptName::V6Only => (IPPROTO_IPV6, IPV6_V6ONLY),
         OptName::Freebind => (IPPROTO_IP, IP_FREEBIND),
         OptName::Transparent => (IPPROTO_IP, IP_TRANSPARENT),
+        OptName::Freebind6 => (IPPROTO_IPV6, IPV6_FREEBIND),
+        OptName::Transparent6 => (IPPROTO_IPV6, IPV6_TRANSPARENT),
+        OptName::BindToDevice => panic!("no device by name in these scripts"),
         OptName::BindToIfindex => (SOL_SOCKET, SO_BINDTOIFINDEX),
         OptName::BindAddressNoPort => (IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT),
         OptName::LocalPortRange => (IPPROTO_IP, IP_LOCAL_PORT_RANGE),
