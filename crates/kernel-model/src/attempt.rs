@@ -118,6 +118,7 @@ impl Attempt {
         };
         let old = self.world.socks[old].clone();
         copy_options(&mut self.world.socks[new], &old);
+        self.world.socks[new].uid = old.uid;
     }
 
     fn somebody_listens(&mut self, addr: SockAddr) -> bool {

@@ -131,7 +131,13 @@ impl fmt::Display for Kernel {
 macro_rules! changes {
     ($($(#[$doc:meta])* $name:ident $major:literal . $minor:literal $text:literal
         $(at $place:literal)? $(also $($b1:literal . $b2:literal . $b3:literal),+)?;)*) => {
-        /// A change in what the kernel answers.
+        /// A change in what the kernel answers, by the first release with it.
+        ///
+        /// | since | what |
+        /// |---|---|
+        $(#[doc = concat!("| ", $major, ".", $minor, " | ", $text, " |")])*
+        ///
+        /// Stable updates brought some of them to older releases ([`Change::backports`]).
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Change { $($(#[$doc])* $name,)* }
 

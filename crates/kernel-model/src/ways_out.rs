@@ -66,6 +66,52 @@ impl World {
     }
 }
 
+impl World {
+    /// Those of the ports to which the socket could be bound now, at this address. Nothing changes.
+    ///
+    /// It costs one copy of the world, and a bind and a close for each port.
+    ///
+    /// ```
+    /// use portcullis_kernel_model::*;
+    ///
+    /// let mut world = World::new(Host::new(Kernel::V6_18));
+    /// let holder = world.socket(ProcessId(0), Family::Inet);
+    /// world.call(holder, Call::Bind(SockAddr::new("127.0.0.1".parse().unwrap(), 8081)));
+    /// let socket = world.socket(ProcessId(0), Family::Inet);
+    /// let left = world.free_ports(ProcessId(0), socket, "0.0.0.0".parse().unwrap(), 8080..=8083);
+    /// assert_eq!(left, [8080, 8082, 8083]);
+    /// ```
+    #[must_use]
+    pub fn free_ports(
+        &self,
+        process: ProcessId,
+        socket: SocketId,
+        ip: IpAddr,
+        ports: core::ops::RangeInclusive<u16>,
+    ) -> Vec<u16> {
+        let mut attempt = Attempt {
+            world: self.clone(),
+            process,
+            socket,
+            call: Call::Close,
+        };
+        let family = match self.place_of(socket) {
+            Some(ix) => self.socks[ix].family,
+            None => return Vec::new(),
+        };
+        ports
+            .filter(|&port| {
+                attempt.socket = socket;
+                attempt.apply(&Difference::Fresh(family));
+                attempt.call = Call::Bind(SockAddr::new(ip, port));
+                let free = attempt.succeeds();
+                attempt.world.close_for_all(attempt.socket);
+                free
+            })
+            .collect()
+    }
+}
+
 /// What is tried for one call.
 struct Search {
     start: Attempt,

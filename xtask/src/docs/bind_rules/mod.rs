@@ -204,11 +204,25 @@ fn code(text: &str) -> String {
 }
 
 fn changes(text: &mut String) {
-    *text += "\n## What each release changed\n\n| since | what |\n|---|---|\n";
+    *text += "\n## What each release changed\n\n| since | what | where |\n|---|---|---|\n";
     let mut all: Vec<Change> = Change::ALL.to_vec();
     all.sort_by_key(|change| change.since());
     for change in all {
-        let _ = writeln!(text, "| {} | {} |", change.since(), code(change.text()));
+        let updates: Vec<String> = change.backports().iter().map(Kernel::to_string).collect();
+        let also = match updates.is_empty() {
+            true => String::new(),
+            false => format!(", {}", updates.join(", ")),
+        };
+        let place = match change.place() {
+            "" => String::new(),
+            place => places(place),
+        };
+        let _ = writeln!(
+            text,
+            "| {}{also} | {} | {place} |",
+            change.since(),
+            code(change.text())
+        );
     }
     // Rules that came with a release, by release.
     let mut by_release: BTreeMap<Kernel, Vec<&str>> = BTreeMap::new();
