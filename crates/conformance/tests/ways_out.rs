@@ -46,7 +46,7 @@ fn refusals() -> Vec<(String, Rule, Vec<String>)> {
             };
             let ways = row.ways.iter().map(|way| way.told(&name_of).to_string());
             all.push((
-                format!("{name}:{} {}", step.line, step.said),
+                format!("{name}: {}", step.said),
                 reason.rule,
                 ways.collect(),
             ));
@@ -57,22 +57,18 @@ fn refusals() -> Vec<(String, Rule, Vec<String>)> {
 
 #[test]
 fn every_rule_that_refuses_has_a_way_out_or_a_reason_why_there_is_none() {
-    let mut best: BTreeMap<Rule, (String, usize)> = BTreeMap::new();
+    let mut by_rule: BTreeMap<Rule, Vec<(String, usize)>> = BTreeMap::new();
     for (place, rule, ways) in refusals() {
-        let entry = best.entry(rule).or_default();
-        if ways.len() >= entry.1 {
-            *entry = (place, ways.len());
-        }
+        by_rule.entry(rule).or_default().push((place, ways.len()));
     }
-    assert!(best.len() > 40, "only {} rules refused", best.len());
-    for (rule, (place, count)) in best {
+    assert!(by_rule.len() > 40, "only {} rules refused", by_rule.len());
+    for (rule, refused) in by_rule {
         let id = rule.info().id;
+        let some = refused.iter().any(|&(_, count)| count > 0);
+        let none = refused.iter().any(|&(_, count)| count == 0);
         match rule.no_way_out() {
-            None => assert!(
-                count > 0,
-                "{id} has neither a way out nor a reason: {place}"
-            ),
-            Some(reason) => assert_eq!(count, 0, "{id} has a way out, against: {reason}"),
+            None => assert!(some, "{id} has neither a way out nor a reason: {refused:?}"),
+            Some(reason) => assert!(none, "{id} always has a way out, against: {reason}"),
         }
     }
 }
@@ -82,7 +78,7 @@ fn every_rule_that_refuses_has_a_way_out_or_a_reason_why_there_is_none() {
 fn ways_out_are_told_smallest_first() {
     let rows: &[(&str, &[&str])] = &[
         (
-            "the_ipv6_wildcard_covers_ipv4.bind:6 four bind 0.0.0.0:web",
+            "the_ipv6_wildcard_covers_ipv4.bind: four bind 0.0.0.0:web",
             &[
                 "use port 20002",
                 "restart six with IPV6_V6ONLY",
@@ -92,7 +88,7 @@ fn ways_out_are_told_smallest_first() {
             ],
         ),
         (
-            "reuseaddr_binds_over_a_time_wait_connection.bind:16 plain bind 127.0.0.1:web",
+            "reuseaddr_binds_over_a_time_wait_connection.bind: plain bind 127.0.0.1:web",
             &[
                 "set SO_REUSEADDR first",
                 "use port 20002",
@@ -101,7 +97,7 @@ fn ways_out_are_told_smallest_first() {
             ],
         ),
         (
-            "a_privileged_port_needs_the_capability.bind:7 a bind 0.0.0.0:http",
+            "a_privileged_port_needs_the_capability.bind: a bind 0.0.0.0:http",
             &[
                 "use port 1024",
                 "give the caller CAP_NET_BIND_SERVICE",
@@ -109,7 +105,7 @@ fn ways_out_are_told_smallest_first() {
             ],
         ),
         (
-            "reuseport_of_another_user_is_refused.bind:9 b bind 0.0.0.0:web",
+            "reuseport_of_another_user_is_refused.bind: b bind 0.0.0.0:web",
             &[
                 "use port 20002",
                 "give the socket to user 1000 (fchown)",

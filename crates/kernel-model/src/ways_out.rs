@@ -591,7 +591,7 @@ fn other_values(opt: Opt) -> Vec<Opt> {
 }
 
 impl Rule {
-    /// Why no difference would turn this refusal into a success; `None` where one can.
+    /// Why there may be no difference that turns this refusal into a success; `None` where there is one.
     #[must_use]
     pub const fn no_way_out(self) -> Option<&'static str> {
         match self {
