@@ -126,7 +126,7 @@
 //! # A simulated network
 //!
 //! A simulator gives each of its machines a world, hands every socket call to it, and lets time pass there
-//! ([`World::pass_time`]) when its own clock goes on. [`guide::simulator`] is such a program, to be copied:
+//! ([`World::pass_time`]) when its own clock goes on. [`guide::simulator`] is such a program, to be copied (`examples/simulator.rs`):
 //! two servers are killed and start again, and the one without SO_REUSEADDR is away for a minute.
 //!
 //! # What is where
@@ -157,6 +157,7 @@
 extern crate alloc;
 
 mod addr;
+mod ask;
 mod attempt;
 mod bind;
 mod bucket;
