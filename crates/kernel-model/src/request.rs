@@ -12,6 +12,7 @@
 use crate::addr::{Family, Kind6, LOOPBACK4_IPV6, is_mapped, kind6};
 use crate::call::State;
 use crate::explain::Trace;
+use crate::reuseport::GroupIx;
 use crate::rules::Rule;
 use crate::socket::{Hashed, NONE, PORT_LOCK, Progress, Sock, SockIx};
 use crate::timer::SYNACK_FIRST_MS;
@@ -87,7 +88,7 @@ impl World {
         let next = segment.end();
         if cookie {
             self.cookies.insert(segment.to, Cookie { first, next });
-            self.socks[listener].cookies_given = true;
+            self.note_cookies(listener);
         } else if self.find_connection(segment.to, device).is_none() {
             self.open_request(listener, segment.to, device, (first, next));
         } else {
@@ -317,13 +318,25 @@ impl World {
             })
     }
 
-    /// Whether the listener, or another of its group, has answered by cookies lately.
+    /// Where it is remembered that cookies were given: in the group, while the listener has
+    /// SO_REUSEPORT; else with itself (include/net/tcp.h, tcp_synq_overflow()).
+    fn remembers_cookies(&self, listener: SockIx) -> Option<GroupIx> {
+        let sock = &self.socks[listener];
+        sock.group.filter(|_| sock.reuseport)
+    }
+
+    fn note_cookies(&mut self, listener: SockIx) {
+        match self.remembers_cookies(listener) {
+            Some(group) => self.groups[group.0].cookies_given = true,
+            None => self.socks[listener].cookies_given = true,
+        }
+    }
+
     fn gave_cookies(&self, listener: SockIx) -> bool {
-        let Some(group) = self.socks[listener].group else {
-            return self.socks[listener].cookies_given;
-        };
-        let members = &self.groups[group.0].members;
-        members.iter().any(|&ix| self.socks[ix].cookies_given)
+        match self.remembers_cookies(listener) {
+            Some(group) => self.groups[group.0].cookies_given,
+            None => self.socks[listener].cookies_given,
+        }
     }
 
     /// A cookie comes back: the connection is made at once, and nothing defers it.

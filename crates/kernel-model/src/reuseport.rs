@@ -34,6 +34,8 @@ pub(crate) struct Group {
     /// How many of both have SO_INCOMING_CPU. A segment that sets it behind the group's back can make
     /// the count wrong, in the kernel too, so it wraps.
     pub with_cpu: u16,
+    /// A member has answered SYNs by cookies.
+    pub cookies_given: bool,
 }
 
 impl Group {
@@ -67,6 +69,7 @@ impl World {
         group.program = None;
         group.members.push(first);
         group.with_cpu = with_cpu;
+        group.cookies_given = false;
         self.socks[first].group = Some(GroupIx(index));
         GroupIx(index)
     }
