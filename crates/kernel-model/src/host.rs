@@ -174,6 +174,8 @@ pub struct Sysctls {
     pub tcp_tw_reuse: u8,
     /// `net.ipv4.tcp_tw_reuse_delay`, in milliseconds.
     pub tcp_tw_reuse_delay: u32,
+    /// `net.ipv4.tcp_fin_timeout`: seconds, 60 at most (a longer one is another timer: gaps.toml).
+    pub tcp_fin_timeout: u32,
     /// `net.ipv4.tcp_abort_on_overflow`.
     pub tcp_abort_on_overflow: bool,
     /// `net.ipv4.tcp_migrate_req`.
@@ -199,6 +201,7 @@ impl Default for Sysctls {
             tcp_no_metrics_save: false,
             tcp_tw_reuse: 2,
             tcp_tw_reuse_delay: 1000,
+            tcp_fin_timeout: 60,
             tcp_abort_on_overflow: false,
             tcp_migrate_req: false,
             tcp_l3mdev_accept: false,

@@ -19,7 +19,9 @@ use crate::socket::{CONNECT_BIND, Hashed, NONE, RCV_SHUTDOWN, SEND_SHUTDOWN, Soc
 use crate::way::{Arrival, Flow, Scope, Source, needs_strict};
 use crate::world::World;
 
-/// How long TIME_WAIT, and an orphan's FIN_WAIT2, last (`TCP_TIMEWAIT_LEN`, `tcp_fin_timeout`).
+/// No orphan's FIN_WAIT2 ends before three and a half of its first retransmission timeouts.
+const FIN_TIMEOUT_LEAST_MS: u64 = 700;
+/// How long TIME_WAIT, and at most an orphan's FIN_WAIT2, last (`TCP_TIMEWAIT_LEN`).
 pub const TIME_WAIT_MS: u64 = 60_000;
 /// Segments that one call may cause. The limits on acknowledgements end every exchange long before.
 const SEGMENTS_MAX: u32 = 10_000;
@@ -442,7 +444,14 @@ impl World {
         self.socks[remains] = copy;
         self.own_beside(remains, ix);
         self.hash_connection(remains);
-        self.set_timer(remains, TIME_WAIT_MS);
+        let ms = match substate {
+            State::FinWait2 => {
+                let seconds = self.host.net(net).sysctls.tcp_fin_timeout;
+                (u64::from(seconds) * 1000).clamp(FIN_TIMEOUT_LEAST_MS, TIME_WAIT_MS)
+            }
+            _ => TIME_WAIT_MS,
+        };
+        self.set_timer(remains, ms);
         self.done(ix);
     }
 

@@ -20,6 +20,8 @@ pub struct Settings {
     pub kernel: Kernel,
     /// The number of the first port by name; the next ones follow.
     pub first_port: u16,
+    /// A script that waits longer, all in all, is skipped on a live kernel, and says so.
+    pub patience_ms: u64,
 }
 
 impl Default for Settings {
@@ -27,6 +29,7 @@ impl Default for Settings {
         Settings {
             kernel: Kernel::V6_18,
             first_port: 20001,
+            patience_ms: 3000,
         }
     }
 }
@@ -131,6 +134,7 @@ impl Reader {
             labels: Vec::new(),
             ports: Vec::new(),
             steps: Vec::new(),
+            patience_ms: settings.patience_ms,
         };
         let next_port = settings.first_port;
         Reader {

@@ -70,6 +70,20 @@ pub struct Script {
     pub ports: Vec<(String, u16)>,
     /// What to do.
     pub steps: Vec<Step>,
+    /// The longest waiting on a live kernel, all in all, that is not refused.
+    pub patience_ms: u64,
+}
+
+impl Script {
+    /// How long it waits, all in all.
+    #[must_use]
+    pub fn waits_ms(&self) -> u64 {
+        let waits = self.steps.iter().map(|step| match step.action {
+            Action::Wait { ms } => ms,
+            _ => 0,
+        });
+        waits.sum()
+    }
 }
 
 /// One line that does something.

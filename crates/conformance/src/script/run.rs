@@ -122,6 +122,7 @@ impl Run {
             Mode::Live | Mode::Both => {
                 // Beside a live kernel the model is of its release.
                 host.kernel = fitting_kernel(script)?;
+                check_patience(script)?;
                 Some(Kernel::enter(&script.host, &users(script))?)
             }
         };
@@ -241,6 +242,17 @@ fn reasons(model: &Model) -> Vec<Reason> {
             about: other.map(about),
         })
         .collect()
+}
+
+/// A script that waits for long is for those who ask for it.
+fn check_patience(script: &Script) -> Result<(), Obstacle> {
+    let waits_ms = script.waits_ms();
+    if waits_ms <= script.patience_ms {
+        return Ok(());
+    }
+    let seconds = waits_ms.div_ceil(1000);
+    let reason = format!("it waits {seconds} s, which --slow allows");
+    Err(Obstacle::Skip(reason))
 }
 
 /// The users who make a call or a socket, or are given one.

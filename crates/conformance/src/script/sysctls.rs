@@ -149,6 +149,8 @@ pub const ALL: &[Sysctl] = &[
     plain!("net.ipv4.tcp_tw_reuse", tcp_tw_reuse, |v| one(v)
         .and_then(|n| u8::try_from(n).ok())),
     plain!("net.ipv4.tcp_tw_reuse_delay", tcp_tw_reuse_delay, one),
+    plain!("net.ipv4.tcp_fin_timeout", tcp_fin_timeout, |v| one(v)
+        .filter(|seconds| (1..=60).contains(seconds))),
     plain!(
         "net.ipv4.tcp_abort_on_overflow",
         tcp_abort_on_overflow,

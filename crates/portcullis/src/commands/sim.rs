@@ -33,6 +33,9 @@ pub struct Arguments {
     /// Show the rules and the sockets behind each answer
     #[arg(long)]
     explain: bool,
+    /// Run scenarios that wait for long on the live kernel as well
+    #[arg(long)]
+    slow: bool,
     /// Show only what failed, and the totals
     #[arg(short = 'q', long)]
     quiet: bool,
@@ -60,6 +63,11 @@ pub fn run(arguments: &Arguments) -> Exit {
     let settings = Settings {
         kernel: arguments.kernel,
         first_port: arguments.first_port,
+        patience_ms: if arguments.slow {
+            u64::MAX
+        } else {
+            Settings::default().patience_ms
+        },
     };
     if arguments.files.is_empty() {
         if std::io::stdin().is_terminal() {
