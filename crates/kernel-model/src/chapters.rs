@@ -9,10 +9,10 @@ use crate::rules::Rule;
 use crate::version::{Change, Kernel};
 
 macro_rules! chapters {
-    ($($(#[$doc:meta])* $name:ident $title:literal $intro:literal;)*) => {
+    ($($name:ident $title:literal $intro:literal;)*) => {
         /// A chapter of the account of bind and listen, in the order of a reader's questions.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum Chapter { $($(#[$doc])* $name,)* }
+        pub enum Chapter { $(#[doc = $title] $name,)* }
 
         impl Chapter {
             /// Every chapter, in order.
@@ -34,7 +34,6 @@ macro_rules! chapters {
 }
 
 chapters! {
-    /// The call itself.
     Bind "May this socket be bound at all?"
         "The kernel goes through these questions in order, and the first that is answered with no gives the \
          error. A socket that is wrong in two ways gets the error of the earlier one, and the two families \
@@ -50,22 +49,18 @@ chapters! {
          | 8 | | Is the address ours, on the interface that its scope names? |\n\
          | 9 | Is the port free, or may it be shared? | the same |\n\n\
          A bind that is refused leaves the socket as it was, and can be tried again.";
-    /// Whose address it is.
     Address "Is the address one of ours?"
         "An IPv4 address is ours if the local routing table says so: assigned to an interface that is up, \
          anywhere in 127.0.0.0/8, a broadcast address of ours, any multicast address. An IPv6 address is ours \
          if an interface that is up has it and duplicate address detection has ended. The wildcard (0.0.0.0, \
          ::) always is.";
-    /// Ports below 1024.
     Privilege "May this user have the port?"
         "Only the number counts, not whether anybody has the port. The capability is asked for over the user \
          namespace that owns the network namespace: root in a container need not have it.";
-    /// A port that the caller names.
     Port "The port is given: is it free?"
         "A port of one network namespace that has an owner has a *bucket*: the list of its owners, and what \
          the kernel remembers of those who came. Without a bucket the port is free. With one, the memory is \
          asked first; only if it lets nobody in are the owners looked at, one after the other.";
-    /// Two sockets on one port.
     Conflict "May two sockets own one port?"
         "They may if they are bound to different devices; or to addresses of which neither covers the other; \
          or if both have SO_REUSEADDR and the older does not listen; or if both have SO_REUSEPORT and one \
@@ -73,62 +68,51 @@ chapters! {
          not as they were when it was bound.\n\n\
          Owners need not be sockets that anybody can still close: a connection that was accepted owns the \
          listener's port, and so does what is left of it in TIME_WAIT.";
-    /// Memory of a port.
     Memory "What does the bucket remember?"
         "The bucket keeps an answer that was true once, and it is not taken back when the socket that it was \
          true of closes or changes. So the order in which sockets came decides, and a socket that no longer \
          exists can let another in. The memory goes with the last owner.";
-    /// Port 0.
     PortZero "Port 0: which one is chosen?"
         "The kernel draws a place in `ip_local_port_range` at random and searches from there: first every \
          port at an odd distance from the lower end, then every one at an even distance, so that the even \
          half is left to connect. Reserved ports are skipped. A socket with SO_REUSEADDR looks through the \
          lower half of the range first. Until 4.4 the search went one by one from a random port, and shared \
          the port with the fewest owners where all were taken.";
-    /// The second check.
     Listen "Why does listen fail, and what does the backlog mean?"
         "listen enters the state LISTEN first and then asks for the port again, with the same rules, as a \
          listener: SO_REUSEADDR, which lets two sockets bind, does not let both listen. A backlog of N lets \
          N + 1 connections wait.";
-    /// Outgoing connections.
     Connect "Where does connect call from?"
         "A socket without an address gets the one that the route prefers; one without a port gets a port that \
          bind does not hold and that is not in use towards the same peer. Many connections can share one \
          local port, as long as no two have the same four numbers.";
-    /// Listener lookup.
     Lookup "Who gets the SYN?"
         "A connection with the same four numbers comes first. Then the listeners of the exact address, then \
          those of the wildcard; among equals a listener bound to the device, then IPv4's own, then the one \
          that SO_INCOMING_CPU names, then the one that listened last (IPv6 SO_REUSEPORT listeners: first). \
          The first SO_REUSEPORT listener that is better than what was found ends the search: its group \
          decides. Until 4.20 all listeners of the port were scored at once.";
-    /// SO_REUSEPORT.
     Groups "Who shares with SO_REUSEPORT?"
         "Listeners with SO_REUSEPORT and one address, device, family, user and IPV6_V6ONLY form a group, in \
          the order of listen. Each connection goes to the member that a hash of its addresses and ports \
          names, or that an attached program names by its index. A member that leaves is replaced by the \
          last one.";
-    /// Between the SYN and the queue.
     HalfOpen "What lies between the SYN and the queue?"
         "A listener that answers a SYN keeps a *half-open connection* until the handshake's last \
          acknowledgement. Between sockets of one host that comes at once, unless TCP_DEFER_ACCEPT ignores \
          it, or the answer is lost. Half-open connections count against the backlog by themselves, besides \
          those that wait in the queue; they outlive their listener, and hold their four numbers. Nobody \
          tells the client when one ends.";
-    /// The accept queue.
     Accept "What waits in the queue?"
         "A connection is complete before anybody accepts it. It waits in the listener's queue; when the queue \
          is full, further SYNs are dropped, and their senders try again.";
-    /// Ends.
     Closing "What does closing do?"
         "The last descriptor closes the socket. A port that bind was asked for stays with the socket until \
          then; one that connect or listen chose goes back as soon as the connection or the listening ends.";
-    /// After the connection.
     TimeWait "What is left in TIME_WAIT?"
         "The side that closes first leaves a socket without a descriptor, for 60 seconds. It owns the port \
          and can stand against bind. SO_REUSEADDR on both the old socket and the new one passes it; for \
          SO_REUSEPORT the user does not matter there.";
-    /// setsockopt.
     Options "Which options can be set when?"
         "Most options can be set at any time, and take effect at the next question that reads them.";
 }

@@ -15,8 +15,8 @@
 /// careless: 121 clients served, 120 refused; listening again after 60000 ms
 /// ```
 ///
-/// The careless one closes its connections first, as servers do, so what is left of them waits in TIME_WAIT
-/// and owns its port: without SO_REUSEADDR its `bind` is refused until the last of them is a minute old.
+/// Both close their connections first, as servers do, so what is left of them waits in TIME_WAIT and owns the
+/// port. With SO_REUSEADDR `bind` passes that; without, it is refused until the last one is a minute old.
 ///
 /// ```no_run
 #[doc = include_str!("../examples/simulator.rs")]

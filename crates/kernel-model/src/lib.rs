@@ -1,13 +1,15 @@
 //! Linux's rules of TCP `bind`, `listen` and listener lookup, as a program that can be asked.
 //!
+//! <!--
 //! Decides:  nothing itself; the files below each hold one part of the kernel's rules.
 //! Not here: system calls. The model is pure: no clock, no I/O, no hash-map order.
+//! -->
 //!
 //! A [`World`] is a host with its sockets. Every socket call is a [`Call`], and the model answers it
 //! as the kernel of the host's [`Kernel`] release would, and says by which [`Rule`]:
 //!
 //! ```
-//! use portcullis_kernel_model::{Answer, Call, Errno, Family, Host, Kernel, Opt, ProcessId, SockAddr, World};
+//! use portcullis_kernel_model::*;
 //!
 //! let mut world = World::new(Host::new(Kernel::V6_18));
 //! let root = ProcessId(0);
@@ -77,9 +79,10 @@
 //! world.call(holder, Call::Bind(SockAddr::new("127.0.0.1".parse().unwrap(), 40_003)));
 //!
 //! let socket = world.socket(me, Family::Inet);
-//! assert_eq!(world.free_ports(me, socket, any, 40_000..=40_004), [40_000, 40_001, 40_002, 40_004]);
+//! let left = world.free_ports(me, socket, any, 40_000..=40_004);
+//! assert_eq!(left, [40_000, 40_001, 40_002, 40_004]);
 //!
-//! // The kernel's own choice leaves reserved ports out, and even ones to connect while there are odd ones.
+//! // The kernel's own choice: no reserved port, and no even one while there are odd ones.
 //! let choice = world.port_choice(me, socket, Call::Bind(SockAddr::new(any, 0))).unwrap();
 //! assert_eq!(choice.ports, [40_005, 40_007]);
 //!

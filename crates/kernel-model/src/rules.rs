@@ -24,9 +24,15 @@ pub struct RuleInfo {
 macro_rules! rules {
     ($($name:ident $id:literal $kernel:literal $since:expr; $text:literal $remedy:literal;)*) => {
         /// A rule of the kernel.
+        ///
+        /// [`Rule::info`] tells its stable name, its sentence and its place in the kernel's source;
+        /// [`Rule::chapter`] where `docs/bind-rules.md` has it, with a scenario that shows it.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
-        pub enum Rule { $(#[doc = $text] $name,)* }
+        pub enum Rule { $(
+            #[doc = concat!($text, "\n\n`", $id, "`, of `", $kernel, "`")]
+            $name,
+        )* }
 
         impl Rule {
             /// Every rule.
