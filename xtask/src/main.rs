@@ -48,9 +48,12 @@ enum Chore {
         /// Tell which sides of the model's conditions the run never reached
         #[arg(long, conflicts_with_all = ["mutants", "kernel"])]
         branches: bool,
-        /// On another kernel, in an emulated machine: debian, or debian-VERSION
+        /// On another kernel, in an emulated machine: debian, debian-VERSION or ubuntu-VERSION
         #[arg(long, value_name = "NAME")]
         kernel: Option<String>,
+        /// Where Ubuntu's packages are fetched; Debian's come from this host's own mirrors
+        #[arg(long, value_name = "URI", requires = "kernel")]
+        mirror: Option<String>,
         /// How long the emulated machine may run
         #[arg(long, default_value_t = 10, requires = "kernel")]
         minutes: u64,
@@ -81,10 +84,16 @@ fn main() -> ExitCode {
         Chore::Docs { check } => docs::run(check),
         Chore::Conformance {
             kernel: Some(kernel),
+            mirror,
             minutes,
             options,
             ..
-        } => conformance::guest::run(&kernel, Duration::from_secs(60 * minutes), &options),
+        } => conformance::guest::run(
+            &kernel,
+            mirror.as_deref(),
+            Duration::from_secs(60 * minutes),
+            &options,
+        ),
         Chore::Conformance {
             mutants,
             branches,

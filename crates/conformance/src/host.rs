@@ -272,7 +272,11 @@ pub fn model(kernel: Kernel, user: u32, profile: u8, ports: &Ports) -> Host {
 /// Makes the network of this process that of [`model`]. It must be in a fresh network namespace.
 pub fn set_up() -> io::Result<()> {
     // No addresses of the kernel's own making, which come late and go through detection.
-    write_sysctl("net/ipv6/conf/default/addr_gen_mode", "1")?;
+    match write_sysctl("net/ipv6/conf/default/addr_gen_mode", "1") {
+        // Before 4.11 there is no such choice: the pair has one more address each, which nothing uses.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        outcome => outcome?,
+    }
     write_sysctl("net/ipv6/conf/default/accept_dad", "0")?;
     netlink::up(LOOPBACK)?;
     netlink::add_address(LOOPBACK, ON_LO.into(), 32)?;
@@ -342,50 +346,60 @@ fn is_acknowledged_at_once(address: IpAddr) -> io::Result<bool> {
     Ok(state == State::FinWait2 as u8)
 }
 
-/// Writes every sysctl that a profile can change.
+/// Writes every sysctl that a profile can change. One that this kernel does not have may be missing
+/// where it has its usual value; else the error is `NotFound`, and the profile does not exist here.
 pub fn apply(sysctls: &Sysctls) -> io::Result<()> {
-    let flag = |on: bool| if on { "1" } else { "0" };
+    let usual = written(&Sysctls::default());
+    for ((name, value), (_, usual)) in written(sysctls).into_iter().zip(usual) {
+        match write_sysctl(name, &value) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && value == usual => {}
+            outcome => outcome?,
+        }
+    }
+    Ok(())
+}
+
+fn written(sysctls: &Sysctls) -> Vec<(&'static str, String)> {
+    let flag = |on: bool| String::from(if on { "1" } else { "0" });
     let reserved: Vec<String> = sysctls
         .ip_local_reserved_ports
         .iter()
         .map(|(low, high)| format!("{low}-{high}"))
         .collect();
     let (low, high) = sysctls.ip_local_port_range;
-    // The unprivileged start must stay below the range (net/ipv4/sysctl_net_ipv4.c).
-    write_sysctl("net/ipv4/ip_local_port_range", &format!("{low} {high}"))?;
-    write_sysctl(
-        "net/ipv4/ip_local_reserved_ports",
-        &format!("{}\n", reserved.join(",")),
-    )?;
     let start = sysctls.ip_unprivileged_port_start.to_string();
-    write_sysctl("net/ipv4/ip_unprivileged_port_start", &start)?;
-    write_sysctl("net/ipv4/ip_nonlocal_bind", flag(sysctls.ip_nonlocal_bind))?;
-    write_sysctl("net/ipv6/ip_nonlocal_bind", flag(sysctls.ip6_nonlocal_bind))?;
-    write_sysctl("net/ipv6/bindv6only", flag(sysctls.bindv6only))?;
-    write_sysctl(
-        "net/ipv4/ip_autobind_reuse",
-        flag(sysctls.ip_autobind_reuse),
-    )?;
-    write_sysctl("net/ipv4/tcp_migrate_req", flag(sysctls.tcp_migrate_req))?;
-    write_sysctl("net/core/somaxconn", &sysctls.somaxconn.to_string())?;
-    write_sysctl("net/ipv4/tcp_fastopen", &sysctls.tcp_fastopen.to_string())?;
-    write_sysctl(
-        "net/ipv4/tcp_abort_on_overflow",
-        flag(sysctls.tcp_abort_on_overflow),
-    )?;
-    write_sysctl(
-        "net/ipv4/tcp_no_metrics_save",
-        flag(sysctls.tcp_no_metrics_save),
-    )?;
-    write_sysctl(
-        "net/ipv4/tcp_max_syn_backlog",
-        &sysctls.tcp_max_syn_backlog.to_string(),
-    )?;
-    write_sysctl(
-        "net/ipv4/tcp_syncookies",
-        &sysctls.tcp_syncookies.to_string(),
-    )?;
-    write_sysctl("net/ipv4/tcp_tw_reuse", &sysctls.tcp_tw_reuse.to_string())
+    let overflow = flag(sysctls.tcp_abort_on_overflow);
+    let backlog = sysctls.tcp_max_syn_backlog.to_string();
+    vec![
+        // The unprivileged start must stay below the range (net/ipv4/sysctl_net_ipv4.c).
+        ("net/ipv4/ip_local_port_range", format!("{low} {high}")),
+        (
+            "net/ipv4/ip_local_reserved_ports",
+            format!("{}\n", reserved.join(",")),
+        ),
+        ("net/ipv4/ip_unprivileged_port_start", start),
+        ("net/ipv4/ip_nonlocal_bind", flag(sysctls.ip_nonlocal_bind)),
+        ("net/ipv6/ip_nonlocal_bind", flag(sysctls.ip6_nonlocal_bind)),
+        ("net/ipv6/bindv6only", flag(sysctls.bindv6only)),
+        (
+            "net/ipv4/ip_autobind_reuse",
+            flag(sysctls.ip_autobind_reuse),
+        ),
+        ("net/ipv4/tcp_migrate_req", flag(sysctls.tcp_migrate_req)),
+        ("net/core/somaxconn", sysctls.somaxconn.to_string()),
+        ("net/ipv4/tcp_fastopen", sysctls.tcp_fastopen.to_string()),
+        ("net/ipv4/tcp_abort_on_overflow", overflow),
+        (
+            "net/ipv4/tcp_no_metrics_save",
+            flag(sysctls.tcp_no_metrics_save),
+        ),
+        ("net/ipv4/tcp_max_syn_backlog", backlog),
+        (
+            "net/ipv4/tcp_syncookies",
+            sysctls.tcp_syncookies.to_string(),
+        ),
+        ("net/ipv4/tcp_tw_reuse", sysctls.tcp_tw_reuse.to_string()),
+    ]
 }
 
 fn write_sysctl(name: &str, value: &str) -> io::Result<()> {

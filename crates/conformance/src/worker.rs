@@ -324,7 +324,14 @@ impl Worker {
     fn set_host(&mut self) -> io::Result<()> {
         self.live.become_caller(0)?;
         let ports = ports(self.window);
-        host::apply(&host::sysctls(self.profile, &ports))?;
+        match host::apply(&host::sysctls(self.profile, &ports)) {
+            // An older kernel: the scripts of this profile run with the usual sysctls.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.profile = 0;
+                host::apply(&host::sysctls(0, &ports))?;
+            }
+            outcome => outcome?,
+        }
         self.comparison.set_host(self.profile, ports, self.cpu);
         Ok(())
     }

@@ -7,7 +7,7 @@
 use std::io;
 use std::net::Ipv4Addr;
 
-use portcullis_kernel_model::{Interface, Namespace};
+use portcullis_kernel_model::{Interface, Namespace, Sysctls};
 
 use super::kernel::Obstacle;
 use super::sysctls::{self, Sysctl};
@@ -21,14 +21,20 @@ pub(super) fn set_up(wanted: &Namespace) -> Result<(), Obstacle> {
     for interface in &wanted.interfaces {
         make(interface)?;
     }
+    let usual = Sysctls::default();
     for sysctl in sysctls::ALL {
         let value = sysctl.show(&wanted.sysctls);
-        write(sysctl, &value).map_err(|error| {
-            Obstacle::Skip(format!(
-                "{} cannot be set to {value} here: {error}",
-                sysctl.name
-            ))
-        })?;
+        match write(sysctl, &value) {
+            // An older kernel, which does as one with the usual value.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && value == sysctl.show(&usual) => {}
+            outcome => outcome.map_err(|error| {
+                Obstacle::Skip(format!(
+                    "{} cannot be set to {value} here: {error}",
+                    sysctl.name
+                ))
+            })?,
+        }
     }
     Ok(())
 }
@@ -38,7 +44,11 @@ fn make(interface: &Interface) -> io::Result<()> {
     if interface.index != 1 {
         let far = (interface.index + FAR_END, format!("far{}", interface.index));
         // No addresses of the kernel's own making.
-        std::fs::write("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "1")?;
+        match std::fs::write("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "1") {
+            // Before 4.11 there is no such choice, and no scenario knows those addresses.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            outcome => outcome?,
+        }
         netlink::add_pair((interface.index, &interface.name), (far.0, &far.1))?;
     }
     if interface.up {

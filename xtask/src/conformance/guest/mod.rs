@@ -40,11 +40,16 @@ const CONSOLE_LINES: usize = 25;
 const ENDED: &str = "guest: exit status ";
 
 /// Fetches the kernel, builds the program, runs the machine with the run's options.
-pub fn run(name: &str, limit: Duration, options: &[String]) -> Result<(), Failure> {
+pub fn run(
+    name: &str,
+    mirror: Option<&str>,
+    limit: Duration,
+    options: &[String],
+) -> Result<(), Failure> {
     let root = workspace::root();
     let directory = root.join("target/guest");
     fs::create_dir_all(&directory)?;
-    let kernel = packages::unpacked(name, &directory)?;
+    let kernel = packages::unpacked(name, mirror, &directory)?;
     let program = build(&root)?;
     println!("{}: {}", kernel.package, kernel.version);
     let archive = directory.join(format!("{}.cpio", kernel.package));

@@ -1,7 +1,7 @@
-//! A kernel from Debian's packages.
+//! A kernel from a distribution's packages.
 //!
-//! Decides:  which package a name means; that packages come through apt, from this host's own mirrors,
-//!           with lists of our own, and are unpacked under target/, never installed.
+//! Decides:  which package a name means; that packages come through apt, with lists of our own, checked
+//!           with the distribution's keys, and are unpacked under target/, never installed.
 //! Source:   apt-get(8), `indextargets` and `download`; sources.list(5); dpkg-deb(1)
 //! Not here: what is done with a kernel (mod.rs).
 
@@ -14,24 +14,37 @@ use std::time::Duration;
 
 use crate::workspace::Failure;
 
-/// The releases of Debian that have kernels of interest, oldest first; each with its updates.
-const SUITES: &[&str] = &[
+/// Debian's releases that have kernels of interest, oldest first.
+const DEBIAN: &[&str] = &[
     "bullseye",
     "bookworm",
     "bookworm-backports",
     "trixie",
     "trixie-backports",
 ];
-/// Those of the security archive.
+/// Those of its security archive.
 const SECURITY: &[&str] = &["bullseye-security", "bookworm-security", "trixie-security"];
-const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// Ubuntu's, which have kernels from 4.4 on.
+const UBUNTU: &[&str] = &[
+    "xenial",
+    "xenial-updates",
+    "bionic-updates",
+    "focal-updates",
+    "jammy-updates",
+    "noble-updates",
+];
+const DEBIAN_KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// In Debian's package of them, which is not installed.
+const UBUNTU_KEYS: &str = "usr/share/keyrings/ubuntu-archive-keyring.gpg";
+const UBUNTU_KEYS_PACKAGE: &str = "ubuntu-keyring";
 /// The series that `debian` alone means.
 const DEFAULT_SERIES: &str = "6.1";
 /// Lists are fetched afresh when they are older.
 const LISTS_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
-/// The kernels without drivers for real hardware.
-const FLAVOUR: &str = "-cloud-amd64";
-/// What later kernels are split into.
+/// Debian's kernels without drivers for real hardware; Ubuntu's usual ones.
+const DEBIAN_FLAVOUR: &str = "-cloud-amd64";
+const UBUNTU_FLAVOUR: &str = "-generic";
+/// What kernels are split into; each has some of them.
 const PARTS: &[&str] = &["linux-image-", "linux-binary-", "linux-modules-"];
 
 /// A kernel that was unpacked.
@@ -47,19 +60,23 @@ pub struct Unpacked {
     modules: BTreeMap<String, PathBuf>,
 }
 
-/// Fetches and unpacks the newest kernel of a name: `debian`, or `debian-6.12`.
-pub fn unpacked(name: &str, directory: &Path) -> Result<Unpacked, Failure> {
-    let series = match name.strip_prefix("debian") {
-        Some("") => DEFAULT_SERIES,
-        Some(series) => series.strip_prefix('-').unwrap_or(""),
-        None => "",
+/// Fetches and unpacks the newest kernel of a name: `debian`, `debian-6.12`, or `ubuntu-4.4`, whose
+/// mirror must be given.
+pub fn unpacked(name: &str, mirror: Option<&str>, directory: &Path) -> Result<Unpacked, Failure> {
+    let (distribution, series) = name.split_once('-').unwrap_or((name, DEFAULT_SERIES));
+    let known = series.starts_with(|c: char| c.is_ascii_digit());
+    let debian = || Apt::debian(&directory.join("apt"));
+    let apt = match distribution {
+        "debian" if known => debian()?,
+        "ubuntu" if known => {
+            let mirror = mirror.ok_or("Ubuntu's kernels need `--mirror URI`, of its archive")?;
+            Apt::ubuntu(&directory.join("apt-ubuntu"), mirror, &debian()?)?
+        }
+        _ => {
+            let known = "debian, debian-6.12 or ubuntu-4.4, or another series";
+            return Err(format!("no kernel `{name}`: {known}").into());
+        }
     };
-    if !series.starts_with(|c: char| c.is_ascii_digit()) {
-        return Err(
-            format!("no kernel `{name}`: debian, or debian-6.12 for another series").into(),
-        );
-    }
-    let apt = Apt::prepared(&directory.join("apt"))?;
     let package = apt.newest(series)?;
     let place = directory.join(&package);
     if !place.join("version").exists() {
@@ -155,25 +172,56 @@ fn walk(directory: &Path, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
 /// Apt with lists and a cache of its own; the system's are only read.
 struct Apt {
     directory: PathBuf,
+    flavour: &'static str,
 }
 
 impl Apt {
-    fn prepared(directory: &Path) -> Result<Apt, Failure> {
+    /// Debian, from the mirrors that this host has for it.
+    fn debian(directory: &Path) -> Result<Apt, Failure> {
+        let apt = Apt::new(directory, DEBIAN_FLAVOUR)?;
+        apt.update(&debian_sources()?)?;
+        Ok(apt)
+    }
+
+    /// Ubuntu, from a mirror; its keys come from Debian.
+    fn ubuntu(directory: &Path, mirror: &str, debian: &Apt) -> Result<Apt, Failure> {
+        let apt = Apt::new(directory, UBUNTU_FLAVOUR)?;
+        let keys = directory.join(UBUNTU_KEYS);
+        if !keys.exists() {
+            debian.extract(UBUNTU_KEYS_PACKAGE, directory)?;
+        }
+        let keys = fs::canonicalize(keys)?;
+        let lines = UBUNTU.iter().map(|suite| {
+            let keys = keys.display();
+            format!("deb [signed-by={keys}] {mirror} {suite} main\n")
+        });
+        apt.update(&lines.collect::<String>())?;
+        Ok(apt)
+    }
+
+    fn new(directory: &Path, flavour: &'static str) -> Result<Apt, Failure> {
         for name in ["lists/partial", "cache/archives/partial", "parts", "deb"] {
             fs::create_dir_all(directory.join(name))?;
         }
-        let apt = Apt {
+        Ok(Apt {
             directory: directory.to_owned(),
-        };
-        let stamp = directory.join("fetched");
+            flavour,
+        })
+    }
+
+    /// Fetches the lists, unless those here are of the same sources and young.
+    fn update(&self, sources: &str) -> Result<(), Failure> {
+        let list = self.directory.join("sources.list");
+        let stamp = self.directory.join("fetched");
         let age = fs::metadata(&stamp).and_then(|file| file.modified());
-        if age.is_ok_and(|at| at.elapsed().is_ok_and(|age| age < LISTS_AGE_MAX)) {
-            return Ok(apt);
+        let young = age.is_ok_and(|at| at.elapsed().is_ok_and(|age| age < LISTS_AGE_MAX));
+        if young && fs::read_to_string(&list).is_ok_and(|old| old == sources) {
+            return Ok(());
         }
-        fs::write(directory.join("sources.list"), sources()?)?;
-        output(apt.command("apt-get").arg("update"))?;
+        fs::write(list, sources)?;
+        output(self.command("apt-get").arg("update"))?;
         fs::write(stamp, "")?;
-        Ok(apt)
+        Ok(())
     }
 
     fn command(&self, program: &str) -> Command {
@@ -205,44 +253,50 @@ impl Apt {
             let name = line.split_whitespace().next()?;
             let release = name.strip_prefix("linux-image-")?;
             // The packages that only name the newest have no number behind the series.
-            let number = release.strip_suffix(FLAVOUR)?;
+            let number = release.strip_suffix(self.flavour)?;
             (number != series).then(|| release.to_owned())
         });
         let newest = releases.max_by(|a, b| natural(a, b));
-        newest.ok_or_else(|| format!("Debian offers no kernel {series}").into())
+        newest.ok_or_else(|| format!("no kernel {series} is offered").into())
     }
 
     fn unpack(&self, release: &str, place: &Path) -> Result<(), Failure> {
-        let debs = self.directory.join("deb");
         let mut version = String::new();
         for part in PARTS {
             let package = format!("{part}{release}");
             let mut show = self.command("apt-cache");
             show.args(["show", "--no-all-versions", &package]);
             let Ok(shown) = text(&mut show) else {
-                continue; // only later kernels have all parts
+                continue;
             };
             if let Some(line) = shown.lines().find_map(|l| l.strip_prefix("Version: ")) {
                 version = line.to_owned();
             }
-            println!("fetching {package}");
-            let mut download = self.command("apt-get");
-            output(download.args(["download", &package]).current_dir(&debs))?;
-            for entry in fs::read_dir(&debs)? {
-                let deb = entry?.path();
-                if file_name(&deb).starts_with(&format!("{package}_")) {
-                    output(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(place))?;
-                    fs::remove_file(&deb)?;
-                }
-            }
+            self.extract(&package, place)?;
         }
         fs::write(place.join("version"), version)?;
+        Ok(())
+    }
+
+    /// Fetches one package and unpacks it.
+    fn extract(&self, package: &str, place: &Path) -> Result<(), Failure> {
+        println!("fetching {package}");
+        let debs = self.directory.join("deb");
+        let mut download = self.command("apt-get");
+        output(download.args(["download", package]).current_dir(&debs))?;
+        for entry in fs::read_dir(&debs)? {
+            let deb = entry?.path();
+            if file_name(&deb).starts_with(&format!("{package}_")) {
+                output(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(place))?;
+                fs::remove_file(&deb)?;
+            }
+        }
         Ok(())
     }
 }
 
 /// The lines of our list of sources: the mirrors that this host has for Debian itself.
-fn sources() -> Result<String, Failure> {
+fn debian_sources() -> Result<String, Failure> {
     let mut apt = Command::new("apt-get");
     apt.args(["indextargets", "--format", "$(REPO_URI) $(LABEL)"]);
     let known = text(apt.arg("Created-By: Packages"))?;
@@ -253,12 +307,12 @@ fn sources() -> Result<String, Failure> {
     let main = mirror("Debian").ok_or("apt knows no mirror of Debian here")?;
     let security = mirror("Debian-Security");
     let mut lines = String::new();
-    for suite in SUITES {
-        lines += &format!("deb [signed-by={KEYS}] {main} {suite} main\n");
+    for suite in DEBIAN {
+        lines += &format!("deb [signed-by={DEBIAN_KEYS}] {main} {suite} main\n");
     }
     for suite in security.iter().flat_map(|_| SECURITY) {
         let uri = security.unwrap_or_default();
-        lines += &format!("deb [signed-by={KEYS}] {uri} {suite} main\n");
+        lines += &format!("deb [signed-by={DEBIAN_KEYS}] {uri} {suite} main\n");
     }
     Ok(lines)
 }
@@ -336,8 +390,16 @@ mod tests {
     #[test]
     fn another_name_is_refused() {
         let nowhere = Path::new("/nonexistent");
-        for name in ["", "fedora", "debian6.1", "debian-", "debian-sid"] {
-            assert!(unpacked(name, nowhere).is_err(), "{name}");
+        let names = [
+            "",
+            "fedora",
+            "debian6.1",
+            "debian-",
+            "debian-sid",
+            "ubuntu-4.4",
+        ];
+        for name in names {
+            assert!(unpacked(name, None, nowhere).is_err(), "{name}");
         }
     }
 }
