@@ -253,6 +253,8 @@ pub struct Frontend {
     pub timeout_client: Option<Duration>,
     /// `timeout client-fin`
     pub timeout_client_fin: Option<Duration>,
+    /// `timeout client-hs`; `None`: as `timeout client`.
+    pub timeout_client_hs: Option<Duration>,
     /// Logging.
     pub log: ProxyLog,
     /// `option clitcpka` or `option tcpka`, with `clitcpka-cnt/-idle/-intvl`.
@@ -378,6 +380,8 @@ pub struct BindOptions {
     pub maxconn: Option<u32>,
     /// `backlog`
     pub backlog: Option<u32>,
+    /// `accept-proxy`
+    pub accept_proxy: bool,
     /// `shards`
     pub shards: Option<Shards>,
     /// `interface`

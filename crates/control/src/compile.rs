@@ -23,6 +23,7 @@ use portcullis_balance::{AddressHash, Algorithm, Member};
 use portcullis_config::model::{self, Config};
 use portcullis_config::{Diagnostic, Place};
 use portcullis_listener::ListenerSpec;
+use portcullis_proxy::proxy_protocol::Version;
 use portcullis_proxy::snapshot::{Keepalive, ServerAddress, Tuning};
 
 use crate::logs::LogPlan;
@@ -78,6 +79,10 @@ pub struct ListenerPlan {
     pub frontend: usize,
     /// Its number among the frontend's addresses.
     pub number: u32,
+    /// `name` of its line.
+    pub name: Option<String>,
+    /// `accept-proxy`
+    pub accepts_proxy: bool,
     /// `maxconn` of the address over its shards; 0: no limit of its own.
     pub maxconn: u32,
 }
@@ -93,6 +98,8 @@ pub struct FrontendPlan {
     pub maxconn: Option<u32>,
     /// `rate-limit sessions`; 0: no limit.
     pub session_rate: u32,
+    /// Time for a PROXY header, ms; 0: none.
+    pub greeting_timeout_ms: u32,
     /// Idle time of the client's side, ms; 0: none.
     pub client_timeout_ms: u32,
     /// Likewise once half closed; 0: as `client_timeout_ms`.
@@ -169,6 +176,12 @@ pub struct ServerPlan {
     pub user_timeout_ms: u32,
     /// `TCP_CONGESTION`.
     pub congestion_control: Option<String>,
+    /// `source`
+    pub source: Option<model::Source>,
+    /// `send-proxy`, `send-proxy-v2`
+    pub header: Option<Version>,
+    /// `tfo`
+    pub fast_open: bool,
     /// `slowstart`, s; 0: none.
     pub slow_start_s: u32,
     /// Its health check.
@@ -182,6 +195,10 @@ pub struct CheckPlan {
     pub target: ServerAddress,
     /// Intervals and thresholds, as the file gives them.
     pub settings: model::Check,
+    /// The PROXY header that it begins with.
+    pub header: Option<Version>,
+    /// Where it comes from.
+    pub source: Option<model::Source>,
 }
 
 /// The process: limits, privileges, files.

@@ -30,7 +30,7 @@ use crate::logs::{Audience, LogHandle};
 use crate::registry::Registry;
 use warm_up::Warming;
 
-pub use connect::check;
+pub use connect::{Opening, check};
 
 /// All checks of a configuration.
 #[derive(Debug, Clone)]
@@ -58,6 +58,8 @@ pub struct Check {
     pub slot: MemberId,
     /// Where the check connects to.
     pub target: ServerAddress,
+    /// How its connection begins.
+    pub opening: Opening,
     /// Intervals and thresholds.
     pub settings: HealthSettings,
     /// How long a connection may take.
@@ -97,6 +99,10 @@ impl HealthPlan {
                     group: Arc::clone(&runtime.group),
                     slot,
                     target: check.target.clone(),
+                    opening: Opening {
+                        header: check.header,
+                        source: check.source.clone(),
+                    },
                     settings: settings(check),
                     timeout: timeout(backend, check),
                     slow_start_s: server.slow_start_s,
@@ -266,6 +272,7 @@ fn same(old: &Check, new: &Check) -> bool {
         && old.section == new.section
         && old.tier == new.tier
         && old.target == new.target
+        && old.opening == new.opening
         && old.settings == new.settings
         && old.timeout == new.timeout
         && old.slow_start_s == new.slow_start_s
@@ -296,7 +303,15 @@ impl Task {
         loop {
             tokio::time::sleep(Duration::from_millis(delay.into())).await;
             let began = Instant::now();
-            let (status, info) = check(&self.check.target, self.check.timeout).await;
+            let (status, info) = {
+                let Check {
+                    target,
+                    opening,
+                    timeout,
+                    ..
+                } = &*self.check;
+                check(target, opening, *timeout).await
+            };
             let finding = Finding {
                 status,
                 info: &info,

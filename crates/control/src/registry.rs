@@ -5,12 +5,15 @@
 //! Not here: the snapshot's use (the proxy crate), who writes the counters (workers).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use portcullis_balance::group::AllBackups;
 use portcullis_balance::{Group, Member, MemberId};
-use portcullis_proxy::snapshot::{Backend, Frontend, FrontendLog, LogMoment, Server, Snapshot};
+use portcullis_proxy::snapshot::{
+    Backend, Frontend, FrontendLog, LogMoment, Outgoing, Server, Snapshot,
+};
+use portcullis_proxy::source::{Ports, Source};
 use portcullis_proxy::state::{
     BackendState, FrontendState, ListenerState, ProcessState, ServerState,
 };
@@ -36,6 +39,8 @@ pub struct BackendRuntime {
     pub state: Arc<BackendState>,
     /// Counters of each server, by name.
     pub servers: BTreeMap<String, Arc<ServerState>>,
+    /// Ports lent to connections to each server, by name and range.
+    ports: BTreeMap<(String, (u16, u16)), Arc<Ports>>,
     /// Slots of the servers of the newest plan, by name.
     pub slots: BTreeMap<String, MemberId>,
 }
@@ -104,6 +109,11 @@ impl Registry {
                     .or_default();
                 state.maxconn.store(listener.maxconn, Ordering::Relaxed);
                 state.number.store(listener.number, Ordering::Relaxed);
+                let accepts_proxy = listener.accepts_proxy;
+                state.accepts_proxy.store(accepts_proxy, Ordering::Relaxed);
+                let mut name = state.name.lock().unwrap_or_else(PoisonError::into_inner);
+                *name = listener.name.as_deref().map(Into::into);
+                drop(name);
                 Arc::clone(state)
             })
             .collect();
@@ -131,6 +141,7 @@ impl Registry {
             backend,
             maxconn: plan.maxconn.unwrap_or(0),
             session_rate: plan.session_rate,
+            greeting_timeout_ms: plan.greeting_timeout_ms,
             client_timeout_ms: plan.client_timeout_ms,
             client_fin_timeout_ms: plan.client_fin_timeout_ms,
             log: frontend_log(index, plan),
@@ -155,6 +166,7 @@ impl Registry {
                 group: Arc::new(Group::new(plan.algorithm, all_backups, &[])),
                 state: Arc::default(),
                 servers: BTreeMap::new(),
+                ports: BTreeMap::new(),
                 slots: BTreeMap::new(),
             });
         runtime.group.set_fullconn(fullconn);
@@ -166,10 +178,12 @@ impl Registry {
         for (server, slot) in plan.servers.iter().zip(slots) {
             let name = &server.member.name;
             runtime.slots.insert(name.clone(), slot);
-            let state = runtime.servers.entry(name.clone()).or_default();
+            let state = Arc::clone(runtime.servers.entry(name.clone()).or_default());
             let Some(address) = &server.address else {
                 continue;
             };
+            let source = server.source.as_ref();
+            let source = source.map(|source| runtime.source(name, source));
             let at = slot.0 as usize;
             if servers.len() <= at {
                 servers.resize(at + 1, None);
@@ -180,7 +194,12 @@ impl Registry {
                 address: address.clone(),
                 user_timeout_ms: server.user_timeout_ms,
                 congestion_control: server.congestion_control.as_deref().map(Into::into),
-                state: Arc::clone(state),
+                outgoing: Outgoing {
+                    source,
+                    header: server.header,
+                    fast_open: server.fast_open,
+                },
+                state,
             }));
         }
         Backend {
@@ -202,6 +221,21 @@ impl Registry {
             abort_on_close: plan.abort_on_close,
             smart_connect: plan.smart_connect,
             state: Arc::clone(&runtime.state),
+        }
+    }
+}
+
+impl BackendRuntime {
+    /// A server's `source`; the ports of a range are lent over reloads.
+    fn source(&mut self, server: &str, source: &portcullis_config::model::Source) -> Source {
+        let ports = source.ports.map(|(low, high)| {
+            let lent = self.ports.entry((server.to_owned(), (low, high)));
+            Arc::clone(lent.or_insert_with(|| Ports::new(low..=high)))
+        });
+        Source {
+            ip: source.address,
+            ports,
+            interface: source.interface.as_deref().map(Into::into),
         }
     }
 }
@@ -256,6 +290,9 @@ mod tests {
                 tier: Tier::Active,
                 ..Member::default()
             },
+            source: None,
+            header: None,
+            fast_open: false,
             slow_start_s: 0,
             address: Some(ServerAddress::Tcp {
                 address: ([127, 0, 0, 1], port).into(),
@@ -286,6 +323,7 @@ mod tests {
             backend: Some(0),
             maxconn: None,
             session_rate: 0,
+            greeting_timeout_ms: 0,
             client_timeout_ms: 0,
             client_fin_timeout_ms: 0,
             log: ProxyLog::default(),
@@ -328,6 +366,8 @@ mod tests {
             },
             frontend: 0,
             number: 1,
+            name: None,
+            accepts_proxy: false,
             maxconn: 7,
         });
         plan

@@ -44,6 +44,7 @@ fn snapshot(servers: &[SocketAddr]) -> Snapshot {
         backend: Some(Arc::new(backend(servers))),
         maxconn: 0,
         session_rate: 0,
+        greeting_timeout_ms: 0,
         client_timeout_ms: 60_000,
         client_fin_timeout_ms: 0,
         log: None,
@@ -88,6 +89,7 @@ fn backend(servers: &[SocketAddr]) -> Backend {
         },
         user_timeout_ms: 0,
         congestion_control: None,
+        outgoing: Default::default(),
         state: Arc::default(),
     };
     let with_slot = |entry| Some(Arc::new(server(entry)));

@@ -5,8 +5,11 @@
 
 use rustix::io::Errno;
 
+use std::net::SocketAddr;
+
 use crate::record::PeerAddress;
 use crate::snapshot::{Keepalive, Server, Sharing};
+use crate::source::Lease;
 
 pub mod linux;
 #[cfg(test)]
@@ -43,6 +46,10 @@ pub struct ClientOptions {
 pub struct ConnectOptions<'a> {
     /// Where, and its own options.
     pub server: &'a Server,
+    /// What a PROXY header said that the client connected to.
+    pub destination: Option<SocketAddr>,
+    /// It is the session's first attempt.
+    pub first: bool,
     /// `SO_KEEPALIVE` and its times.
     pub keepalive: Option<Keepalive>,
     /// `SO_LINGER` 0: closing resets.
@@ -60,6 +67,8 @@ pub struct ConnectOptions<'a> {
 pub struct Begun<S> {
     /// The socket, not watched yet.
     pub socket: S,
+    /// The source port that is lent to it; to be kept until it is closed.
+    pub lease: Option<Box<Lease>>,
     /// Is it connected already?
     pub connected: bool,
     /// How many options the kernel refused.
@@ -125,6 +134,9 @@ pub trait Net {
 
     /// Reads; 0 is the end.
     fn read(&mut self, socket: &Self::Socket, buffer: &mut [u8]) -> Result<usize, Errno>;
+
+    /// Reads and leaves it there; 0 is the end.
+    fn peek(&mut self, socket: &Self::Socket, buffer: &mut [u8]) -> Result<usize, Errno>;
 
     /// Writes.
     fn write(&mut self, socket: &Self::Socket, bytes: &[u8]) -> Result<usize, Errno>;

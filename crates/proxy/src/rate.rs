@@ -38,7 +38,7 @@ impl Rate {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.turn(now_ms);
         let into = now_ms % SECOND_MS;
-        let past = (counts.before * (SECOND_MS - into)).div_ceil(SECOND_MS);
+        let past = counts.before * (SECOND_MS - into) / SECOND_MS;
         if counts.now + past < limit {
             counts.now += 1;
             return Ok(());

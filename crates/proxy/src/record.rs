@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 
+use crate::proxy_protocol::Fault;
 use crate::snapshot::{Backend, Frontend, Server};
 
 /// The other end of a client's connection.
@@ -118,6 +119,8 @@ pub enum RecordKind {
     Connected,
     /// At the end.
     Ended,
+    /// At the end of a connection that never became a session: it had no PROXY header.
+    Refused(Fault),
 }
 
 /// The facts of one session.
@@ -135,6 +138,8 @@ pub struct SessionRecord {
     pub client: PeerAddress,
     /// The number of the listener in its frontend, which a Unix client is logged with.
     pub listener: u32,
+    /// The name of the listener, with [`RecordKind::Refused`], if it has one.
+    pub listener_name: Option<Arc<str>>,
     /// The address that the client connected to; only with [`RecordKind::Accepted`].
     pub local: Option<PeerAddress>,
     /// Wall-clock time of accept, ms since 1970 UTC.

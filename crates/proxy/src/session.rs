@@ -7,20 +7,25 @@
 //!           behaviour compared with HAProxy 2.6 run on loopback.
 //! Not here: moving bytes (worker/relay.rs), sockets (net.rs). No clock: times are handed in, in ms.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use portcullis_balance::{MemberId, Ticket, Waited, Waiter};
 
 use crate::net::Readiness;
+use crate::proxy_protocol::Fault;
 use crate::record::{EndCause, EndPhase, PeerAddress, Termination};
 use crate::snapshot::{Backend, Frontend};
+use crate::source::Lease;
 use crate::state::{ListenerState, ProcessState};
 use crate::worker::relay::Carry;
 
 /// Where a session stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
+    /// Waiting for the PROXY header.
+    Greeting,
     /// A connection to a server is under way.
     Connecting,
     /// All servers are full; waiting for one.
@@ -34,6 +39,8 @@ pub enum Phase {
 /// What moves a session on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
+    /// The header came.
+    Greeted,
     /// There is no server with room.
     Full,
     /// A server has room now.
@@ -50,6 +57,8 @@ impl Phase {
     /// The table of moves; `None` is a move that there is not.
     pub const fn after(self, step: Step) -> Option<Phase> {
         match (self, step) {
+            (Phase::Greeting, Step::Greeted) => Some(Phase::Connecting),
+            (Phase::Greeting, _) | (_, Step::Greeted) => None,
             (Phase::Connecting, Step::Full) => Some(Phase::Queued),
             (Phase::Queued, Step::Granted) => Some(Phase::Connecting),
             (Phase::Connecting, Step::Connected) => Some(Phase::Relaying),
@@ -149,6 +158,8 @@ pub struct Route {
     pub process: Arc<ProcessState>,
     /// Where the worker is told that a server has room; with every backend.
     pub waiter: Option<Arc<dyn Waiter>>,
+    /// They begin with a PROXY header.
+    pub accepts_proxy: bool,
     /// Accepted connections begin with `TCP_NODELAY`.
     pub inherits_no_delay: bool,
     /// Idle times.
@@ -158,6 +169,8 @@ pub struct Route {
 /// Times of a route, ms; 0: none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Times {
+    /// For a PROXY header.
+    pub greeting: u32,
     /// In a queue for a server.
     pub queue: u32,
     /// Of one attempt to connect.
@@ -179,6 +192,7 @@ impl Times {
     pub fn of(frontend: &Frontend, backend: Option<&Backend>) -> Times {
         let of_backend = |pick: fn(&Backend) -> u32| backend.map_or(0, pick);
         Times {
+            greeting: frontend.greeting_timeout_ms,
             queue: of_backend(|backend| backend.queue_timeout_ms),
             connect: of_backend(|backend| backend.connect_timeout_ms),
             client: frontend.client_timeout_ms,
@@ -193,6 +207,8 @@ impl Times {
 /// Why a session's timer was set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Alarm {
+    /// The PROXY header takes too long.
+    Greeting,
     /// The queue takes too long.
     Queue,
     /// The attempt to connect takes too long.
@@ -237,6 +253,12 @@ pub struct Session<S, P> {
     pub logged: bool,
     /// A retry went to another server.
     pub redispatched: bool,
+    /// Why there was no PROXY header.
+    pub fault: Option<Fault>,
+    /// What a PROXY header said that the client connected to.
+    pub destination: Option<Box<SocketAddr>>,
+    /// The source port lent to the connection to the server.
+    pub lease: Option<Box<Lease>>,
     /// Attempts after the first.
     pub retries: u32,
     /// The server that is counted for it in the backend's group.
@@ -298,6 +320,9 @@ impl<S, P> Session<S, P> {
             queued: false,
             logged: false,
             redispatched: false,
+            fault: None,
+            destination: None,
+            lease: None,
             retries: 0,
             member: None,
             tried: None,
@@ -334,7 +359,7 @@ impl<S, P> Session<S, P> {
     pub fn end_phase(&self) -> EndPhase {
         match self.phase {
             Phase::Queued => EndPhase::Queue,
-            Phase::Connecting | Phase::Waiting => EndPhase::Connect,
+            Phase::Greeting | Phase::Connecting | Phase::Waiting => EndPhase::Connect,
             Phase::Relaying => {
                 let server_done = self.server_side.end_seen || self.server_side.failed;
                 if server_done && (self.server_side.end_sent || self.up.is_over()) {
@@ -380,8 +405,12 @@ impl<S, P> Session<S, P> {
 
     /// When the session's timer must ring, and for what. The client's wins a tie, as in HAProxy.
     pub fn alarm(&self) -> Option<(u64, Alarm)> {
+        if self.phase == Phase::Greeting {
+            return some_time(self.phase_end_ms).map(|at| (at, Alarm::Greeting));
+        }
         let client = self.client_deadline().map(|at| (at, Alarm::Client));
         let others = match self.phase {
+            Phase::Greeting => [None, None],
             Phase::Connecting => [
                 some_time(self.phase_end_ms).map(|at| (at, Alarm::Connect)),
                 some_time(self.watch_at_ms).map(|at| (at, Alarm::WatchClient)),
@@ -411,7 +440,9 @@ impl<S, P> Session<S, P> {
             Phase::Relaying => {
                 !self.client_side.end_seen && self.up.carry.is_empty() && !self.up.broken
             }
-            Phase::Connecting | Phase::Queued | Phase::Waiting => !self.client_side.end_seen,
+            Phase::Greeting | Phase::Connecting | Phase::Queued | Phase::Waiting => {
+                !self.client_side.end_seen
+            }
         };
         if !reading && self.down.carry.is_empty() {
             return None;

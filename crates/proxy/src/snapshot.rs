@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use portcullis_balance::{AddressHash, Group, MemberId};
 
+use crate::proxy_protocol::Version;
+use crate::source::Source;
 use crate::state::{BackendState, FrontendState, ListenerState, ProcessState, ServerState};
 
 /// Everything a worker runs by. Replaced as a whole, never changed.
@@ -55,6 +57,8 @@ pub struct Frontend {
     pub maxconn: u32,
     /// `rate-limit sessions`: connections taken a second; 0: no limit.
     pub session_rate: u32,
+    /// Time for a PROXY header, ms; 0: none.
+    pub greeting_timeout_ms: u32,
     /// Idle time of the client's side, ms; 0: none.
     pub client_timeout_ms: u32,
     /// The same once half closed, ms; 0: as `client_timeout_ms`.
@@ -162,8 +166,21 @@ pub struct Server {
     pub user_timeout_ms: u32,
     /// `TCP_CONGESTION`.
     pub congestion_control: Option<Arc<str>>,
+    /// How connections to it begin.
+    pub outgoing: Outgoing,
     /// Counters.
     pub state: Arc<ServerState>,
+}
+
+/// How connections to a server begin.
+#[derive(Debug, Clone, Default)]
+pub struct Outgoing {
+    /// Where they come from; `None`: the kernel's choice.
+    pub source: Option<Source>,
+    /// The PROXY header that goes first.
+    pub header: Option<Version>,
+    /// `tfo`: the client's first bytes may go with the SYN.
+    pub fast_open: bool,
 }
 
 /// Where a server is, resolved.

@@ -3,7 +3,8 @@
 //! Decides:  which numbers exist, who writes them, and how exact they are.
 //! Not here: the choice of a server and its connection count (the balance crate).
 
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::{Arc, Mutex};
 
 use crate::limits::Waiters;
 use crate::rate::Rate;
@@ -51,6 +52,10 @@ pub struct FrontendState {
 pub struct ListenerState {
     /// Its number in its frontend: `id`, or its place among the addresses, from 1.
     pub number: AtomicU32,
+    /// `name`
+    pub name: Mutex<Option<Arc<str>>>,
+    /// `accept-proxy`
+    pub accepts_proxy: AtomicBool,
     /// Connections now.
     pub connections: AtomicU32,
     /// The limit; 0: none.

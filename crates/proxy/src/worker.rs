@@ -8,9 +8,11 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::limits::Bell;
 use crate::net::{Net, Readiness};
+use crate::proxy_protocol::Fault;
 use crate::record::{EndCause, LogSink, ObserverSink};
 use crate::session::{Alarm, Phase, Route, Session, Times};
 use crate::slab::{Key, Slab};
@@ -27,6 +29,7 @@ use token::Token;
 mod accept;
 mod connect;
 mod ending;
+mod greeting;
 mod mailbox;
 pub mod pools;
 mod queue;
@@ -211,6 +214,7 @@ impl<N: Net> Engine<N> {
                 .map(|backend| Desk::of(&self.mailbox, &backend.group));
             let route = Route {
                 waiter,
+                accepts_proxy: opening.state.accepts_proxy.load(Ordering::Relaxed),
                 times: Times::of(frontend, backend.as_deref()),
                 frontend: Arc::clone(frontend),
                 backend,
@@ -275,10 +279,10 @@ impl<N: Net> Engine<N> {
                     return true;
                 };
                 session.client_side.learn(readiness);
-                if session.phase == Phase::Relaying {
-                    self.pump(key);
-                } else {
-                    self.client_while_connecting(key, readiness);
+                match session.phase {
+                    Phase::Relaying => self.pump(key),
+                    Phase::Greeting => self.look_for_header(key),
+                    _ => self.client_while_connecting(key, readiness),
                 }
             }
             Token::Server(key) => {
@@ -289,7 +293,7 @@ impl<N: Net> Engine<N> {
                 match session.phase {
                     Phase::Relaying => self.pump(key),
                     Phase::Connecting => self.connect_event(key, readiness),
-                    Phase::Queued | Phase::Waiting => {}
+                    Phase::Greeting | Phase::Queued | Phase::Waiting => {}
                 }
             }
         }
@@ -346,6 +350,7 @@ impl<N: Net> Engine<N> {
             _ => return self.arm(key),
         };
         match (alarm, session.phase) {
+            (Alarm::Greeting, _) => self.end_greeting(key, Fault::TimedOut),
             (Alarm::Queue, _) => self.queue_timed_out(key),
             (Alarm::Connect, _) => self.attempt_failed(key, connect::Failure::TimedOut),
             (Alarm::WatchClient, _) => self.watch_client_early(key),

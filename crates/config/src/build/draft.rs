@@ -11,7 +11,7 @@ use crate::arguments::{Args, Seen};
 use crate::diagnostic::Diagnostic;
 use crate::model::{
     Balance, Bind, BindOptions, Global, HashType, Host, Id, InitAddr, Ipv6Bind, Keepalive,
-    LogTarget, ServerAddress,
+    LogTarget, ServerAddress, Source,
 };
 use crate::source::{At, Place};
 use crate::syntax::SectionKind;
@@ -139,6 +139,18 @@ pub struct ServerDraft {
     pub check_addr: Option<Host>,
     /// `init-addr`
     pub init_addr: Vec<InitAddr>,
+    /// `source`
+    pub source: Option<Source>,
+    /// `send-proxy`
+    pub send_proxy: bool,
+    /// `send-proxy-v2`
+    pub send_proxy_v2: bool,
+    /// `proxy-v2-options crc32c`
+    pub proxy_checksum: bool,
+    /// `check-send-proxy`
+    pub check_send_proxy: bool,
+    /// `tfo`
+    pub fast_open: bool,
     /// `tcp-ut`
     pub user_timeout: Option<Duration>,
     /// `cc`
@@ -263,6 +275,8 @@ pub struct Timeouts {
     pub check: Option<At<Duration>>,
     /// `timeout queue`
     pub queue: Option<At<Duration>>,
+    /// `timeout client-hs`
+    pub client_hs: Option<At<Duration>>,
 }
 
 /// `defaults` or a proxy.
@@ -318,6 +332,8 @@ pub struct ProxyDraft {
     pub retries: Option<u32>,
     /// `option redispatch`
     pub redispatch: Option<i32>,
+    /// `source`
+    pub source: Option<Source>,
     /// `default-server`
     pub default_server: ServerDraft,
     /// `server`, `server-template`
@@ -353,6 +369,7 @@ impl ProxyDraft {
             session_rate: None,
             retries: None,
             redispatch: None,
+            source: None,
             default_server: ServerDraft::default(),
             servers: Vec::new(),
         }

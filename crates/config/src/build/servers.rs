@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::build::draft::{ProxyDraft, ServerDraft, ServerLine};
 use crate::diagnostic::Diagnostic;
-use crate::model::{Check, Server, ServerAddress, ServerPort};
+use crate::model::{Check, SendProxy, Server, ServerAddress, ServerPort};
 use crate::report::Report;
 use crate::source::Place;
 
@@ -79,6 +79,15 @@ fn server(line: &ServerLine) -> Server {
         maxqueue: settings.maxqueue,
         slow_start: settings.slow_start.filter(|time| !time.is_zero()),
         check: settings.check.then(|| check(settings)),
+        source: settings.source.clone(),
+        send_proxy: match (settings.send_proxy_v2, settings.send_proxy) {
+            (true, _) => Some(SendProxy::V2 {
+                checksum: settings.proxy_checksum,
+            }),
+            (false, true) => Some(SendProxy::V1),
+            (false, false) => None,
+        },
+        fast_open: settings.fast_open,
         init_addr: settings.init_addr.clone(),
         user_timeout: settings.user_timeout,
         congestion_control: settings.congestion_control.clone(),
@@ -94,5 +103,6 @@ fn check(settings: &ServerDraft) -> Check {
         fall: settings.fall.unwrap_or(DEFAULT_FALL),
         port: settings.check_port,
         addr: settings.check_addr.clone(),
+        send_proxy: settings.check_send_proxy,
     }
 }

@@ -51,6 +51,8 @@ pub struct Backend {
     pub log: ProxyLog,
     /// `option log-health-checks`
     pub log_health_checks: bool,
+    /// `source`, of servers that have none of their own.
+    pub source: Option<Source>,
     /// `option srvtcpka` or `option tcpka`.
     pub keepalive: Option<Keepalive>,
     /// `option splice-…`, `nolinger`, …
@@ -170,10 +172,39 @@ pub struct Server {
     pub check: Option<Check>,
     /// `init-addr`: what to do when the name does not resolve at start.
     pub init_addr: Vec<InitAddr>,
+    /// `source`
+    pub source: Option<Source>,
+    /// `send-proxy`, `send-proxy-v2`
+    pub send_proxy: Option<SendProxy>,
+    /// `tfo`
+    pub fast_open: bool,
     /// `tcp-ut`
     pub user_timeout: Option<Duration>,
     /// `cc`
     pub congestion_control: Option<At<String>>,
+}
+
+/// `source`: our own end of connections to servers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Source {
+    /// The address; `None`: the kernel's choice.
+    pub address: Option<std::net::IpAddr>,
+    /// The first and the last port; `None`: the kernel's choice.
+    pub ports: Option<(u16, u16)>,
+    /// `interface`
+    pub interface: Option<String>,
+}
+
+/// Which PROXY header connections to a server begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SendProxy {
+    /// `send-proxy`
+    V1,
+    /// `send-proxy-v2`
+    V2 {
+        /// `proxy-v2-options crc32c`
+        checksum: bool,
+    },
 }
 
 /// One step of `init-addr`. An empty list is HAProxy's default, `last,libc`.
@@ -240,4 +271,6 @@ pub struct Check {
     pub port: Option<u16>,
     /// `addr`; default the server's.
     pub addr: Option<Host>,
+    /// `check-send-proxy`; also where the server has `send-proxy` and the check no address of its own.
+    pub send_proxy: bool,
 }

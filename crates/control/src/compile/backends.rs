@@ -15,6 +15,7 @@ use portcullis_balance::{
 use portcullis_config::model::{
     self, Balance, Check, Config, Family, Host, InitAddr, Server, ServerPort, Splice,
 };
+use portcullis_proxy::proxy_protocol::Version;
 use portcullis_proxy::snapshot::ServerAddress;
 
 use super::lookup::{Lookup, host, in_family};
@@ -161,6 +162,8 @@ fn server_plan(
             Ok(target) => Some(CheckPlan {
                 target,
                 settings: settings.clone(),
+                header: check_header(server, settings),
+                source: source(backend, server),
             }),
             Err(why) => {
                 problems.error(
@@ -196,12 +199,38 @@ fn server_plan(
             .congestion_control
             .as_ref()
             .map(|cc| cc.value.clone()),
+        source: source(backend, server),
+        header: server.send_proxy.map(version),
+        fast_open: server.fast_open,
         slow_start_s: server
             .slow_start
             .map_or(0, |time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX)),
         // A server in maintenance is not checked: a check would bring it back.
         check: check.filter(|_| !server.disabled),
     })
+}
+
+/// The server's own `source`, else the backend's.
+fn source(backend: &model::Backend, server: &Server) -> Option<model::Source> {
+    server.source.clone().or_else(|| backend.source.clone())
+}
+
+fn version(header: model::SendProxy) -> Version {
+    match header {
+        model::SendProxy::V1 => Version::V1,
+        model::SendProxy::V2 { checksum } => Version::V2 { checksum },
+    }
+}
+
+/// A check begins with the header that sessions begin with, if it goes where they go, or is told to;
+/// with one of version 1 if they have none (HAProxy's src/check.c, init_srv_check()).
+fn check_header(server: &Server, check: &Check) -> Option<Version> {
+    let same_place = check.addr.is_none() && check.port.is_none();
+    match (check.send_proxy, server.send_proxy) {
+        (true, header) => Some(header.map_or(Version::V1, version)),
+        (false, Some(header)) if same_place => Some(version(header)),
+        (false, _) => None,
+    }
 }
 
 /// Where the server is; `None` where it may start without an address.

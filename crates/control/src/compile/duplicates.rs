@@ -185,6 +185,8 @@ mod tests {
                 end: 9,
             },
             frontend: 0,
+            name: None,
+            accepts_proxy: false,
             number: 1,
             maxconn: 0,
         }

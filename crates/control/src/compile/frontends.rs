@@ -47,6 +47,9 @@ pub(super) fn plan(
             backend,
             maxconn: frontend.maxconn.filter(|&n| n > 0),
             session_rate: frontend.session_rate.unwrap_or(0),
+            greeting_timeout_ms: milliseconds(
+                frontend.timeout_client_hs.or(frontend.timeout_client),
+            ),
             client_timeout_ms: milliseconds(frontend.timeout_client),
             client_fin_timeout_ms: milliseconds(frontend.timeout_client_fin),
             log: frontend.log.clone(),

@@ -85,6 +85,8 @@ pub(super) fn plan(
                     place: at.place,
                     frontend: index,
                     number,
+                    name: bind.options.name.clone(),
+                    accepts_proxy: bind.options.accept_proxy,
                     maxconn: bind.options.maxconn.unwrap_or(0),
                 });
             }

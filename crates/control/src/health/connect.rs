@@ -9,21 +9,37 @@
 //!           delayed when not in quick mode.
 //! Not here: when checks are made (../health.rs).
 
-use std::os::fd::OwnedFd;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use portcullis_config::model::Source;
 use portcullis_proxy::health::CheckStatus;
+use portcullis_proxy::proxy_protocol::{Version, encode};
 use portcullis_proxy::snapshot::ServerAddress;
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, Protocol, SocketAddrUnix, SocketFlags, SocketType, connect, ipproto,
+    AddressFamily, Protocol, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, ipproto,
     socket_with, sockopt,
 };
 use tokio::net::TcpStream;
 
+/// How a check's connection begins.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Opening {
+    /// The PROXY header that it sends.
+    pub header: Option<Version>,
+    /// Where it comes from; of a range of ports none is taken.
+    pub source: Option<Source>,
+}
+
 /// Connects to `target` and takes the connection back; how that ended, and the system's words.
-pub async fn check(target: &ServerAddress, timeout: Duration) -> (CheckStatus, String) {
-    match tokio::time::timeout(timeout, attempt(target)).await {
+pub async fn check(
+    target: &ServerAddress,
+    opening: &Opening,
+    timeout: Duration,
+) -> (CheckStatus, String) {
+    match tokio::time::timeout(timeout, attempt(target, opening)).await {
         Ok(Ok(())) => (CheckStatus::L4Ok, String::new()),
         Ok(Err(Failure::Here(errno))) => (CheckStatus::SocketError, words(errno)),
         Ok(Err(Failure::There(errno))) => (CheckStatus::L4Connection, words(errno)),
@@ -54,11 +70,15 @@ enum Failure {
     NoTarget,
 }
 
-async fn attempt(target: &ServerAddress) -> Result<(), Failure> {
-    let socket = open(target)?;
+async fn attempt(target: &ServerAddress, opening: &Opening) -> Result<(), Failure> {
+    let socket = open(target, opening)?;
+    bind_to(&socket, opening).map_err(Failure::Here)?;
     match begin(&socket, target) {
-        Ok(()) => Ok(()),
-        Err(Errno::INPROGRESS) => finish(socket).await,
+        Ok(()) => send_header(&socket, opening.header),
+        Err(Errno::INPROGRESS) => {
+            let stream = finish(socket).await?;
+            send_header(&stream, opening.header)
+        }
         Err(errno @ (Errno::ADDRINUSE | Errno::ADDRNOTAVAIL | Errno::AGAIN)) => {
             Err(Failure::Here(errno))
         }
@@ -66,7 +86,33 @@ async fn attempt(target: &ServerAddress) -> Result<(), Failure> {
     }
 }
 
-fn open(target: &ServerAddress) -> Result<OwnedFd, Failure> {
+/// Our own end, as `source` says it.
+fn bind_to(socket: &OwnedFd, opening: &Opening) -> Result<(), Errno> {
+    let Some(source) = &opening.source else {
+        return Ok(());
+    };
+    if let Some(device) = &source.interface {
+        portcullis_sys::sockopt::set_device(socket, device)?;
+    }
+    match source.address {
+        Some(ip) => rustix::net::bind(socket, &SocketAddr::new(ip, 0)),
+        None => Ok(()),
+    }
+}
+
+/// A header that says that this is a check; a new connection takes it at once.
+fn send_header(socket: impl AsFd, header: Option<Version>) -> Result<(), Failure> {
+    let Some(version) = header else {
+        return Ok(());
+    };
+    let header = encode(version, None);
+    match rustix::net::send(socket, header.as_bytes(), SendFlags::NOSIGNAL) {
+        Ok(_) => Ok(()),
+        Err(errno) => Err(Failure::There(errno)),
+    }
+}
+
+fn open(target: &ServerAddress, opening: &Opening) -> Result<OwnedFd, Failure> {
     let (family, protocol): (AddressFamily, Option<Protocol>) = match target {
         ServerAddress::Tcp { address, mptcp } => {
             let family = match address.is_ipv4() {
@@ -82,7 +128,8 @@ fn open(target: &ServerAddress) -> Result<OwnedFd, Failure> {
     };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(family, SocketType::STREAM, flags, protocol).map_err(Failure::Here)?;
-    if family != AddressFamily::UNIX {
+    // A header is to be read: then the connection is not taken back by a reset.
+    if family != AddressFamily::UNIX && opening.header.is_none() {
         // Where one of them is refused (TCP_QUICKACK on some MPTCP kernels) the check says the
         // same and only leaves more behind, so that is not its result.
         let _ = sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
@@ -108,13 +155,13 @@ fn begin(socket: &OwnedFd, target: &ServerAddress) -> Result<(), Errno> {
 }
 
 /// Waits until the connection is made or has failed.
-async fn finish(socket: OwnedFd) -> Result<(), Failure> {
+async fn finish(socket: OwnedFd) -> Result<TcpStream, Failure> {
     let here =
         |error: std::io::Error| Failure::Here(Errno::from_io_error(&error).unwrap_or(Errno::IO));
     let stream = TcpStream::from_std(socket.into()).map_err(here)?;
     stream.writable().await.map_err(here)?;
     match sockopt::socket_error(&stream) {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(())) => Ok(stream),
         Ok(Err(errno)) => Err(Failure::There(errno)),
         Err(errno) => Err(Failure::Here(errno)),
     }

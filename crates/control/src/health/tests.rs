@@ -58,7 +58,7 @@ impl Drop for Background {
 }
 
 fn checked(target: &ServerAddress, timeout: Duration) -> (CheckStatus, String) {
-    runtime().block_on(check(target, timeout))
+    runtime().block_on(check(target, &Opening::default(), timeout))
 }
 
 fn tcp(address: SocketAddr) -> ServerAddress {
@@ -217,6 +217,7 @@ fn bench(targets: &[SocketAddr], log_each: bool) -> Bench {
             group: Arc::clone(&group),
             slot: MemberId(slot),
             target: tcp(address),
+            opening: Opening::default(),
             settings: HealthSettings {
                 inter_ms: 20,
                 fast_inter_ms: None,

@@ -19,6 +19,7 @@ mod examples;
 mod limits;
 mod logs;
 mod privileges;
+mod proxy_protocol;
 mod queue;
 mod relay;
 mod signals;

@@ -11,7 +11,8 @@ use std::fmt::Write as _;
 
 use super::frame::{Level, write_escaped};
 use super::time::{Moment, Zone, write_utc_date};
-use crate::record::{PeerAddress, SessionRecord};
+use crate::proxy_protocol::Fault;
+use crate::record::{PeerAddress, RecordKind, SessionRecord};
 use crate::snapshot::LogMoment;
 
 /// The shape of a session's line.
@@ -27,6 +28,9 @@ pub enum Style {
 
 /// Appends a session's line, without frame or newline.
 pub fn session_line(style: Style, record: &SessionRecord, zone: &Zone, out: &mut String) {
+    if let RecordKind::Refused(fault) = record.kind {
+        return write_refused(record, fault, zone, out);
+    }
     match style {
         Style::Connect => write_connect(record, out),
         Style::Tcplog => write_tcplog(record, zone, out),
@@ -60,6 +64,25 @@ fn write_connect(record: &SessionRecord, out: &mut String) {
     out.push_str(" (");
     write_escaped(&record.frontend.name, out);
     out.push_str("/TCP)");
+}
+
+/// A connection without the PROXY header that its listener expects.
+fn write_refused(record: &SessionRecord, fault: Fault, zone: &Zone, out: &mut String) {
+    write_client_ip(record, out);
+    out.push(':');
+    write_client_port(record, out);
+    out.push_str(" [");
+    zone.write_date(Moment::from_ms(record.accepted_ms), out);
+    out.push_str("] ");
+    write_escaped(&record.frontend.name, out);
+    out.push('/');
+    match &record.listener_name {
+        Some(name) => write_escaped(name, out),
+        None => {
+            let _ = write!(out, "{}", record.listener);
+        }
+    }
+    let _ = write!(out, ": {fault}");
 }
 
 fn write_tcplog(record: &SessionRecord, zone: &Zone, out: &mut String) {
@@ -228,6 +251,7 @@ pub(super) mod tests {
             backend: None,
             maxconn: 10,
             session_rate: 0,
+            greeting_timeout_ms: 0,
             client_timeout_ms: 0,
             client_fin_timeout_ms: 0,
             log: None,
@@ -246,6 +270,7 @@ pub(super) mod tests {
             address: ServerAddress::Unix(b"/s".to_vec()),
             user_timeout_ms: 0,
             congestion_control: None,
+            outgoing: Default::default(),
             state: Arc::default(),
         })
     }
@@ -259,6 +284,7 @@ pub(super) mod tests {
             server: Some(server("s0")),
             client: PeerAddress::Ip("127.0.0.1:50308".parse().unwrap()),
             listener: 1,
+            listener_name: None,
             local: None,
             accepted_ms: 1_795_321_863_475,
             queue_ms: Some(1),
@@ -390,6 +416,7 @@ pub(super) mod tests {
             kind: RecordKind::Accepted,
             frontend: frontend("conn"),
             client: PeerAddress::Ip("127.0.0.1:44208".parse().unwrap()),
+            listener_name: None,
             local: Some(PeerAddress::Ip("127.0.0.1:21000".parse().unwrap())),
             ..record()
         };

@@ -22,6 +22,8 @@ use super::{Begun, ClientOptions, Close, ConnectOptions, Net, Readiness};
 use crate::record::PeerAddress;
 use crate::snapshot::{Keepalive, Server, ServerAddress, Sharing};
 
+pub mod outgoing;
+
 /// Events taken at one wake-up.
 const EVENTS: usize = 256;
 /// A pipe smaller than this is not worth two system calls.
@@ -148,7 +150,8 @@ enum Target {
     Unix(SocketAddrUnix),
 }
 
-fn target(server: &Server, client: &OwnedFd) -> Result<Target, Errno> {
+fn target(server: &Server, client: &OwnedFd, told: Option<SocketAddr>) -> Result<Target, Errno> {
+    let original_destination = |client| told.map_or_else(|| original_destination(client), Ok);
     let ip = |ip: IpAddr, port: u16, mptcp: bool| Target::Ip {
         address: SocketAddr::new(ip, port),
         mptcp,
@@ -252,6 +255,12 @@ fn set_server_options(
     if let Some(name) = &options.server.congestion_control {
         tally(&mut refused, sockopt::set_tcp_congestion(socket, name));
     }
+    if options.server.outgoing.fast_open
+        && options.first
+        && rustix::io::ioctl_fionread(client).unwrap_or(0) > 0
+    {
+        tally(&mut refused, outgoing::set_fast_open(socket));
+    }
     if options.smart_connect && rustix::io::ioctl_fionread(client).unwrap_or(0) > 0 {
         tally(&mut refused, sockopt::set_tcp_quickack(socket, false));
     }
@@ -329,7 +338,7 @@ impl Net for LinuxNet {
         client: &OwnedFd,
         options: &ConnectOptions<'_>,
     ) -> Result<Begun<OwnedFd>, Errno> {
-        let target = target(options.server, client)?;
+        let target = target(options.server, client, options.destination)?;
         let (family, protocol) = match &target {
             Target::Ip { address, mptcp } => (
                 match address {
@@ -343,9 +352,13 @@ impl Net for LinuxNet {
         let (socket, used_reserve) = self.socket(family, protocol)?;
         let tcp = matches!(target, Target::Ip { .. });
         let refused_options = set_server_options(&socket, client, options, tcp);
-        let outcome = match &target {
-            Target::Ip { address, .. } => rustix::net::connect(&socket, address),
-            Target::Unix(address) => rustix::net::connect(&socket, address),
+        let mut lease = None;
+        let outcome = match (&target, &options.server.outgoing.source) {
+            (Target::Ip { address, .. }, Some(source)) => {
+                outgoing::connect_from(&socket, source, address, &mut lease)
+            }
+            (Target::Ip { address, .. }, None) => rustix::net::connect(&socket, address),
+            (Target::Unix(address), _) => rustix::net::connect(&socket, address),
         };
         let connected = match outcome {
             Ok(()) => true,
@@ -354,6 +367,7 @@ impl Net for LinuxNet {
         };
         Ok(Begun {
             socket,
+            lease,
             connected,
             refused_options,
             used_reserve,
@@ -371,6 +385,11 @@ impl Net for LinuxNet {
 
     fn read(&mut self, socket: &OwnedFd, buffer: &mut [u8]) -> Result<usize, Errno> {
         rustix::io::read(socket, buffer)
+    }
+
+    fn peek(&mut self, socket: &OwnedFd, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let (count, _) = rustix::net::recv(socket, buffer, rustix::net::RecvFlags::PEEK)?;
+        Ok(count)
     }
 
     fn write(&mut self, socket: &OwnedFd, bytes: &[u8]) -> Result<usize, Errno> {

@@ -423,6 +423,7 @@ impl Net for SimulatedNet {
         world.connections[*client].partner = Some(id);
         Ok(Begun {
             socket: id,
+            lease: None,
             connected,
             refused_options: 0,
             used_reserve,
@@ -459,6 +460,10 @@ impl Net for SimulatedNet {
             *slot = byte;
         }
         Ok(length)
+    }
+
+    fn peek(&mut self, _: &usize, _: &mut [u8]) -> Result<usize, Errno> {
+        Err(Errno::AGAIN)
     }
 
     fn write(&mut self, socket: &usize, bytes: &[u8]) -> Result<usize, Errno> {

@@ -16,10 +16,10 @@ use rustix::io::Errno;
 use super::{Door, Engine, STARVED_MS};
 use crate::limits;
 use crate::net::{ClientOptions, Net};
-use crate::record::{PeerAddress, RecordKind};
+use crate::record::PeerAddress;
 use crate::session::{Route, Session};
 use crate::slab::Key;
-use crate::snapshot::{LogMoment, Sharing, Tuning};
+use crate::snapshot::{Sharing, Tuning};
 
 use super::token::Token;
 
@@ -254,17 +254,9 @@ impl<N: Net> Engine<N> {
             backend.state.connections.fetch_add(1, Ordering::Relaxed);
             backend.state.total.fetch_add(1, Ordering::Relaxed);
         }
-        let log = route.frontend.log;
-        let at_accept = log.is_some_and(|log| log.moment == LogMoment::Accept);
         let session = Session::new(socket, peer, route, self.now_ms);
-        if let (true, Some(log)) = (at_accept, &self.reports.log) {
-            let mut record = self.record(&session, session.ending(crate::record::EndCause::Normal));
-            record.kind = RecordKind::Accepted;
-            record.local = self.net.local_address(&session.client).ok();
-            log.send(record);
-        }
         let key = self.sessions.insert(session);
-        self.begin(key);
+        self.greet(key);
     }
 
     /// A place may be free: tries every listener that waits for one, and hands on what it cannot use.

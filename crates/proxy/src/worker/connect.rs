@@ -14,9 +14,11 @@ use rustix::io::Errno;
 
 use super::Engine;
 use super::queue::Chosen;
+use super::relay::Carry;
 use super::token::Token;
 use crate::net::{Close, ConnectOptions, Net, Readiness};
-use crate::record::{EndCause, SessionEvent};
+use crate::proxy_protocol::{self, Addresses};
+use crate::record::{EndCause, PeerAddress, SessionEvent};
 use crate::session::{Phase, Step, redispatches};
 use crate::slab::Key;
 use crate::snapshot::{Backend, Server};
@@ -98,6 +100,8 @@ impl<N: Net> Engine<N> {
         let tuning = self.snapshot.as_ref().map(|snapshot| snapshot.tuning);
         let options = ConnectOptions {
             server,
+            destination: session.destination.as_deref().copied(),
+            first: session.retries == 0,
             keepalive: backend.keepalive,
             no_linger: backend.no_linger,
             smart_connect: backend.smart_connect,
@@ -122,6 +126,7 @@ impl<N: Net> Engine<N> {
         }
         let connect_timeout = u64::from(session.route.times.connect);
         session.server = Some(begun.socket);
+        session.lease = begun.lease;
         session.server_side = Default::default();
         session.server_side.watched = true;
         session.phase_end_ms = match connect_timeout {
@@ -160,6 +165,7 @@ impl<N: Net> Engine<N> {
         if let Some(socket) = session.server.take() {
             self.net.close(socket, Close::Orderly);
         }
+        session.lease = None;
         let Some((backend, member)) = session.route.backend.clone().zip(session.member) else {
             self.end_with(key, EndCause::ServerAbort);
             return Next::Rest;
@@ -296,9 +302,49 @@ impl<N: Net> Engine<N> {
         session.server_heard_ms = self.now_ms;
         // Most clients speak first: looking at once saves a wait for the event.
         session.client_side.readable = !session.client_side.end_seen;
+        self.send_header(key);
         self.tell_opened(key);
         self.report_early(key);
         self.pump(key);
+    }
+
+    /// The PROXY header goes first, before what the client says.
+    fn send_header(&mut self, key: Key) {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let server = session
+            .route
+            .backend
+            .as_deref()
+            .zip(session.member)
+            .and_then(|(backend, member)| server_of(backend, member));
+        let Some(version) = server.and_then(|server| server.outgoing.header) else {
+            return;
+        };
+        let told = session.destination.as_deref().copied();
+        let to = match told {
+            Some(told) => Some(PeerAddress::Ip(told)),
+            None => self.net.local_address(&session.client).ok(),
+        };
+        let addresses = match (session.peer, to) {
+            (PeerAddress::Ip(source), Some(PeerAddress::Ip(destination))) => Some(Addresses {
+                source,
+                destination,
+            }),
+            _ => None,
+        };
+        let header = proxy_protocol::encode(version, addresses);
+        let Some(socket) = &session.server else {
+            return;
+        };
+        // A new connection takes a few bytes at once; if not, they go before the client's.
+        let written = self.net.write(socket, header.as_bytes()).unwrap_or(0);
+        let left = &header.as_bytes()[written..];
+        if !left.is_empty() {
+            session.up.carry = Carry::Buffer(self.buffers.take(left));
+        }
+        session.up.written = true;
     }
 
     fn tell_opened(&self, key: Key) {
@@ -322,7 +368,7 @@ impl<N: Net> Engine<N> {
     }
 
     /// Watches the client, if he is not watched yet. False: that failed, and the session is over.
-    fn watch_client(&mut self, key: Key) -> bool {
+    pub(super) fn watch_client(&mut self, key: Key) -> bool {
         let Some(session) = self.sessions.get_mut(key) else {
             return false;
         };

@@ -6,15 +6,17 @@
 //!           frontend, no longer in the backend and the server.
 //! Not here: when a session is over (session.rs).
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use super::accept::give_places_back;
 use super::connect::server_of;
+use super::greeting::is_null;
 use super::relay::{Kit, drop_carry};
 use super::token::Token;
 use super::{Engine, SessionOf};
 use crate::net::{Close, Net};
+use crate::proxy_protocol::Fault;
 use crate::record::{EndCause, RecordKind, SessionEvent, SessionRecord, Termination};
 use crate::session::{Phase, Verdict};
 use crate::slab::Key;
@@ -127,6 +129,9 @@ impl<N: Net> Engine<N> {
 
     /// Writes a session's record, if anybody wants it.
     fn report(&self, key: Key, session: &SessionOf<N>, termination: Termination) {
+        if session.phase == Phase::Greeting {
+            return self.report_refused(session, termination);
+        }
         let log = session.route.frontend.log;
         let logged = log.filter(|log| log.moment != LogMoment::Accept && !session.logged);
         let wanted = self.reports.log.is_some() && logged.is_some();
@@ -149,6 +154,23 @@ impl<N: Net> Engine<N> {
         if !null && !normal {
             sink.send(record);
         }
+    }
+
+    /// Writes the record of a connection that never became a session.
+    fn report_refused(&self, session: &SessionOf<N>, termination: Termination) {
+        let log = session.route.frontend.log;
+        let (Some(sink), Some(log)) = (&self.reports.log, log) else {
+            return;
+        };
+        let fault = session.fault.unwrap_or(Fault::Aborted);
+        if log.skip_null && is_null(fault) {
+            return;
+        }
+        let mut record = self.record(session, termination);
+        record.kind = RecordKind::Refused(fault);
+        let name = session.route.listener.name.lock();
+        record.listener_name = name.unwrap_or_else(PoisonError::into_inner).clone();
+        sink.send(record);
     }
 
     /// Writes the record of a session that was just connected, with `option logasap`.
@@ -189,6 +211,7 @@ impl<N: Net> Engine<N> {
             server: server.cloned(),
             client: session.peer,
             listener: route.listener.number.load(Ordering::Relaxed),
+            listener_name: None,
             local: None,
             accepted_ms: session.start_ms.wrapping_add(self.wall_offset_ms),
             queue_ms: match session.queue_ms {

@@ -49,6 +49,7 @@ fn snapshot(trial: Trial, dice: &mut Dice) -> Arc<Snapshot> {
             address: ServerAddress::Unix(Vec::new()),
             user_timeout_ms: 0,
             congestion_control: None,
+            outgoing: Default::default(),
             state: Arc::default(),
         }))
     });
@@ -82,6 +83,7 @@ fn snapshot(trial: Trial, dice: &mut Dice) -> Arc<Snapshot> {
         backend: Some(Arc::new(backend)),
         maxconn: MAXCONN,
         session_rate: 0,
+        greeting_timeout_ms: 0,
         client_timeout_ms: idle(1_500),
         client_fin_timeout_ms: idle(400),
         log: Some(FrontendLog {

@@ -161,6 +161,7 @@ fn snapshot_of(plan: &Plan) -> Arc<Snapshot> {
             address: address.clone(),
             user_timeout_ms: 0,
             congestion_control: None,
+            outgoing: Default::default(),
             state: Arc::default(),
         }))
     });
@@ -189,6 +190,7 @@ fn snapshot_of(plan: &Plan) -> Arc<Snapshot> {
         backend: Some(Arc::new(backend)),
         maxconn: plan.frontend_maxconn,
         session_rate: 0,
+        greeting_timeout_ms: 0,
         client_timeout_ms: plan.times.client,
         client_fin_timeout_ms: plan.times.client_fin,
         log: Some(FrontendLog {

@@ -24,7 +24,7 @@ pub const ENTRIES: &[Entry<BindDraft>] = entries! {
     "thread" "<threads>" BIND warned("every worker serves every line") "which threads serve the line" default("all");
     "process" "<processes>" BIND removed("left HAProxy in 2.7: use `thread`") "which processes serve the line";
     "nice" "<number>" BIND warned("sessions have no priorities") "the priority of its sessions" default("0");
-    "accept-proxy" "" BIND refused("PROXY headers would pass for data; the address of clients would be lost") "every connection begins with a PROXY header";
+    "accept-proxy" "" BIND supported(accept_proxy) "every connection begins with a PROXY header";
     "accept-netscaler-cip" "<magic>" BIND refused("the header would pass for data") "every connection begins with a NetScaler header";
     "proto" "none" BIND supported(proto) "the protocol that is forced; only `none` in a TCP proxy";
     "level" "user|operator|admin" BIND inert(STATS) "what the runtime socket allows";
@@ -46,6 +46,11 @@ fn name(bind: &mut BindDraft, args: &mut Args<'_>) -> Option<()> {
 
 fn id(bind: &mut BindDraft, args: &mut Args<'_>) -> Option<()> {
     bind.options.id = Some(args.integer(1..=i64::from(i32::MAX))?.value as u32);
+    Some(())
+}
+
+fn accept_proxy(bind: &mut BindDraft, _: &mut Args<'_>) -> Option<()> {
+    bind.options.accept_proxy = true;
     Some(())
 }
 

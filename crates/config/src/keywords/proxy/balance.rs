@@ -8,6 +8,7 @@ use crate::arguments::Args;
 use crate::build::draft::ProxyDraft;
 use crate::diagnostic::Diagnostic;
 use crate::keyword::{Entry, entries};
+use crate::keywords::server::source::source as read_source;
 use crate::model::{Balance, HashAffinity, HashFunction, HashMethod, HashType};
 use crate::source::{At, Place};
 
@@ -24,7 +25,7 @@ pub const ENTRIES: &[Entry<ProxyDraft>] = entries! {
     "persist rdp-cookie" "[(<name>)]" DLB refused("it changes which server is chosen") "stay with a server by RDP cookie";
     "force-persist" "<condition>" LB inert("persistence") "use a server that is down";
     "ignore-persist" "<condition>" LB inert("persistence") "forget persistence";
-    "source" "<address> [usesrc <address>] [interface <name>]" DLB refused("it changes the address that servers see") "our own address towards servers";
+    "source" "<address> [usesrc <address>] [interface <name>]" DLB supported(source) "our own address towards servers, and its device" default("the system's") note("`usesrc` is refused as not supported yet");
 };
 
 /// Algorithms of the language that are not here yet.
@@ -198,6 +199,11 @@ fn hash_affinity(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
 fn fullconn(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
     let number = args.integer(0..=i64::from(i32::MAX))?;
     proxy.fullconn = Some(number.value as u32);
+    args.end()
+}
+
+fn source(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
+    proxy.source = Some(read_source(args)?);
     args.end()
 }
 

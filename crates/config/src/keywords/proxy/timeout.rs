@@ -24,7 +24,7 @@ pub const ENTRIES: &[Entry<ProxyDraft>] = entries! {
     "timeout tunnel" "<time>" DLB supported(tunnel) "how long both may be silent once data went both ways" default("`timeout client` and `timeout server`");
     "timeout check" "<time>" DLB supported(check) "how long a check may take once connected" default("`inter`");
     "timeout queue" "<time>" DLB supported(queue) "how long a connection may wait for a server" default("`timeout connect`");
-    "timeout client-hs" "<time>" DFL inert("`ssl`") "how long a TLS handshake may take";
+    "timeout client-hs" "<time>" DFL supported(client_hs) "how long the PROXY header of a client may take" default("`timeout client`");
     "timeout http-keep-alive" "<time>" DFLB http(HttpOnly::Accepted) "how long to wait for the next request";
     "timeout http-request" "<time>" DFLB http(HttpOnly::Accepted) "how long to wait for a whole request";
     "timeout tarpit" "<time>" DFLB http(HttpOnly::Accepted) "how long to hold a refused request";
@@ -56,6 +56,10 @@ fn tunnel(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
 
 fn check(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
     set(&mut proxy.timeouts.check, args)
+}
+
+fn client_hs(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
+    set(&mut proxy.timeouts.client_hs, args)
 }
 
 fn queue(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {

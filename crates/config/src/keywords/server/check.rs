@@ -37,8 +37,8 @@ pub const ENTRIES: &[Entry<ServerDraft>] = entries! {
     "check-sni" "<name>" SD inert(SSL) "the name of that handshake";
     "check-sni-auto" "" SD inert(SSL) "the name of that handshake, by itself";
     "no-check-sni-auto" "" SD inert(SSL) "takes `check-sni-auto` back";
-    "check-send-proxy" "" SD refused("the server would not see the header that it waits for") "a PROXY header before a check";
-    "no-check-send-proxy" "" SD inert("`check-send-proxy`") "takes `check-send-proxy` back";
+    "check-send-proxy" "" SD supported(|s: &mut ServerDraft, _| { s.check_send_proxy = true; Some(()) }) "a PROXY header in a check" default("with `send-proxy`, if the check has no `addr` and `port`");
+    "no-check-send-proxy" "" SD supported(|s: &mut ServerDraft, _| { s.check_send_proxy = false; Some(()) }) "takes `check-send-proxy` back";
     "check-via-socks4" "" SD inert("`socks4`") "a check through the SOCKS proxy";
     "check-proto" "none" SD supported(proto) "the protocol of checks; only `none` in a TCP proxy";
     "check-reuse-pool" "" SD inert("HTTP") "a check on an idle connection";

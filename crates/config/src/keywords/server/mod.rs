@@ -9,4 +9,5 @@ pub mod connection;
 pub mod general;
 pub mod http;
 pub mod name;
+pub mod source;
 pub mod tls;

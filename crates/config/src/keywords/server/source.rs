@@ -1,0 +1,113 @@
+//! `source`, of a server and of a proxy: our own end of connections to servers.
+//!
+//! Decides:  an address in numbers (`*` and `0.0.0.0` leave it to the kernel), a port or a range of
+//!           them, then `interface`.
+//! Source:   HAProxy's manual, `source` in chapters 4.2 and 5.2; src/server.c, srv_parse_source(),
+//!           src/cfgparse-listen.c, 3.5-dev5.
+//! Not here: lending the ports (the proxy crate).
+
+use std::net::IpAddr;
+
+use crate::arguments::Args;
+use crate::model::Source;
+
+/// The words after `source`.
+pub(crate) fn source(args: &mut Args<'_>) -> Option<Source> {
+    let word = args.word("an address")?;
+    let Some((address, ports)) = address_and_ports(&word.text) else {
+        let message = format!("`{}` is no source address", word.text);
+        let label = "expected an address in numbers, and a port or a range after `:`";
+        return args.bad_at(word.place, &message, label);
+    };
+    let mut source = Source {
+        address: address.filter(|ip| !ip.is_unspecified()),
+        ports,
+        interface: None,
+    };
+    loop {
+        if args.peek_is("usesrc") {
+            let place = args.peek_place();
+            args.rest();
+            let why = "the server would see our address";
+            return args.not_supported(place, "`usesrc`", why);
+        }
+        if !args.take("interface") {
+            return Some(source);
+        }
+        // IFNAMSIZ, its final NUL included.
+        const LONGEST: usize = 15;
+        let name = args.word("a device's name")?;
+        if name.text.is_empty() || name.text.len() > LONGEST {
+            let message = format!("`{}` is no device's name", name.text);
+            return args.bad_at(name.place, &message, "a device's name has 1 to 15 bytes");
+        }
+        source.interface = Some(name.text.clone());
+    }
+}
+
+type Parts = (Option<IpAddr>, Option<(u16, u16)>);
+
+/// `1.2.3.4`, `1.2.3.4:5`, `*:5-6`, `[::1]:5`, `::1`, `ipv4@…`.
+fn address_and_ports(text: &str) -> Option<Parts> {
+    let text = text
+        .strip_prefix("ipv4@")
+        .or_else(|| text.strip_prefix("ipv6@"))
+        .unwrap_or(text);
+    // Of an address without brackets that is all colons, none is a port's.
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Some((Some(address), None));
+    }
+    let (host, ports) = match text.rsplit_once(':') {
+        Some((host, ports)) => (host, Some(ports)),
+        None => (text, None),
+    };
+    let host = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    let address = match host {
+        "" | "*" => None,
+        host => Some(host.parse::<IpAddr>().ok()?),
+    };
+    let ports = match ports {
+        None | Some("" | "0") => None,
+        Some(ports) => {
+            let (low, high) = ports.split_once('-').unwrap_or((ports, ports));
+            let (low, high): (u16, u16) = (low.parse().ok()?, high.parse().ok()?);
+            if low == 0 || low > high {
+                return None;
+            }
+            Some((low, high))
+        }
+    };
+    Some((address, ports))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_ports_are_told_apart() {
+        let ip = |text: &str| Some(text.parse::<IpAddr>().unwrap());
+        for (text, expected) in [
+            ("10.0.0.1", Some((ip("10.0.0.1"), None))),
+            ("10.0.0.1:80", Some((ip("10.0.0.1"), Some((80, 80))))),
+            ("10.0.0.1:80-90", Some((ip("10.0.0.1"), Some((80, 90))))),
+            ("10.0.0.1:0", Some((ip("10.0.0.1"), None))),
+            ("*", Some((None, None))),
+            ("*:80-90", Some((None, Some((80, 90))))),
+            ("::1", Some((ip("::1"), None))),
+            ("[::1]:80", Some((ip("::1"), Some((80, 80))))),
+            ("ipv6@::1", Some((ip("::1"), None))),
+            ("10.0.0.1:90-80", None),
+            ("10.0.0.1:0-80", None),
+            ("10.0.0.1:x", None),
+            ("10.0.0.1:80-90000", None),
+            ("10.0.0", None),
+            ("host", None),
+        ] {
+            assert_eq!(address_and_ports(text), expected, "{text}");
+        }
+    }
+}

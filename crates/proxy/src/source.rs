@@ -1,0 +1,103 @@
+//! Our own address and port towards servers: `source`.
+//!
+//! Decides:  ports of a range are lent to one connection at a time, the one that rested longest first.
+//! Source:   HAProxy's manual, `source`; src/port_range.c; src/proto_tcp.c, tcp_connect_server(), 2.6 to
+//!           3.5: how many ports are tried.
+//! Kernel:   ip(7), IP_BIND_ADDRESS_NO_PORT: without a port, the port is chosen at connect, so that
+//!           it only has to be free towards that server.
+//! Not here: binding (net/linux.rs).
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Where connections to a server come from.
+#[derive(Debug, Clone, Default)]
+pub struct Source {
+    /// The address; `None`: the kernel's choice.
+    pub ip: Option<IpAddr>,
+    /// The ports; `None`: the kernel's choice.
+    pub ports: Option<Arc<Ports>>,
+    /// `interface`: the device.
+    pub interface: Option<Arc<str>>,
+}
+
+/// The free ports of a range.
+#[derive(Debug)]
+pub struct Ports {
+    free: Mutex<VecDeque<u16>>,
+}
+
+/// A port that is lent until this is dropped.
+#[derive(Debug)]
+pub struct Lease {
+    port: u16,
+    of: Arc<Ports>,
+}
+
+impl Ports {
+    /// All of `range` are free.
+    #[must_use]
+    pub fn new(range: RangeInclusive<u16>) -> Arc<Ports> {
+        Arc::new(Ports {
+            free: Mutex::new(range.collect()),
+        })
+    }
+
+    /// Lends a port; `None`: all are lent.
+    #[must_use]
+    pub fn lend(self: &Arc<Self>) -> Option<Lease> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let port = free.pop_front()?;
+        Some(Lease {
+            port,
+            of: Arc::clone(self),
+        })
+    }
+
+    /// How many can be lent.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.len()
+    }
+}
+
+impl Lease {
+    /// The port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut free = self.of.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.push_back(self.port);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_lent_once_and_the_longest_free_goes_first() {
+        let ports = Ports::new(7000..=7002);
+        let leases: Vec<Lease> = (0..3).map(|_| ports.lend().unwrap()).collect();
+        assert!(ports.lend().is_none());
+        let [first, second, third] = leases.try_into().unwrap();
+        assert_eq!(
+            [first.port(), second.port(), third.port()],
+            [7000, 7001, 7002]
+        );
+        drop(second);
+        drop(first);
+        assert_eq!(ports.lend().unwrap().port(), 7001);
+        assert_eq!(ports.lend().unwrap().port(), 7000);
+        drop(third);
+        assert_eq!(ports.free(), 3);
+    }
+}
