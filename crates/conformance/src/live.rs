@@ -234,7 +234,12 @@ impl Live {
             }
             Call::Connect(addr) => {
                 let done = bare::connect(fd, &bytes(&addr), addr.len);
-                self.blocked(slot, outcome(done), Errno::INPROGRESS)
+                // The second error is that of a connection which had begun before.
+                let limit = match done {
+                    Err(Errno::ALREADY) => Errno::ALREADY,
+                    _ => Errno::INPROGRESS,
+                };
+                self.blocked(slot, outcome(done), limit)
             }
             Call::Accept => self.accept(slot, into),
             Call::Shutdown(how) => outcome(bare::shutdown(fd, how)),

@@ -96,7 +96,9 @@ impl Hands {
             Call::Listen(backlog) => done(rustix::net::listen(self.fd(slot), backlog)),
             Call::Connect(addr) => {
                 let outcome = done(bare::connect(self.fd(slot), &live::bytes(&addr), addr.len));
-                self.or_blocks(slot, outcome, Errno::EINPROGRESS)
+                // The second error is that of a connection which had begun before.
+                let outcome = self.or_blocks(slot, outcome, Errno::EINPROGRESS);
+                self.or_blocks(slot, outcome, Errno::EALREADY)
             }
             Call::Shutdown(how) => done(bare::shutdown(self.fd(slot), how)),
             Call::Close => match self.slots.get_mut(slot).and_then(|socket| socket.fds.pop()) {
