@@ -10,6 +10,7 @@ use portcullis_kernel_model::{
     State, Trace, World,
 };
 
+use crate::follow::{Followed, follow};
 use crate::host;
 use crate::live::Live;
 use crate::step::{Op, Outcome, Ports, SLOTS, Script, Seen, Step, observed};
@@ -39,13 +40,13 @@ pub struct Difference {
     pub rules: Vec<Rule>,
 }
 
-/// How many other draws are looked through before the worlds count as different.
-const HIDDEN_DRAWS: u64 = 24;
-
 /// A script on its way: it can be left while time passes, and taken up again.
 #[derive(Debug)]
 pub struct Walk {
-    model: Model,
+    /// The worlds that are possible by what was seen of the kernel; one until that is not enough.
+    models: Vec<Model>,
+    /// All of them are followed.
+    wide: bool,
     ports: Ports,
     at: usize,
     said: Vec<Option<Seen>>,
@@ -56,6 +57,18 @@ impl Walk {
     #[must_use]
     pub fn said(&self) -> &[Option<Seen>] {
         &self.said
+    }
+
+    fn step<T: Trace>(&mut self, step: &Step, kernel: &Seen, trace: &mut T) -> Followed {
+        if self.wide {
+            return follow(&mut self.models, step, kernel, trace);
+        }
+        let said = self.models[0].perform(step, kernel, trace);
+        if said == *kernel {
+            Followed::Agrees
+        } else {
+            Followed::Differs(said, Vec::new())
+        }
     }
 }
 
@@ -84,7 +97,8 @@ pub struct Comparison {
     pub coverage: Coverage,
     /// Steps compared.
     pub steps: u64,
-    /// Scripts that ended before time was to pass, since a SYN was unanswered.
+    /// Scripts that ended before time was to pass, since a SYN was unanswered, or because the kernel's
+    /// draws left too many possibilities.
     pub unclear: u64,
 }
 
@@ -132,7 +146,8 @@ impl Comparison {
     #[must_use]
     pub fn begin(&self) -> Walk {
         Walk {
-            model: Model::new(self.fresh.clone()),
+            models: vec![Model::new(self.fresh.clone())],
+            wide: false,
             ports: self.ports,
             at: 0,
             said: Vec::new(),
@@ -151,67 +166,73 @@ impl Comparison {
             let at = walk.at;
             walk.at += 1;
             if let Op::Wait(seconds) = step.op {
-                if walk.model.has_unanswered_syn() {
+                if walk.models.iter().any(Model::has_unanswered_syn) {
                     self.unclear += 1;
                     return Ok(Stop::Ended);
                 }
                 walk.said.push(Some(Seen::default()));
-                walk.model.world.pass_time(u64::from(seconds) * 1000);
+                if walk
+                    .step(step, &Seen::default(), &mut self.coverage)
+                    .is_lost()
+                {
+                    self.unclear += 1;
+                    return Ok(Stop::Ended);
+                }
                 return Ok(Stop::Waits(seconds));
             }
-            let Some(resolved) = sensible(step, &walk.model, &walk.ports) else {
+            let Some(resolved) = sensible(step, &walk.models[0], &walk.ports) else {
                 walk.said.push(None);
                 continue;
             };
             let kernel = source.answer(&resolved)?;
             walk.said.push(kernel);
             let Some(kernel) = kernel else { continue };
-            let said = walk.model.perform(&resolved, &kernel, &mut self.coverage);
+            let mut followed = walk.step(&resolved, &kernel, &mut self.coverage);
             self.steps += 1;
-            if said != kernel && !self.other_draws(walk, script, at) {
-                let difference = self.explain(script, at, (kernel, said), &walk.said);
-                return Ok(Stop::Differs(difference));
+            if !walk.wide && !matches!(followed, Followed::Agrees) {
+                followed = self.widen(walk, script, at);
+            }
+            match followed {
+                Followed::Agrees => {}
+                Followed::Lost => {
+                    self.unclear += 1;
+                    return Ok(Stop::Ended);
+                }
+                Followed::Differs(model, rules) => {
+                    return Ok(Stop::Differs(Difference {
+                        at,
+                        kernel,
+                        model,
+                        rules,
+                    }));
+                }
             }
             learn(&resolved, &kernel, &mut walk.ports);
         }
         Ok(Stop::Ended)
     }
 
-    /// A choice of the kernel's that nothing showed when it was made: of a group's members, one that
-    /// holds the connection back, or is full. The model took another, so that they differ later. Looks
-    /// for draws with which the model agrees so far, and goes on with them.
-    fn other_draws(&self, walk: &mut Walk, script: &Script, upto: usize) -> bool {
-        let hidden = walk
-            .said
-            .iter()
-            .flatten()
-            .zip(&script.steps)
-            .any(|(seen, step)| {
-                matches!(step.op, Op::Call(Call::Connect(_))) && seen.receiver.is_none()
-            });
-        hidden && (1..=HIDDEN_DRAWS).any(|seed| self.redrawn(walk, script, upto, seed))
-    }
-
-    fn redrawn(&self, walk: &mut Walk, script: &Script, upto: usize, seed: u64) -> bool {
-        let mut model = Model::new(self.fresh.clone());
-        model.world.seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    /// The kernel has made choices that nothing showed when they were made: of a group's members, one
+    /// that holds the connection back or is full, or to whom waiting connections moved. The model took
+    /// others, so that they differ later. Goes through all of them, and on with those that agree so far.
+    fn widen(&self, walk: &mut Walk, script: &Script, upto: usize) -> Followed {
+        let mut models = vec![Model::new(self.fresh.clone())];
         let mut ports = self.ports;
+        walk.wide = true;
         for (step, told) in script.steps.iter().zip(&walk.said).take(upto + 1) {
-            if let Op::Wait(seconds) = step.op {
-                model.world.pass_time(u64::from(seconds) * 1000);
-                continue;
-            }
-            let (Some(resolved), Some(told)) = (sensible(step, &model, &ports), told) else {
+            let resolved = sensible(step, &models[0], &ports);
+            let (Some(resolved), Some(told)) = (resolved, told) else {
                 continue;
             };
-            if model.perform(&resolved, told, &mut NoTrace) != *told {
-                return false;
+            match follow(&mut models, &resolved, told, &mut NoTrace) {
+                Followed::Agrees => {}
+                other => return other,
             }
             learn(&resolved, told, &mut ports);
         }
         // The caller learns from the last step.
-        walk.model = model;
-        true
+        walk.models = models;
+        Followed::Agrees
     }
 
     /// Runs a script until the worlds differ; time passes in the model alone.
@@ -232,40 +253,6 @@ impl Comparison {
         };
         self.kernel_said = walk.said;
         Ok(difference)
-    }
-
-    /// The rules of the step at which the worlds differ: the script once more, on the model alone.
-    fn explain(
-        &self,
-        script: &Script,
-        at: usize,
-        (kernel, said): (Seen, Seen),
-        told: &[Option<Seen>],
-    ) -> Difference {
-        let mut model = Model::new(self.fresh.clone());
-        let mut ports = self.ports;
-        let mut explanation = Explanation::default();
-        for (here, step) in script.steps.iter().enumerate().take(at + 1) {
-            let Some(told) = told.get(here).copied().flatten() else {
-                continue;
-            };
-            let Some(resolved) = sensible(step, &model, &ports) else {
-                continue;
-            };
-            if here == at {
-                model.perform(&resolved, &told, &mut explanation);
-            } else {
-                model.perform(&resolved, &told, &mut NoTrace);
-            }
-            learn(&resolved, &told, &mut ports);
-        }
-        let rules = explanation.steps.iter().map(|&(rule, _)| rule).collect();
-        Difference {
-            at,
-            kernel,
-            model: said,
-            rules,
-        }
     }
 }
 
@@ -345,10 +332,12 @@ fn learn(step: &Step, seen: &Seen, ports: &mut Ports) {
 }
 
 /// The model's side of a script.
-#[derive(Debug)]
-struct Model {
-    world: World,
+#[derive(Debug, Clone)]
+pub(crate) struct Model {
+    pub(crate) world: World,
     ids: [Option<SocketId>; SLOTS],
+    /// The choices of the last call among members of groups: of how many, and which.
+    pub(crate) made: Vec<(u32, u32)>,
 }
 
 impl Model {
@@ -356,6 +345,7 @@ impl Model {
         Model {
             world,
             ids: [None; SLOTS],
+            made: Vec::new(),
         }
     }
 
@@ -365,7 +355,7 @@ impl Model {
         ids.any(|&id| self.world.state(id) == Some(State::SynSent))
     }
 
-    fn perform<T: Trace>(&mut self, step: &Step, kernel: &Seen, trace: &mut T) -> Seen {
+    pub(crate) fn perform<T: Trace>(&mut self, step: &Step, kernel: &Seen, trace: &mut T) -> Seen {
         let process = ProcessId(u16::from(step.process));
         let call = match step.op {
             Op::Socket(family) => {
@@ -376,6 +366,8 @@ impl Model {
             }
             Op::Wait(seconds) => {
                 self.world.pass_time(u64::from(seconds) * 1000);
+                self.made = self.world.choices_made();
+                self.world.forget_told();
                 return Seen::default();
             }
             Op::Call(call) => call,
@@ -391,6 +383,7 @@ impl Model {
             [0; SLOTS]
         };
         let answer = self.world.call_traced(process, id, call, trace);
+        self.made = self.world.choices_made();
         self.world.forget_told();
         let mut seen = Seen {
             outcome: answer.into(),

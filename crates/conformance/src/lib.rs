@@ -13,6 +13,7 @@ pub mod compare;
 pub mod draws;
 mod encounters;
 pub mod exhaustive;
+mod follow;
 mod forms;
 pub mod guest;
 pub mod host;

@@ -21,6 +21,9 @@ pub const SAME_PROFILE: u64 = 64;
 /// The sets of sysctls from this one on are about half-open connections.
 const HALF_OPEN_FROM: u8 = 16;
 
+/// SO_REUSEPORT alone, as [`Pen::socket_with`] counts.
+const REUSEPORT: u64 = 2;
+
 /// splitmix64: every number of the stream from the seed alone.
 #[derive(Debug, Clone)]
 pub struct Draws(u64);
@@ -113,7 +116,11 @@ impl Theme {
                 .copied()
                 .unwrap_or(PLACES[0])
         };
-        let places = [place(draws), place(draws), place(draws)];
+        let half_open = profile >= HALF_OPEN_FROM || draws.percent(8);
+        let mut places = [place(draws), place(draws), place(draws)];
+        if half_open && draws.percent(70) {
+            places = [places[0]; 3];
+        }
         let choosing = [3, 5, 10, 11, 12, 13].contains(&profile) || draws.percent(25);
         let other = if choosing {
             draws.pick(&[
@@ -137,10 +144,10 @@ impl Theme {
                 },
                 other,
             ],
-            connects: profile >= HALF_OPEN_FROM || draws.percent(45),
+            connects: half_open || draws.percent(45),
             odd_arguments: draws.percent(10),
-            users: draws.percent(40),
-            half_open: profile >= HALF_OPEN_FROM || draws.percent(8),
+            users: !half_open && draws.percent(40),
+            half_open,
             live: [false; SLOTS],
             used: 0,
         }
@@ -170,7 +177,14 @@ impl Theme {
     fn open(&mut self, draws: &mut Draws, pen: &mut Pen) {
         let Some(slot) = self.take_slot() else { return };
         let place = self.place(draws);
-        pen.socket_with(slot, place, draws.below(4) as u64);
+        let shares = draws.below(4) as u64;
+        // Groups, where connections are half open or wait.
+        let shares = if self.half_open && draws.percent(60) {
+            REUSEPORT
+        } else {
+            shares
+        };
+        pen.socket_with(slot, place, shares);
         if draws.percent(15) {
             pen.call(slot, Call::Set(option(draws, self.odd_arguments)));
         }
@@ -198,6 +212,16 @@ impl Theme {
 
     fn act(&mut self, draws: &mut Draws, pen: &mut Pen) {
         let slot = self.any_slot(draws);
+        if self.half_open && draws.percent(40) {
+            let call = match draws.below(8) {
+                0..3 => Call::Connect(self.place(draws).at(ORDINARY)),
+                3..5 => Call::Shutdown(1),
+                5 => Call::Close,
+                6 => Call::Set(Opt::Linger(Some(0))),
+                _ => Call::Listen(draws.below(3) as i32),
+            };
+            return pen.call(slot, call);
+        }
         let call = match draws.below(100) {
             0..16 => self.bind_again(draws),
             16..34 => Call::Listen(backlog(draws)),

@@ -14,6 +14,7 @@
 //! the numbers, with [`World::tell_draw`]. [`World::forget_told`] ends it.
 
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 use crate::call::Call;
 use crate::errno::Errno;
@@ -31,6 +32,9 @@ pub(crate) struct Chance {
     port: Told,
     draws: VecDeque<u32>,
     members: VecDeque<SocketId>,
+    choices: Option<VecDeque<u32>>,
+    /// The choices among members since [`World::forget_told`]: of how many, and which.
+    made: Vec<(u32, u32)>,
     /// Nothing is to be chosen, only what could be.
     asked: bool,
     answer: Option<Reach>,
@@ -43,6 +47,8 @@ impl Chance {
             port: Told::Nothing,
             draws: VecDeque::new(),
             members: VecDeque::new(),
+            choices: None,
+            made: Vec::new(),
             asked: false,
             answer: None,
         }
@@ -134,6 +140,8 @@ impl World {
         self.chance.port = Told::Nothing;
         self.chance.draws.clear();
         self.chance.members.clear();
+        self.chance.choices = None;
+        self.chance.made.clear();
     }
 
     /// Seeds the draws that nobody tells.
@@ -141,9 +149,33 @@ impl World {
         self.chance.random = seed | 1;
     }
 
+    /// The next choices among the members of groups by hash fall on those of these indices, and any
+    /// after them on the first: to go through every possibility, with [`World::choices_made`].
+    pub fn tell_choices(&mut self, choices: &[u32]) {
+        self.chance.choices = Some(choices.iter().copied().collect());
+    }
+
+    /// The choices among members of groups since [`World::forget_told`]: of how many, and which.
+    #[must_use]
+    pub fn choices_made(&self) -> Vec<(u32, u32)> {
+        self.chance.made.clone()
+    }
+
     /// Where in the group a hash points to.
     pub(crate) fn draw_member(&mut self, members: GroupIx) -> usize {
         let count = self.groups[members.0].members.len();
+        if count < 2 {
+            return 0;
+        }
+        let chosen = self.draw_index(members, count);
+        self.chance.made.push((count as u32, chosen as u32));
+        chosen
+    }
+
+    fn draw_index(&mut self, members: GroupIx, count: usize) -> usize {
+        if let Some(choices) = &mut self.chance.choices {
+            return choices.pop_front().unwrap_or(0) as usize % count;
+        }
         if let Some(told) = self.chance.members.pop_front() {
             let list = &self.groups[members.0].members;
             if let Some(at) = list.iter().position(|&ix| ix == told.index) {
