@@ -26,6 +26,8 @@ pub struct Readiness {
     pub hung_up: bool,
     /// The connection failed.
     pub failed: bool,
+    /// The stream has an urgent mark (`MSG_OOB`): a read stops there, whatever follows.
+    pub urgent: bool,
 }
 
 /// The options of an accepted connection that its listener does not pass on.
@@ -75,6 +77,24 @@ pub struct Begun<S> {
     pub refused_options: u32,
     /// Descriptors had run out; the reserved one was given up for it.
     pub used_reserve: bool,
+}
+
+/// What comes after a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// Nothing that is known of.
+    Wait,
+    /// The end, at once: it may travel in the same segment.
+    End,
+}
+
+/// What a connection is watched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interest {
+    /// What it sends, and its end.
+    Reading,
+    /// Room to write too.
+    Both,
 }
 
 /// How a connection is closed.
@@ -129,8 +149,12 @@ pub trait Net {
     /// How a begun connection came out, once an event spoke of it.
     fn connect_outcome(&mut self, socket: &Self::Socket) -> Result<(), Errno>;
 
-    /// Polls a connection for everything, edge-triggered, once for its life.
-    fn watch(&mut self, socket: &Self::Socket, token: u64) -> Result<(), Errno>;
+    /// Polls a connection, edge-triggered, from now on for its life.
+    fn watch(&mut self, socket: &Self::Socket, token: u64, interest: Interest)
+    -> Result<(), Errno>;
+
+    /// Polls a connection that was watched for reading for everything.
+    fn watch_both(&mut self, socket: &Self::Socket, token: u64) -> Result<(), Errno>;
 
     /// Reads; 0 is the end.
     fn read(&mut self, socket: &Self::Socket, buffer: &mut [u8]) -> Result<usize, Errno>;
@@ -139,7 +163,7 @@ pub trait Net {
     fn peek(&mut self, socket: &Self::Socket, buffer: &mut [u8]) -> Result<usize, Errno>;
 
     /// Writes.
-    fn write(&mut self, socket: &Self::Socket, bytes: &[u8]) -> Result<usize, Errno>;
+    fn write(&mut self, socket: &Self::Socket, bytes: &[u8], then: Then) -> Result<usize, Errno>;
 
     /// Sends the end.
     fn shut_down(&mut self, socket: &Self::Socket) -> Result<(), Errno>;

@@ -92,6 +92,12 @@ pub struct Side {
     pub no_delay: bool,
     /// It is watched.
     pub watched: bool,
+    /// It is watched for room to write too.
+    pub watched_both: bool,
+    /// An event told of an error.
+    pub error_told: bool,
+    /// A short read may leave more than the end: there was an urgent mark, or the socket is not TCP.
+    pub reads_stop_early: bool,
 }
 
 impl Side {
@@ -101,6 +107,14 @@ impl Side {
         self.readable |= more && !self.end_seen;
         self.writable |= readiness.writable;
         self.hung_up |= readiness.hung_up || readiness.failed;
+        self.error_told |= readiness.failed;
+        self.reads_stop_early |= readiness.urgent;
+    }
+
+    /// After a short read: is the end all that is left to be read? The kernel told of it before that
+    /// read, so whatever came before the end was there to be read.
+    pub fn end_is_next(&self) -> bool {
+        self.hung_up && !self.error_told && !self.failed && !self.reads_stop_early
     }
 }
 
@@ -309,6 +323,7 @@ impl<S, P> Session<S, P> {
         let client_side = Side {
             writable: true,
             no_delay: route.inherits_no_delay,
+            reads_stop_early: peer == PeerAddress::Unix,
             ..Side::default()
         };
         Session {

@@ -385,6 +385,14 @@ impl<N: Net> Engine<N> {
         if let Some(verdict) = session.verdict() {
             return self.end(key, verdict);
         }
+        let side = &mut session.client_side;
+        if !side.writable && side.watched && !side.watched_both {
+            side.watched_both = true;
+            let token = Token::Client(key).pack();
+            if self.net.watch_both(&session.client, token).is_err() {
+                return self.end_with(key, EndCause::Resource);
+            }
+        }
         if turn == Turn::More && !session.queued {
             session.queued = true;
             self.ready.push_back(key);

@@ -74,6 +74,31 @@ fn a_server_that_sends_its_end_first_still_gets_the_rest() {
 }
 
 #[test]
+fn an_answer_that_ends_at_once_arrives_whole_whether_it_is_small_or_large() {
+    for length in [1, 128, 4095, 4096, 4097, 20_000, 300_000] {
+        let bytes = pattern(7, length);
+        let expected = bytes.clone();
+        let server = server(move |mut stream| {
+            let mut question = [0; 8];
+            stream.read_exact(&mut question).unwrap();
+            stream.write_all(&bytes).unwrap();
+        });
+        let proxy = start(Plan {
+            servers: vec![tcp(server)],
+            ..Plan::default()
+        });
+        let mut client = proxy.connect();
+        client.write_all(b"question").unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).unwrap();
+        assert!(answer == expected, "{} of {length} bytes", answer.len());
+        drop(client);
+        assert_eq!(proxy.record().bytes_out, length as u64);
+        proxy.stop();
+    }
+}
+
+#[test]
 fn a_clients_reset_reaches_the_server_as_a_reset() {
     let (sender, receiver) = std::sync::mpsc::channel();
     let server = server(move |mut stream| {

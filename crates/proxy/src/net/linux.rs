@@ -1,6 +1,6 @@
 //! The real network: epoll, sockets, splice, one system call a function where that can be.
 //!
-//! Decides:  a connection is watched once, edge-triggered, for everything; listeners are
+//! Decides:  a connection is watched once, edge-triggered; listeners are
 //!           level-triggered (an edge shared by several workers can be lost between them);
 //!           one descriptor is kept in reserve, so that an accepted connection finds a server
 //!           socket even when descriptors run out.
@@ -18,7 +18,7 @@ use rustix::net::sockopt;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrAny, SocketAddrUnix, SocketFlags, ipproto};
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
-use super::{Begun, ClientOptions, Close, ConnectOptions, Net, Readiness};
+use super::{Begun, ClientOptions, Close, ConnectOptions, Interest, Net, Readiness, Then};
 use crate::record::PeerAddress;
 use crate::snapshot::{Keepalive, Server, ServerAddress, Sharing};
 
@@ -99,6 +99,7 @@ impl LinuxNet {
                 writable: flags.contains(EventFlags::OUT),
                 hung_up: flags.intersects(EventFlags::RDHUP | EventFlags::HUP),
                 failed: flags.contains(EventFlags::ERR),
+                urgent: flags.contains(EventFlags::PRI),
             };
             (event.data.u64(), readiness)
         }));
@@ -122,6 +123,15 @@ impl LinuxNet {
             }
             outcome => Ok((outcome?, false)),
         }
+    }
+}
+
+/// Edges of everything that a session may have to act on.
+fn flags_of(interest: Interest) -> EventFlags {
+    let reading = EventFlags::IN | EventFlags::RDHUP | EventFlags::PRI | EventFlags::ET;
+    match interest {
+        Interest::Reading => reading,
+        Interest::Both => reading | EventFlags::OUT,
     }
 }
 
@@ -378,9 +388,14 @@ impl Net for LinuxNet {
         sockopt::socket_error(socket)?
     }
 
-    fn watch(&mut self, socket: &OwnedFd, token: u64) -> Result<(), Errno> {
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+    fn watch(&mut self, socket: &OwnedFd, token: u64, interest: Interest) -> Result<(), Errno> {
+        let flags = flags_of(interest);
         epoll::add(&self.epoll, socket, EventData::new_u64(token), flags)
+    }
+
+    fn watch_both(&mut self, socket: &OwnedFd, token: u64) -> Result<(), Errno> {
+        let flags = flags_of(Interest::Both);
+        epoll::modify(&self.epoll, socket, EventData::new_u64(token), flags)
     }
 
     fn read(&mut self, socket: &OwnedFd, buffer: &mut [u8]) -> Result<usize, Errno> {
@@ -392,8 +407,12 @@ impl Net for LinuxNet {
         Ok(count)
     }
 
-    fn write(&mut self, socket: &OwnedFd, bytes: &[u8]) -> Result<usize, Errno> {
-        rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)
+    fn write(&mut self, socket: &OwnedFd, bytes: &[u8], then: Then) -> Result<usize, Errno> {
+        let flags = match then {
+            Then::Wait => SendFlags::NOSIGNAL,
+            Then::End => SendFlags::NOSIGNAL | SendFlags::MORE,
+        };
+        rustix::net::send(socket, bytes, flags)
     }
 
     fn shut_down(&mut self, socket: &OwnedFd) -> Result<(), Errno> {
@@ -468,5 +487,57 @@ impl Net for LinuxNet {
         word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         word ^ (word >> 31)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+    use std::net::{Shutdown, TcpListener, TcpStream};
+
+    /// What the relay builds on: the mark is told with the bytes, and a read that is short for it is
+    /// not the last.
+    #[test]
+    fn a_read_stops_at_an_urgent_mark_which_an_event_tells_of() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let ours = OwnedFd::from(listener.accept().unwrap().0);
+        peer.write_all(b"before").unwrap();
+        rustix::net::send(&peer, b"!", SendFlags::OOB).unwrap();
+        peer.write_all(b"after").unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+        let mut net = LinuxNet::new().unwrap();
+        net.watch(&ours, 7, Interest::Reading).unwrap();
+        let mut found = Vec::new();
+        net.wait(Some(5000), &mut found).unwrap();
+        let [(7, readiness)] = found[..] else {
+            panic!("{found:?}");
+        };
+        assert!(readiness.urgent && readiness.readable && readiness.hung_up);
+        assert!(!readiness.writable, "that was not asked for");
+        let mut buffer = [0; 100];
+        for expected in [&b"before"[..], b"after", b""] {
+            let read = net.read(&ours, &mut buffer).unwrap();
+            assert_eq!(&buffer[..read], expected);
+        }
+    }
+
+    #[test]
+    fn who_asks_for_room_later_is_told_of_room_that_there_was() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let ours = OwnedFd::from(listener.accept().unwrap().0);
+        let mut net = LinuxNet::new().unwrap();
+        let mut found = Vec::new();
+        net.watch(&ours, 7, Interest::Reading).unwrap();
+        net.wait(Some(0), &mut found).unwrap();
+        assert!(found.is_empty(), "{found:?}");
+        net.watch_both(&ours, 7).unwrap();
+        net.wait(Some(0), &mut found).unwrap();
+        assert!(
+            matches!(found[..], [(7, Readiness { writable: true, .. })]),
+            "{found:?}"
+        );
     }
 }

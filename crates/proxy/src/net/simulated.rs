@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use rustix::io::Errno;
 
-use super::{Begun, ClientOptions, Close, ConnectOptions, Net, Readiness};
+use super::{Begun, ClientOptions, Close, ConnectOptions, Interest, Net, Readiness, Then};
 use crate::record::PeerAddress;
 use crate::snapshot::Sharing;
 
@@ -53,6 +53,8 @@ pub struct Faults {
     pub hanging: u64,
     pub reset: u64,
     pub aborted_in_queue: u64,
+    /// A peer's sending has an urgent mark in it.
+    pub urgent: u64,
     /// A deliberate defect of the network, which the checks must find.
     pub lie: Lie,
 }
@@ -68,6 +70,8 @@ pub enum Lie {
     ChangedByte,
     /// A written byte is not delivered.
     LostByte,
+    /// An urgent mark is not told.
+    SilentMark,
 }
 
 /// How far a connection is.
@@ -88,6 +92,8 @@ pub struct Connection {
     pub edge: bool,
     /// From the peer, not read yet.
     pub arriving: VecDeque<u8>,
+    /// A read stops before the byte of this place among them.
+    mark: Option<usize>,
     /// All that the peer ever sent.
     pub sent: Vec<u8>,
     /// All that the peer got.
@@ -100,6 +106,10 @@ pub struct Connection {
     error_told: bool,
     /// We sent our end.
     pub ended: bool,
+    /// What we wrote waits for our end.
+    held: bool,
+    /// It is watched for reading only.
+    reading_only: bool,
     pub closed: Option<Close>,
     /// The other connection of its session.
     pub partner: Option<usize>,
@@ -112,6 +122,7 @@ impl Connection {
             watched: None,
             edge: false,
             arriving: VecDeque::new(),
+            mark: None,
             sent: Vec::new(),
             received: Vec::new(),
             room,
@@ -120,6 +131,8 @@ impl Connection {
             peer_reset: false,
             error_told: false,
             ended: false,
+            held: false,
+            reading_only: false,
             closed: None,
             partner: None,
         }
@@ -133,12 +146,14 @@ impl Connection {
                 writable: true,
                 hung_up: true,
                 failed: true,
+                urgent: false,
             },
             Stage::Open => Readiness {
                 readable: !self.arriving.is_empty() || self.peer_ended || self.peer_reset,
                 writable: self.room > 0 || self.peer_reset,
                 hung_up: self.peer_ended || self.peer_reset,
                 failed: self.peer_reset,
+                urgent: self.mark.is_some(),
             },
         }
     }
@@ -192,6 +207,11 @@ impl World {
         let connection = &mut self.connections[id];
         if connection.peer_ended || connection.peer_reset || connection.closed.is_some() {
             return;
+        }
+        let urgent = self.faults.urgent;
+        if connection.mark.is_none() && self.dice.once_in(urgent) {
+            let before = self.dice.below(length as u64) as usize;
+            connection.mark = Some(connection.arriving.len() + before);
         }
         for _ in 0..length {
             // Such that a byte says where it belongs: whose, and which.
@@ -251,7 +271,10 @@ impl World {
                 && connection.edge
                 && connection.closed.is_none()
             {
-                let readiness = connection.readiness();
+                assert!(!connection.held, "bytes wait for an end that does not come");
+                let mut readiness = connection.readiness();
+                readiness.writable &= !connection.reading_only;
+                readiness.urgent &= self.faults.lie != Lie::SilentMark;
                 connection.edge = false;
                 if readiness != Readiness::default() {
                     found.push((token, readiness));
@@ -286,6 +309,17 @@ impl World {
         let connection = &mut self.connections[id];
         connection.error_told = true;
         Errno::CONNRESET
+    }
+
+    /// How many bytes a read takes: it stops at a mark, and the next one goes past it.
+    fn up_to_mark(&mut self, id: usize, length: usize) -> usize {
+        let connection = &mut self.connections[id];
+        if connection.mark == Some(0) {
+            connection.mark = None;
+        }
+        let taken = connection.mark.map_or(length, |mark| mark.min(length));
+        connection.mark = connection.mark.map(|mark| mark - taken);
+        taken
     }
 
     /// How many bytes can be read, or what there is instead.
@@ -439,7 +473,7 @@ impl Net for SimulatedNet {
         }
     }
 
-    fn watch(&mut self, socket: &usize, token: u64) -> Result<(), Errno> {
+    fn watch(&mut self, socket: &usize, token: u64, interest: Interest) -> Result<(), Errno> {
         let mut world = self.0.borrow_mut();
         let faults = world.faults;
         if world.dice.once_in(faults.no_descriptor * 4) {
@@ -448,6 +482,17 @@ impl Net for SimulatedNet {
         let connection = &mut world.connections[*socket];
         assert!(connection.watched.is_none(), "watched twice");
         connection.watched = Some(token);
+        connection.reading_only = interest == Interest::Reading;
+        connection.edge = true;
+        Ok(())
+    }
+
+    fn watch_both(&mut self, socket: &usize, token: u64) -> Result<(), Errno> {
+        let mut world = self.0.borrow_mut();
+        let connection = &mut world.connections[*socket];
+        assert_eq!(connection.watched, Some(token), "watched by another key");
+        assert!(connection.reading_only, "watched for all already");
+        connection.reading_only = false;
         connection.edge = true;
         Ok(())
     }
@@ -455,6 +500,7 @@ impl Net for SimulatedNet {
     fn read(&mut self, socket: &usize, buffer: &mut [u8]) -> Result<usize, Errno> {
         let mut world = self.0.borrow_mut();
         let length = world.readable(*socket)?.min(buffer.len());
+        let length = world.up_to_mark(*socket, length);
         let arriving = &mut world.connections[*socket].arriving;
         for (slot, byte) in buffer.iter_mut().zip(arriving.drain(..length)) {
             *slot = byte;
@@ -466,10 +512,12 @@ impl Net for SimulatedNet {
         Err(Errno::AGAIN)
     }
 
-    fn write(&mut self, socket: &usize, bytes: &[u8]) -> Result<usize, Errno> {
+    fn write(&mut self, socket: &usize, bytes: &[u8], then: Then) -> Result<usize, Errno> {
         let mut world = self.0.borrow_mut();
         let length = world.writable(*socket, bytes.len())?;
         world.deliver(*socket, &bytes[..length]);
+        // A full send buffer is sent whatever follows.
+        world.connections[*socket].held = then == Then::End && length == bytes.len();
         Ok(length)
     }
 
@@ -481,6 +529,7 @@ impl Net for SimulatedNet {
             return Err(Errno::NOTCONN);
         }
         connection.ended = true;
+        connection.held = false;
         Ok(())
     }
 
@@ -528,9 +577,19 @@ impl Net for SimulatedNet {
         if available == 0 {
             return Ok(0);
         }
+        // A splice does not go past a mark.
+        let connection = &mut world.connections[*from];
+        let available = connection
+            .mark
+            .map_or(available, |mark| mark.min(available));
+        if available == 0 {
+            return Err(Errno::AGAIN);
+        }
         // The pipe's slots may be full before its bytes are.
         let moved = 1 + world.dice.below(available as u64) as usize;
-        let bytes: Vec<u8> = world.connections[*from].arriving.drain(..moved).collect();
+        let connection = &mut world.connections[*from];
+        let bytes: Vec<u8> = connection.arriving.drain(..moved).collect();
+        connection.mark = connection.mark.map(|mark| mark - moved);
         let inside = world.pipes.get_mut(&pipe.id).expect("an open pipe");
         assert!(inside.is_empty(), "spliced into a pipe that was not empty");
         inside.extend(bytes);

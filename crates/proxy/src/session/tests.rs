@@ -72,6 +72,49 @@ fn a_side_learns_and_forgets_nothing() {
 }
 
 #[test]
+fn the_end_is_next_only_where_an_end_was_announced_and_nothing_else_was() {
+    let end = Readiness {
+        hung_up: true,
+        ..Readiness::default()
+    };
+    let failed = Readiness {
+        failed: true,
+        ..end
+    };
+    let urgent = Readiness {
+        urgent: true,
+        ..Readiness::default()
+    };
+    let room = Readiness {
+        writable: true,
+        ..Readiness::default()
+    };
+    let table: [(&str, &[Readiness], bool); 7] = [
+        ("nothing was told", &[], false),
+        ("room", &[room], false),
+        ("an end", &[end], true),
+        ("an end, then room", &[end, room], true),
+        ("a reset", &[failed], false),
+        ("an end, then a reset", &[end, failed], false),
+        ("an urgent mark before the end", &[urgent, end], false),
+    ];
+    for (label, told, expected) in table {
+        let mut side = Side::default();
+        told.iter().for_each(|&readiness| side.learn(readiness));
+        assert_eq!(side.end_is_next(), expected, "{label}");
+    }
+    let unix = Side {
+        hung_up: true,
+        reads_stop_early: true,
+        ..Side::default()
+    };
+    assert!(
+        !unix.end_is_next(),
+        "descriptors that are passed divide a Unix stream"
+    );
+}
+
+#[test]
 fn an_idle_session_is_small() {
     let size = std::mem::size_of::<Session<std::os::fd::OwnedFd, crate::net::linux::LinuxPipe>>();
     // With the timer's 24 bytes and the slot's 8, well below 600 bytes a connection.

@@ -16,12 +16,12 @@ use super::Engine;
 use super::queue::Chosen;
 use super::relay::Carry;
 use super::token::Token;
-use crate::net::{Close, ConnectOptions, Net, Readiness};
+use crate::net::{Close, ConnectOptions, Interest, Net, Readiness, Then};
 use crate::proxy_protocol::{self, Addresses};
 use crate::record::{EndCause, PeerAddress, SessionEvent};
 use crate::session::{Phase, Step, redispatches};
 use crate::slab::Key;
-use crate::snapshot::{Backend, Server};
+use crate::snapshot::{Backend, Server, ServerAddress};
 
 /// The longest wait before a refused attempt is repeated, ms.
 const TURN_AROUND_MS: u32 = 1000;
@@ -120,7 +120,7 @@ impl<N: Net> Engine<N> {
                 .fetch_add(refused, Ordering::Relaxed);
         }
         let token = Token::Server(key).pack();
-        if let Err(error) = self.net.watch(&begun.socket, token) {
+        if let Err(error) = self.net.watch(&begun.socket, token, Interest::Both) {
             self.net.close(begun.socket, Close::Orderly);
             return self.after_failure(key, Failure::of(error));
         }
@@ -129,6 +129,8 @@ impl<N: Net> Engine<N> {
         session.lease = begun.lease;
         session.server_side = Default::default();
         session.server_side.watched = true;
+        session.server_side.watched_both = true;
+        session.server_side.reads_stop_early = matches!(server.address, ServerAddress::Unix(_));
         session.phase_end_ms = match connect_timeout {
             0 => 0,
             timeout => self.now_ms + timeout,
@@ -283,9 +285,6 @@ impl<N: Net> Engine<N> {
 
     /// A server accepted: bytes flow from now on.
     fn connected(&mut self, key: Key) {
-        if !self.watch_client(key) {
-            return;
-        }
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };
@@ -300,12 +299,14 @@ impl<N: Net> Engine<N> {
         session.server_active_ms = self.now_ms;
         session.client_heard_ms = self.now_ms;
         session.server_heard_ms = self.now_ms;
-        // Most clients speak first: looking at once saves a wait for the event.
+        // Most clients speak first: looking at once saves a wait for the event, and watching him only
+        // then saves the event.
         session.client_side.readable = !session.client_side.end_seen;
         self.send_header(key);
         self.tell_opened(key);
         self.report_early(key);
         self.pump(key);
+        self.watch_client(key);
     }
 
     /// The PROXY header goes first, before what the client says.
@@ -339,7 +340,10 @@ impl<N: Net> Engine<N> {
             return;
         };
         // A new connection takes a few bytes at once; if not, they go before the client's.
-        let written = self.net.write(socket, header.as_bytes()).unwrap_or(0);
+        let written = self
+            .net
+            .write(socket, header.as_bytes(), Then::Wait)
+            .unwrap_or(0);
         let left = &header.as_bytes()[written..];
         if !left.is_empty() {
             session.up.carry = Carry::Buffer(self.buffers.take(left));
@@ -376,11 +380,17 @@ impl<N: Net> Engine<N> {
             return true;
         }
         let token = Token::Client(key).pack();
-        if self.net.watch(&session.client, token).is_err() {
+        // Most clients always have room: those that have not are watched for it from then on.
+        let interest = match session.client_side.writable {
+            true => Interest::Reading,
+            false => Interest::Both,
+        };
+        if self.net.watch(&session.client, token, interest).is_err() {
             self.end_with(key, EndCause::Resource);
             return false;
         }
         session.client_side.watched = true;
+        session.client_side.watched_both = interest == Interest::Both;
         true
     }
 

@@ -3,14 +3,16 @@
 //! Decides:  bytes go straight through the worker's scratch buffer; a session holds a buffer only
 //!           after a short write; after some full reads a direction moves by splice, and back when
 //!           reads get small; a turn moves so much and no more, so that others get theirs.
-//! Kernel:   a short read from a stream means that it is drained, unless its end is there to be read;
+//! Kernel:   a short read from a stream means that it is drained, unless its end is there to be read
+//!           or it stopped at an urgent mark (net/ipv4/tcp.c, tcp_recvmsg_locked(), 5.4 to 6.18); if
+//!           the end was announced before that read, the end is all that is left;
 //!           splice(2) to EAGAIN, since a short one may only mean that the pipe's slots are full.
 //! Not here: when to take a turn (worker.rs), what the end of one means (session.rs).
 
 use rustix::io::Errno;
 
 use super::pools::{BufferPool, PipePool};
-use crate::net::Net;
+use crate::net::{Net, Then};
 use crate::session::{Flow, Session, Side};
 
 /// Full reads in a row after which a direction is spliced.
@@ -174,6 +176,8 @@ fn advance<N: Net>(
             // The other direction may have to read a broken connection's last words.
             return if flow.broken { Turn::More } else { Turn::Done };
         }
+        // A splice does not get past an urgent mark.
+        flow.splicing &= !from.side.reads_stop_early;
         if flow.splicing {
             match splice(flow, from, to, kit) {
                 Spliced::Turn(turn) => return turn,
@@ -229,13 +233,16 @@ fn note_read<N: Net>(
     from.heard(kit.now_ms);
     if read < length {
         flow.streak = 0;
-        if !from.side.hung_up {
+        if from.side.end_is_next() {
+            source_ended(flow, from);
+        } else if !from.side.hung_up && !from.side.reads_stop_early {
             from.side.readable = false;
         }
         return;
     }
     flow.streak = flow.streak.saturating_add(1);
-    if flow.streak >= BULK_AFTER && kit.splice && !flow.never_splice {
+    let splices = kit.splice && !flow.never_splice && !from.side.reads_stop_early;
+    if flow.streak >= BULK_AFTER && splices {
         flow.splicing = true;
         flow.streak = 0;
     }
@@ -258,9 +265,15 @@ fn deliver<N: Net>(
     kit: &mut Kit<'_, N>,
 ) {
     before_write(flow, to, kit.net);
+    // Nothing is held back for long: the end is passed on in this turn.
+    let then = if flow.source_done {
+        Then::End
+    } else {
+        Then::Wait
+    };
     let mut start = 0;
     while start < length && to.side.writable {
-        match kit.net.write(to.socket, &kit.scratch[start..length]) {
+        match kit.net.write(to.socket, &kit.scratch[start..length], then) {
             Ok(written) => {
                 *to.active_ms = kit.now_ms;
                 start += written;
@@ -287,6 +300,7 @@ fn write_error<P>(flow: &mut Flow<P>, to: &mut Side, error: Errno) {
             // Its last words may still be there to be read.
             to.readable = !to.end_seen;
             to.hung_up = true;
+            to.error_told = true;
             flow.broken = true;
         }
     }
@@ -307,7 +321,7 @@ fn flush<N: Net>(
             Carry::Nothing => return true,
             Carry::Buffer(buffer) => kit
                 .net
-                .write(to.socket, &buffer.bytes[buffer.start..])
+                .write(to.socket, &buffer.bytes[buffer.start..], Then::Wait)
                 .inspect(|&written| buffer.start += written),
             Carry::Pipe(pipe) => kit
                 .net

@@ -380,6 +380,7 @@ fn all_faults() -> Faults {
         hanging: 8,
         reset: 150,
         aborted_in_queue: 20,
+        urgent: 6,
         lie: Lie::None,
     }
 }
@@ -416,6 +417,7 @@ fn without_faults_every_session_ends_cleanly_and_whole() {
         seed,
         faults: Faults {
             interrupted: 10,
+            urgent: 6,
             ..Faults::default()
         },
         timeouts: false,
@@ -445,9 +447,16 @@ fn with_every_fault_nothing_is_lost_twice_or_left_behind() {
 
 #[test]
 fn the_checks_find_a_network_that_lies() {
-    for lie in [Lie::ForgottenEdge, Lie::ChangedByte, Lie::LostByte] {
+    let lies = [
+        Lie::ForgottenEdge,
+        Lie::ChangedByte,
+        Lie::LostByte,
+        Lie::SilentMark,
+    ];
+    for lie in lies {
         let found = (0..20).any(|seed| {
             let faults = Faults {
+                urgent: 6,
                 lie,
                 ..Faults::default()
             };
