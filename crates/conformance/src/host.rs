@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use portcullis_kernel_model::{
-    Addr6, Caps, Host, Interface, Kernel, State, Sysctls, Uid, UserNsId,
+    Addr6, Caps, Host, Interface, Kernel, State, Sysctls, Uid, UserNsId, Vrf,
 };
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
@@ -256,6 +256,7 @@ pub fn model(kernel: Kernel, user: u32, profile: u8, ports: &Ports) -> Host {
         index: LEFT,
         name: LEFT_NAME.into(),
         up: true,
+        vrf: Vrf::Outside,
         v4: vec![(ON_LEFT, 24)],
         v6: vec![settled(ON_LEFT6), settled(LINK_LOCAL)],
     });
@@ -263,6 +264,7 @@ pub fn model(kernel: Kernel, user: u32, profile: u8, ports: &Ports) -> Host {
         index: RIGHT,
         name: RIGHT_NAME.into(),
         up: true,
+        vrf: Vrf::Outside,
         v4: Vec::new(),
         v6: Vec::new(),
     });

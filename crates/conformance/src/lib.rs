@@ -28,6 +28,7 @@ pub mod report;
 pub mod run;
 pub mod script;
 pub mod shrink;
+pub mod speed;
 pub mod step;
 pub mod tape;
 pub mod times;

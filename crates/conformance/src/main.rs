@@ -15,7 +15,7 @@ use portcullis_conformance::replay::{self, Tape};
 use portcullis_conformance::report::Report;
 use portcullis_conformance::run::{Part, Plan, run};
 use portcullis_conformance::worker::running_kernel;
-use portcullis_conformance::{cases, exhaustive, guest, mutant};
+use portcullis_conformance::{cases, exhaustive, guest, mutant, speed};
 
 /// The exit code where a run is not possible: no private networks, or another kernel.
 const NOT_HERE: u8 = 4;
@@ -86,6 +86,9 @@ struct Options {
     /// Do nothing where the running kernel is one that the model has not been compared with
     #[arg(long)]
     if_verified: bool,
+    /// Measure the model beside the system calls instead, and print the table
+    #[arg(long)]
+    speed: bool,
     /// List the forms of exhaustive scripts and how many there are
     #[arg(long)]
     list: bool,
@@ -131,6 +134,10 @@ fn main() -> ExitCode {
         }
     }
     let done = match (&options.mutants, &options.cases) {
+        (None, None) if options.speed => speed::table().map(|table| {
+            print!("{table}");
+            true
+        }),
         (Some(list), _) => mutants(&options, list),
         (None, Some(directory)) => scenarios(directory),
         (None, None) => run_all(&options).and_then(|report| tell(&options, &report)),

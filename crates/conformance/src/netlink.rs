@@ -1,7 +1,8 @@
 //! The network of a conformance run: `lo` up, more addresses, a pair of connected interfaces.
 //!
-//! Decides:  four rtnetlink requests, made here so that a run needs no `ip` program.
-//! Kernel:   rtnetlink(7): RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE; drivers/net/veth.c, veth_newlink()
+//! Decides:  the rtnetlink requests, made here so that a run needs no `ip` program.
+//! Kernel:   rtnetlink(7): RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE; drivers/net/veth.c, veth_newlink();
+//!           drivers/net/vrf.c, vrf_newlink()
 //! Not here: which addresses and interfaces there are (host.rs).
 
 use std::io;
@@ -39,6 +40,10 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
+const IFLA_MASTER: u16 = 10;
+const IFLA_VRF_TABLE: u16 = 1;
+/// VRF number N has routing table N + 1000.
+const VRF_TABLES: u32 = 1000;
 /// No duplicate address detection: the address serves at once.
 const IFA_F_NODAD: u8 = 2;
 
@@ -94,6 +99,30 @@ pub fn add_pair(first: (u32, &str), second: (u32, &str)) -> io::Result<()> {
     attribute(&mut body, IFLA_IFNAME, format!("{}\0", first.1).as_bytes());
     attribute(&mut body, IFLA_LINKINFO, &info);
     request(RTM_NEWLINK, CREATE_EXCL, &body)
+}
+
+/// Makes a VRF. Where the kernel has none, it says so by `EOPNOTSUPP`.
+pub fn add_vrf(index: u32, name: &str) -> io::Result<()> {
+    let mut data = Vec::new();
+    attribute(
+        &mut data,
+        IFLA_VRF_TABLE,
+        &(VRF_TABLES + index).to_ne_bytes(),
+    );
+    let mut info = Vec::new();
+    attribute(&mut info, IFLA_INFO_KIND, b"vrf\0");
+    attribute(&mut info, IFLA_INFO_DATA, &data);
+    let mut body = link(index);
+    attribute(&mut body, IFLA_IFNAME, format!("{name}\0").as_bytes());
+    attribute(&mut body, IFLA_LINKINFO, &info);
+    request(RTM_NEWLINK, CREATE_EXCL, &body)
+}
+
+/// Makes an interface a member of a VRF.
+pub fn enslave(index: u32, vrf: u32) -> io::Result<()> {
+    let mut body = link(index);
+    attribute(&mut body, IFLA_MASTER, &vrf.to_ne_bytes());
+    request(RTM_NEWLINK, 0, &body)
 }
 
 /// Makes the route to an address of this host acknowledge every segment at once (`quickack`), so that

@@ -53,10 +53,10 @@ impl World {
         if addr.family != AF_INET && (addr.family != AF_UNSPEC || ip != 0) {
             return refuse(trace, Rule::BindFamily, Errno::EAFNOSUPPORT);
         }
-        let kind = self
-            .host
-            .net(self.socks[ix].net)
-            .kind4(self.host.kernel, ip);
+        let kind =
+            self.host
+                .net(self.socks[ix].net)
+                .kind4(self.host.kernel, ip, self.device_vrf(ix));
         if !self.may_bind4(ix, ip, kind) {
             return refuse(trace, Rule::ForeignAddress, Errno::EADDRNOTAVAIL);
         }
@@ -142,7 +142,7 @@ impl World {
         if device.is_some_and(|index| net.interface(index).is_none()) {
             return refuse(trace, Rule::NoSuchDevice, Errno::ENODEV);
         }
-        let kind = net.kind4(self.host.kernel, ip);
+        let kind = net.kind4(self.host.kernel, ip, self.device_vrf(ix));
         if !self.may_bind4(ix, ip, kind) {
             return refuse(trace, Rule::ForeignAddress, Errno::EADDRNOTAVAIL);
         }

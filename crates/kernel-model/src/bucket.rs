@@ -36,6 +36,10 @@ const STRICT: i8 = 2;
 pub(crate) struct Bucket {
     pub net: NetId,
     pub port: u16,
+    /// The VRF whose sockets own it; 0 for none.
+    pub vrf: u32,
+    /// Another bucket of this port, of another VRF.
+    next: u32,
     pub fastreuse: i8,
     pub fastreuseport: i8,
     /// What `fastreuseport` is about.
@@ -150,10 +154,37 @@ impl World {
         (found != NONE).then_some(BucketIx(found))
     }
 
-    pub(crate) fn bucket_create(&mut self, net: NetId, port: u16) -> BucketIx {
+    /// All buckets of a port: one for each VRF, and one for the sockets outside of any.
+    pub(crate) fn buckets_of(&self, net: NetId, port: u16) -> impl Iterator<Item = BucketIx> {
+        let mut at = self.bucket_of(net, port);
+        core::iter::from_fn(move || {
+            let now = at?;
+            let next = self.buckets[now.0].next;
+            at = (next != NONE).then_some(BucketIx(next));
+            Some(now)
+        })
+    }
+
+    /// The bucket of a port that a socket would own it by.
+    pub(crate) fn bucket_for(&self, ix: SockIx, port: u16) -> Option<BucketIx> {
+        let first = self.bucket_of(self.socks[ix].net, port)?;
+        let entry = &self.buckets[first.0];
+        let vrf = self.port_vrf(ix);
+        if entry.vrf == vrf {
+            return Some(first);
+        }
+        let mut all = self.buckets_of(self.socks[ix].net, port);
+        all.find(|at| self.buckets[at.0].vrf == vrf)
+    }
+
+    pub(crate) fn bucket_create(&mut self, ix: SockIx, port: u16) -> BucketIx {
+        let (net, vrf) = (self.socks[ix].net, self.port_vrf(ix));
+        let next = self.ports[net.0 as usize].get(port).bucket;
         let fresh = || Bucket {
             net,
             port,
+            vrf,
+            next,
             fastreuse: NO,
             fastreuseport: NO,
             remembered: Remembered::NOBODY,
@@ -166,6 +197,8 @@ impl World {
         bucket.owners = 0;
         bucket.net = net;
         bucket.port = port;
+        bucket.vrf = vrf;
+        bucket.next = next;
         bucket.fastreuse = NO;
         bucket.fastreuseport = NO;
         bucket.remembered = Remembered::NOBODY;
@@ -174,8 +207,8 @@ impl World {
     }
 
     /// A bucket that connect makes: bind has never seen it.
-    pub(crate) fn bucket_create_for_connect(&mut self, net: NetId, port: u16) -> BucketIx {
-        let bucket = self.bucket_create(net, port);
+    pub(crate) fn bucket_create_for_connect(&mut self, ix: SockIx, port: u16) -> BucketIx {
+        let bucket = self.bucket_create(ix, port);
         self.buckets[bucket.0].fastreuse = CONNECT_ONLY;
         self.buckets[bucket.0].fastreuseport = CONNECT_ONLY;
         bucket
@@ -335,8 +368,7 @@ impl World {
     fn bucket_release(&mut self, bucket: BucketIx) {
         let entry = &self.buckets[bucket.0];
         if entry.by_addr.is_empty() {
-            let (net, port) = (entry.net, entry.port);
-            self.ports[net.0 as usize].get_mut(port).bucket = NONE;
+            self.bucket_unlink(bucket);
             self.buckets.give_back(bucket.0);
             return;
         }
@@ -352,6 +384,18 @@ impl World {
             let entry = &mut self.buckets[bucket.0];
             entry.fastreuse = CONNECT_ONLY;
             entry.fastreuseport = CONNECT_ONLY;
+        }
+    }
+
+    fn bucket_unlink(&mut self, bucket: BucketIx) {
+        let entry = &self.buckets[bucket.0];
+        let (net, port, next) = (entry.net, entry.port, entry.next);
+        let before = self
+            .buckets_of(net, port)
+            .find(|at| self.buckets[at.0].next == bucket.0);
+        match before {
+            Some(before) => self.buckets[before.0].next = next,
+            None => self.ports[net.0 as usize].get_mut(port).bucket = next,
         }
     }
 

@@ -149,7 +149,7 @@ places! {
     Address: ForeignAddress AnyAddressAllowed MulticastBind6 MappedOnV6Only ScopeMissing
         NoSuchDevice;
     Privilege: PrivilegedPort;
-    Port: PortFree PortShared RepairForcesReuse;
+    Port: PortFree PortShared VrfPorts RepairForcesReuse;
     Conflict: PortHeld ConnectionHolds ReuseaddrBesideListener ReuseportOtherUser
         ReuseportAlreadyGrouped;
     Memory: BucketRemembersReuseaddr BucketRemembersReuseport;

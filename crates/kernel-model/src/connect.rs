@@ -194,7 +194,8 @@ impl World {
         let sock = &self.socks[ix];
         let net = self.host.net(sock.net);
         let from = sock.src4;
-        let foreign = from != 0 && net.kind4(self.host.kernel, from) != Kind4::Local;
+        let foreign =
+            from != 0 && net.kind4(self.host.kernel, from, self.device_vrf(ix)) != Kind4::Local;
         if foreign && !sock.transparent {
             return refuse(trace, Rule::ForeignSource, Errno::ENETUNREACH);
         }
@@ -212,7 +213,7 @@ impl World {
         };
         let found = match (device, from) {
             (Some(device), 0) if !net.is_on4(to, device) => net.source_on_link4(device),
-            (_, 0) => net.source4(to),
+            (_, 0) => net.source4(to, self.device_vrf(ix)),
             (_, from) => from,
         };
         let source = if all_zero { to } else { found };
@@ -250,7 +251,7 @@ impl World {
     ) -> Result<(), Errno> {
         let sock = &self.socks[ix];
         let net = self.host.net(sock.net);
-        let kind = net.kind4(self.host.kernel, to);
+        let kind = net.kind4(self.host.kernel, to, self.device_vrf(ix));
         let many = kind == Kind4::Multicast || to == u32::MAX;
         let loops = from >> 24 == 127;
         let stays = match sock.device {
@@ -279,7 +280,7 @@ impl World {
         let sock = &self.socks[ix];
         let net = self.host.net(sock.net);
         let beyond = sock.device != 0 && !net.is_on6(to, sock.device);
-        if beyond || !net.has6(to, None) {
+        if beyond || !net.has6(to, self.vrf_device(ix)) {
             return refuse(trace, Rule::NoRoute, Errno::ENETUNREACH);
         }
         let source = if sock.rcv6 == 0 { sock.src6 } else { sock.rcv6 };
@@ -417,7 +418,7 @@ impl World {
             return false;
         }
         if self
-            .bucket_of(net, port)
+            .bucket_for(ix, port)
             .is_some_and(|bucket| !self.connect_may_share(bucket))
         {
             return false;
@@ -434,11 +435,10 @@ impl World {
         port: u16,
         trace: &mut T,
     ) -> Result<(), Errno> {
-        let net = self.socks[ix].net;
         // The newcomer owns the port before a TIME_WAIT socket lets go of it.
-        let bucket = match self.bucket_of(net, port) {
+        let bucket = match self.bucket_for(ix, port) {
             Some(bucket) => bucket,
-            None => self.bucket_create_for_connect(net, port),
+            None => self.bucket_create_for_connect(ix, port),
         };
         let list = self.owners_for_connect(bucket, ix);
         self.own(ix, bucket, list);

@@ -4,7 +4,7 @@
 //!           capability over a namespace.
 //! Kernel:   net/ipv4/fib_frontend.c, inet_addr_type_table(); net/ipv6/addrconf.c,
 //!           __ipv6_chk_addr_and_flags(); security/commoncap.c, cap_capable(), 3.9 to 6.18
-//! Not here: what a socket option adds to it (bind.rs). VRFs, policy routing: gaps.toml.
+//! Not here: what a socket option adds to it (bind.rs). policy routing: gaps.toml.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -128,10 +128,25 @@ pub struct Interface {
     /// Whether it is up: addresses of a downed interface are no local addresses (IPv6) or no longer
     /// routed as such (IPv4).
     pub up: bool,
+    /// Whether it is a VRF, or belongs to one.
+    pub vrf: Vrf,
     /// IPv4 addresses with their prefix length.
     pub v4: Vec<(Ipv4Addr, u8)>,
     /// IPv6 addresses.
     pub v6: Vec<Addr6>,
+}
+
+/// An interface's part in virtual routing and forwarding (an `l3mdev`): the addresses of a VRF and of its
+/// members are apart from all others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Vrf {
+    /// None.
+    #[default]
+    Outside,
+    /// It is a VRF.
+    Itself,
+    /// It belongs to the VRF with this index.
+    Member(u32),
 }
 
 /// An IPv6 address of an interface.
@@ -306,6 +321,7 @@ impl Namespace {
             index: 1,
             name: String::from("lo"),
             up: true,
+            vrf: Vrf::Outside,
             v4: alloc::vec![(Ipv4Addr::LOCALHOST, 8)],
             v6: alloc::vec![Addr6 {
                 addr: Ipv6Addr::LOCALHOST,
@@ -325,8 +341,29 @@ impl Namespace {
             .find(|interface| interface.index == index)
     }
 
-    /// The kind of an IPv4 address.
-    pub(crate) fn kind4(&self, kernel: Kernel, addr: u32) -> Kind4 {
+    /// The VRF that an interface is, or belongs to; 0 for none (`l3mdev_master_ifindex_by_index`).
+    pub(crate) fn vrf_of(&self, device: u32) -> u32 {
+        match self.interface(device).map(|interface| interface.vrf) {
+            Some(Vrf::Itself) => device,
+            Some(Vrf::Member(vrf)) => vrf,
+            Some(Vrf::Outside) | None => 0,
+        }
+    }
+
+    /// The interfaces that are up and whose addresses a VRF has; 0 for those outside of any.
+    fn up_in(&self, vrf: u32) -> impl Iterator<Item = &Interface> {
+        let up = self.interfaces.iter().filter(|i| i.up);
+        up.filter(move |i| self.vrf_of(i.index) == vrf)
+    }
+
+    /// The interfaces that a bound device stands for: itself; a VRF for its members too.
+    fn behind(&self, device: u32) -> impl Iterator<Item = &Interface> {
+        let mut all = self.interfaces.iter();
+        core::iter::from_fn(move || all.find(|i| i.index == device || i.vrf == Vrf::Member(device)))
+    }
+
+    /// The kind of an IPv4 address, in a VRF or, with 0, outside of any.
+    pub(crate) fn kind4(&self, kernel: Kernel, addr: u32, vrf: u32) -> Kind4 {
         let zeronet = if kernel.has(Change::ZeronetIsOneAddress) {
             addr == 0
         } else {
@@ -339,7 +376,7 @@ impl Namespace {
             return Kind4::Multicast;
         }
         let mut kind = Kind4::Foreign;
-        for interface in self.interfaces.iter().filter(|i| i.up) {
+        for interface in self.up_in(vrf) {
             for &(own, prefix) in &interface.v4 {
                 let own = own.to_bits();
                 let host_bits = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
@@ -359,7 +396,8 @@ impl Namespace {
     /// Whether an IPv6 address may be bound, on this interface if one is given.
     pub(crate) fn has6(&self, addr: u128, on: Option<u32>) -> bool {
         let narrow = matches!(kind6(addr), Kind6::Loopback | Kind6::LinkLocal);
-        self.interfaces.iter().filter(|i| i.up).any(|interface| {
+        let vrf = on.map_or(0, |device| self.vrf_of(device));
+        self.up_in(vrf).any(|interface| {
             let here = on.is_none_or(|index| index == interface.index || !narrow);
             here && interface
                 .v6
@@ -370,22 +408,14 @@ impl Namespace {
 
     /// Whether an IPv4 address is one of this interface's.
     pub(crate) fn is_on4(&self, addr: u32, device: u32) -> bool {
-        let Some(interface) = self.interface(device) else {
-            return false;
-        };
-        interface.v4.iter().any(|&(own, prefix)| {
-            let own = own.to_bits();
-            let host_bits = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
-            own == addr || (own >> 24 == 127 && (addr ^ own) & !host_bits == 0)
-        })
+        let mut addresses = self.behind(device).flat_map(|interface| &interface.v4);
+        addresses.any(|&own| is4(own, addr))
     }
 
     /// Whether an IPv4 address is the broadcast address of one of this interface's networks.
     pub(crate) fn is_broadcast_of(&self, addr: u32, device: u32) -> bool {
-        let own = self
-            .interface(device)
-            .map_or(&[][..], |interface| &interface.v4);
-        own.iter().any(|&(own, prefix)| {
+        let mut addresses = self.behind(device).flat_map(|interface| &interface.v4);
+        addresses.any(|&(own, prefix)| {
             let host_bits = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
             prefix < 31 && addr == own.to_bits() | host_bits
         })
@@ -393,15 +423,14 @@ impl Namespace {
 
     /// Whether an IPv6 address is one of this interface's.
     pub(crate) fn is_on6(&self, addr: u128, device: u32) -> bool {
-        let own = self
-            .interface(device)
-            .map_or(&[][..], |interface| &interface.v6);
-        own.iter().any(|own| own.addr.to_bits() == addr)
+        let mut addresses = self.behind(device).flat_map(|interface| &interface.v6);
+        addresses.any(|own| own.addr.to_bits() == addr)
     }
 
     /// The first IPv4 address of an interface.
     pub(crate) fn first4(&self, device: u32) -> Option<u32> {
-        let first = self.interface(device)?.v4.first()?;
+        let mut addresses = self.behind(device).flat_map(|interface| &interface.v4);
+        let first = addresses.next()?;
         Some(first.0.to_bits())
     }
 
@@ -409,29 +438,29 @@ impl Namespace {
     /// interface's; never one that is only for the host itself.
     pub(crate) fn source_on_link4(&self, device: u32) -> u32 {
         let here = self.interface(device).into_iter();
-        let all = here.chain(self.interfaces.iter().filter(|i| i.up));
+        let all = here.chain(self.up_in(self.vrf_of(device)));
         let mut addresses = all
             .flat_map(|interface| &interface.v4)
             .map(|own| own.0.to_bits());
         addresses.find(|own| own >> 24 != 127).unwrap_or(0)
     }
 
-    /// The interface that an IPv4 address of this host is on.
-    pub(crate) fn device_of4(&self, addr: u32) -> Option<u32> {
-        let mut up = self.interfaces.iter().filter(|i| i.up);
-        up.find(|i| self.is_on4(addr, i.index)).map(|i| i.index)
+    /// The interface that an IPv4 address of this host, in a VRF or outside of any, is on.
+    pub(crate) fn device_of4(&self, addr: u32, vrf: u32) -> Option<u32> {
+        let mut up = self.up_in(vrf);
+        up.find(|i| has4(i, addr)).map(|i| i.index)
     }
 
-    /// The interface that an IPv6 address of this host is on.
-    pub(crate) fn device_of6(&self, addr: u128) -> Option<u32> {
-        let mut up = self.interfaces.iter().filter(|i| i.up);
+    /// The interface that an IPv6 address of this host, in a VRF or outside of any, is on.
+    pub(crate) fn device_of6(&self, addr: u128, vrf: u32) -> Option<u32> {
+        let mut up = self.up_in(vrf);
         up.find(|i| i.v6.iter().any(|own| own.addr.to_bits() == addr))
             .map(|i| i.index)
     }
 
     /// The address that packets to this local address are sent from: the route's preferred source.
-    pub(crate) fn source4(&self, to: u32) -> u32 {
-        for interface in self.interfaces.iter().filter(|i| i.up) {
+    pub(crate) fn source4(&self, to: u32, vrf: u32) -> u32 {
+        for interface in self.up_in(vrf) {
             for &(own, prefix) in &interface.v4 {
                 let own = own.to_bits();
                 let host_bits = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
@@ -442,4 +471,16 @@ impl Namespace {
         }
         to
     }
+}
+
+/// Whether an interface has an IPv4 address itself.
+fn has4(interface: &Interface, addr: u32) -> bool {
+    interface.v4.iter().any(|&own| is4(own, addr))
+}
+
+/// Whether an address is this one, or of its whole network for the loopback's.
+fn is4((own, prefix): (Ipv4Addr, u8), addr: u32) -> bool {
+    let own = own.to_bits();
+    let host_bits = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
+    own == addr || (own >> 24 == 127 && (addr ^ own) & !host_bits == 0)
 }

@@ -194,6 +194,7 @@ mod socket;
 mod timer;
 mod version;
 mod view;
+mod vrf;
 mod way;
 mod ways_out;
 mod wire;
@@ -210,7 +211,7 @@ pub use errno::Errno;
 pub use explain::{Coverage, Explanation, NoTrace, Trace};
 pub use host::{
     Addr6, Cap, Caps, FilesId, Host, Interface, Namespace, NetId, Process, ProcessId, Sysctls, Uid,
-    UserNamespace, UserNsId,
+    UserNamespace, UserNsId, Vrf,
 };
 pub use ports::PortChoice;
 pub use rules::{Rule, RuleInfo};

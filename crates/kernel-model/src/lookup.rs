@@ -170,7 +170,7 @@ impl World {
         } else {
             sock.family == Family::Inet6 && sock.rcv6 == addr
         };
-        if !same || sock.hash_addr_bucket() != chain || !accepts_device(sock, target.device) {
+        if !same || sock.hash_addr_bucket() != chain || !self.hears(sock, target.device) {
             return 0;
         }
         let device = sock.device != 0 && self.host.kernel.has(Change::DeviceScore);
@@ -181,7 +181,7 @@ impl World {
 
     /// One search over exact and wildcard addresses, where every exact match counts.
     fn score_old(&self, sock: &Sock, target: Target) -> u32 {
-        if !accepts_device(sock, target.device) {
+        if !self.hears(sock, target.device) {
             return 0;
         }
         let cpu = u32::from(sock.incoming_cpu == self.cpu);
@@ -199,8 +199,4 @@ impl World {
         }
         1 + u32::from(!any) + u32::from(sock.device != 0) + cpu
     }
-}
-
-pub(crate) fn accepts_device(sock: &Sock, device: u32) -> bool {
-    sock.device == 0 || sock.device == device
 }

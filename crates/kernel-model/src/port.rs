@@ -31,8 +31,12 @@ impl World {
         } else {
             (port, true)
         };
-        let net = self.socks[ix].net;
-        let found = self.bucket_of(net, port);
+        if self.port_vrf(ix) != 0 {
+            trace.rule(Rule::VrfPorts);
+        }
+        // One that owns the port already is checked against those that it owns it with.
+        let owned = self.socks[ix].bucket;
+        let found = owned.or_else(|| self.bucket_for(ix, port));
         if let Some(bucket) = found
             && check
             && !self.memory_allows(ix, bucket, trace)
@@ -47,7 +51,7 @@ impl World {
             Some(bucket) => bucket,
             None => {
                 trace.rule(Rule::PortFree);
-                self.bucket_create(net, port)
+                self.bucket_create(ix, port)
             }
         };
         let list = match self.owners_of(bucket, ix) {

@@ -142,7 +142,7 @@ impl World {
         if self.host.net(net).sysctls.is_reserved(port) {
             return false;
         }
-        match self.bucket_of(net, port) {
+        match self.bucket_for(ix, port) {
             None => true,
             Some(bucket) => !self.conflicts(ix, bucket, how, trace),
         }

@@ -129,12 +129,16 @@ impl World {
     }
 
     /// A half-open connection answers through its listener's device. With a link-local peer it is bound
-    /// to the interface that the SYN came in by.
+    /// to the interface that the SYN came in by, with `tcp_l3mdev_accept` to its VRF.
     fn device_of_request(&self, listener: SockIx, segment: Segment) -> u32 {
         let device = self.socks[listener].device;
         let peer = segment.to.peer;
         if device == 0 && !is_mapped(peer) && kind6(peer) == Kind6::LinkLocal {
             return segment.arrival.device;
+        }
+        let net = self.host.net(self.socks[listener].net);
+        if device == 0 && net.sysctls.tcp_l3mdev_accept {
+            return net.vrf_of(segment.arrival.device);
         }
         device
     }
@@ -368,10 +372,11 @@ impl World {
         let parent = &self.socks[listener];
         let (net, family, uid) = (parent.net, parent.family, parent.uid);
         let child = self.fresh_sock(net, family, uid);
+        // What waits at the listener is not copied.
+        let queue = core::mem::take(&mut self.socks[listener].queue);
+        let held = core::mem::take(&mut self.socks[listener].held);
         let parent = &self.socks[listener];
         let mut copy = Sock {
-            queue: Default::default(),
-            held: Default::default(),
             generation: self.socks[child].generation,
             holders: 0,
             state: State::SynRecv,
@@ -400,6 +405,8 @@ impl World {
             ..parent.clone()
         };
         address(&mut copy, handshake.tuple);
+        let parent = &mut self.socks[listener];
+        (parent.queue, parent.held) = (queue, held);
         let bucket = parent.bucket;
         self.socks[child] = copy;
         if let Some(bucket) = bucket {
@@ -412,12 +419,12 @@ impl World {
 
     /// `__inet_inherit_port`: the listener's bucket, or that of the port that the handshake was about.
     fn inherit_port(&mut self, child: SockIx, bucket: crate::bucket::BucketIx) {
-        let (net, port) = (self.socks[child].net, self.socks[child].num);
+        let port = self.socks[child].num;
         let other = self.buckets[bucket.0].port != port;
         let bucket = if other {
-            match self.bucket_of(net, port) {
+            match self.bucket_for(child, port) {
                 Some(bucket) => bucket,
-                None => self.bucket_create(net, port),
+                None => self.bucket_create(child, port),
             }
         } else {
             bucket

@@ -111,7 +111,7 @@ impl World {
         if self.host.net(sock.net).sysctls.is_reserved(port) {
             return None;
         }
-        let bucket = self.bucket_of(sock.net, port)?;
+        let bucket = self.bucket_for(ix, port)?;
         let entry = &self.buckets[bucket.0];
         let reuse = sock.reuse != Reuse::No && sock.state != State::Listen;
         let shares = (entry.fastreuse > 0 && reuse)

@@ -123,6 +123,8 @@ rules! {
         "No port was free, and the kernel chose one that can be shared." "";
     OwnPortRange "own-port-range" "net/ipv4/inet_connection_sock.c, inet_sk_get_local_port_range()" Change::LocalPortRange.since();
         "IP_LOCAL_PORT_RANGE narrows the range for this socket; what lies outside of ip_local_port_range has no effect." "";
+    VrfPorts "vrf-ports" "include/net/inet_sock.h, inet_sk_bound_l3mdev()" Change::VrfBuckets.since();
+        "Sockets bound to a VRF or to one of its interfaces own ports apart from all other sockets, unless tcp_l3mdev_accept is on." "";
     NoPortLeft "no-port-left" "net/ipv4/inet_connection_sock.c, inet_csk_find_open_port()" OLD;
         "No port of the range is free on this address." "Widen ip_local_port_range, or bind another address.";
     ListenState "listen-state" "net/ipv4/af_inet.c, inet_listen()" OLD;

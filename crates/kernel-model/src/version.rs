@@ -203,6 +203,8 @@ changes! {
     AutobindReuse 5 . 8 "ip_autobind_reuse lets the last resort of bind to port 0 share ports.";
     /// `net.ipv4.tcp_migrate_req`.
     MigrateReq 5 . 14 "Connections can move to another listener of the group when one closes.";
+    /// VRFs have ports of their own.
+    VrfBuckets 5 . 0 "Sockets bound to a VRF or to its interfaces own ports apart from all others, unless tcp_l3mdev_accept is on.";
     /// A bound device counts in the score again.
     DeviceScore 5 . 15 "A listener bound to the device wins over one that is not, on the same address."
         at "net/ipv4/inet_hashtables.c, compute_score()" also 5 . 10 . 73, 5 . 14 . 12;

@@ -58,29 +58,39 @@ impl World {
         if is_mapped(flow.to) {
             return self.way4(flow);
         }
-        if !net.has6(flow.to, None) {
+        let vrf = net.vrf_of(flow.device);
+        if !net.has6(flow.to, Some(vrf).filter(|&vrf| vrf != 0)) {
             return None;
         }
         let strict = flow.scope == Scope::Strict || needs_strict(flow.to);
         if flow.device != 0 && net.is_on6(flow.to, flow.device) {
-            return Some(local(flow.device));
+            let member = net.device_of6(flow.to, vrf).filter(|_| flow.device == vrf);
+            return Some(local(member.unwrap_or(flow.device)));
         }
         if flow.device != 0 && strict {
             return None;
         }
-        net.device_of6(flow.to).map(local)
+        net.device_of6(flow.to, vrf).map(local)
     }
 
     fn way4(&self, flow: Flow) -> Option<Arrival> {
         let net = self.host.net(flow.net);
         let (from, to) = (flow.from as u32, flow.to as u32);
-        let own = flow.source == Source::Any || net.kind4(self.host.kernel, from) == Kind4::Local;
-        let kind = net.kind4(self.host.kernel, to);
+        let vrf = net.vrf_of(flow.device);
+        let kind = |addr| net.kind4(self.host.kernel, addr, vrf);
+        let own = flow.source == Source::Any || kind(from) == Kind4::Local;
+        let kind = kind(to);
         if !own {
             return None;
         }
         match flow.device {
-            0 if kind == Kind4::Local => Some(local(net.device_of4(to).unwrap_or(LOOPBACK_DEVICE))),
+            0 if kind == Kind4::Local => {
+                Some(local(net.device_of4(to, 0).unwrap_or(LOOPBACK_DEVICE)))
+            }
+            // Through a VRF every address of its members is reached.
+            device if device == vrf && kind == Kind4::Local => {
+                Some(local(net.device_of4(to, vrf).unwrap_or(vrf)))
+            }
             0 => None,
             device if net.is_on4(to, device) => Some(local(device)),
             // Any address is taken to be a neighbour behind the loopback, and comes back from there.

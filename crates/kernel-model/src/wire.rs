@@ -13,7 +13,7 @@ use crate::call::State;
 use crate::errno::Errno;
 use crate::explain::Trace;
 use crate::host::NetId;
-use crate::lookup::{Found, Target, accepts_device};
+use crate::lookup::{Found, Target};
 use crate::rules::Rule;
 use crate::socket::{CONNECT_BIND, Hashed, NONE, RCV_SHUTDOWN, SEND_SHUTDOWN, Sock, SockIx};
 use crate::way::{Arrival, Flow, Scope, Source, needs_strict};
@@ -115,7 +115,7 @@ impl World {
         list.iter()
             .rev()
             .copied()
-            .find(|&ix| accepts_device(&self.socks[ix], device))
+            .find(|&ix| self.hears(&self.socks[ix], device))
     }
 
     pub(crate) fn hash_connection(&mut self, ix: SockIx) {

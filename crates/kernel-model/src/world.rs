@@ -250,10 +250,8 @@ impl World {
     /// How many sockets own a port of a namespace, those without a descriptor included.
     #[must_use]
     pub fn owners_of_port(&self, net: NetId, port: u16) -> usize {
-        let Some(bucket) = self.bucket_of(net, port) else {
-            return 0;
-        };
-        self.owners_of_bucket(bucket)
+        let buckets = self.buckets_of(net, port);
+        buckets.map(|at| self.owners_of_bucket(at)).sum()
     }
 
     /// How many connections wait in a listener's queue.

@@ -7,7 +7,7 @@
 use std::io;
 use std::net::Ipv4Addr;
 
-use portcullis_kernel_model::{Interface, Namespace, Sysctls};
+use portcullis_kernel_model::{Interface, Namespace, Sysctls, Vrf};
 
 use super::kernel::Obstacle;
 use super::sysctls::{self, Sysctl};
@@ -40,8 +40,11 @@ pub(super) fn set_up(wanted: &Namespace) -> Result<(), Obstacle> {
 }
 
 /// Makes an interface and gives it its addresses.
-fn make(interface: &Interface) -> io::Result<()> {
-    if interface.index != 1 {
+fn make(interface: &Interface) -> Result<(), Obstacle> {
+    if interface.vrf == Vrf::Itself {
+        netlink::add_vrf(interface.index, &interface.name)
+            .map_err(|error| Obstacle::Skip(format!("a VRF cannot be made here: {error}")))?;
+    } else if interface.index != 1 {
         let far = (interface.index + FAR_END, format!("far{}", interface.index));
         // No addresses of the kernel's own making.
         match std::fs::write("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "1") {
@@ -51,10 +54,14 @@ fn make(interface: &Interface) -> io::Result<()> {
         }
         netlink::add_pair((interface.index, &interface.name), (far.0, &far.1))?;
     }
+    if let Vrf::Member(vrf) = interface.vrf {
+        netlink::enslave(interface.index, vrf)?;
+    }
     if interface.up {
         netlink::up(interface.index)?;
         // Without a carrier an address stays tentative for good.
-        if interface.index != 1 && !interface.v6.iter().any(|own| own.tentative) {
+        let pair = interface.index != 1 && interface.vrf != Vrf::Itself;
+        if pair && !interface.v6.iter().any(|own| own.tentative) {
             netlink::up(interface.index + FAR_END)?;
         }
     }
@@ -75,7 +82,8 @@ fn make(interface: &Interface) -> io::Result<()> {
         };
         netlink::add_address_with(interface.index, address.addr.into(), 64, detect)?;
     }
-    if interface.up {
+    // The routes of a VRF stand in a table of its own.
+    if interface.up && interface.vrf == Vrf::Outside {
         acknowledge_at_once(interface)?;
     }
     Ok(())

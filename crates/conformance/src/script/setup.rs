@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use portcullis_kernel_model::{Addr6, Caps, Interface, Kernel, Uid};
+use portcullis_kernel_model::{Addr6, Caps, Interface, Kernel, NetId, Uid, Vrf};
 
 use super::cursor::Cursor;
 use super::parse::{Caller, Reader};
@@ -58,7 +58,7 @@ impl Reader {
         Ok(())
     }
 
-    /// `interface NAME [inside NAMESPACE] [down] [= ADDRESS/PREFIX [tentative], …]`.
+    /// `interface NAME [inside NAMESPACE] [vrf | in VRF] [down] [= ADDRESS/PREFIX [tentative], …]`.
     pub(super) fn interface(&mut self, at: &mut Cursor<'_>) -> Result<(), Problem> {
         self.before_sockets(at)?;
         let here = at.at;
@@ -71,6 +71,7 @@ impl Reader {
             ));
         }
         let net = self.inside(at)?;
+        let vrf = self.vrf(at, net)?;
         let up = !at.take("down");
         let namespaces = &self.script.host.namespaces;
         let elsewhere = namespaces.iter().enumerate().any(|(other, namespace)| {
@@ -99,6 +100,7 @@ impl Reader {
                 index: next,
                 name,
                 up,
+                vrf,
                 v4: Vec::new(),
                 v6: Vec::new(),
             };
@@ -107,28 +109,30 @@ impl Reader {
         });
         let interface = &mut interfaces[index];
         interface.up = up;
-        if !at.take("=") {
-            return Ok(());
+        interface.vrf = vrf;
+        addresses(at, interface)
+    }
+
+    /// `vrf`, or `in VRF` of one that is there already.
+    fn vrf(&self, at: &mut Cursor<'_>, net: NetId) -> Result<Vrf, Problem> {
+        if at.take("vrf") {
+            return Ok(Vrf::Itself);
         }
-        loop {
-            let here = at.at;
-            let Some((ip, prefix)) = at.next().and_then(with_prefix) else {
-                return Err(at.line.problem(
-                    here,
-                    "an address and its prefix are missing",
-                    "192.0.2.7/24",
-                ));
-            };
-            match ip {
-                IpAddr::V4(ip) => interface.v4.push((ip, prefix)),
-                IpAddr::V6(addr) => {
-                    let tentative = at.take("tentative");
-                    interface.v6.push(Addr6 { addr, tentative });
-                }
-            }
-            if !at.take(",") {
-                return Ok(());
-            }
+        if !at.take("in") {
+            return Ok(Vrf::Outside);
+        }
+        let here = at.at;
+        let name = at.name("a VRF's name")?;
+        let mut known = self.script.host.namespaces[usize::from(net.0)]
+            .interfaces
+            .iter();
+        match known.find(|known| known.name == name && known.vrf == Vrf::Itself) {
+            Some(vrf) => Ok(Vrf::Member(vrf.index)),
+            None => Err(at.line.problem(
+                here,
+                format!("there is no VRF `{name}` here yet"),
+                format!("interface {name} vrf"),
+            )),
         }
     }
 
@@ -241,6 +245,33 @@ impl Reader {
         }
         self.script.host.namespaces[usize::from(net.0)].sysctls = trial;
         Ok(None)
+    }
+}
+
+/// `= ADDRESS/PREFIX [tentative], …`, or nothing.
+fn addresses(at: &mut Cursor<'_>, interface: &mut Interface) -> Result<(), Problem> {
+    if !at.take("=") {
+        return Ok(());
+    }
+    loop {
+        let here = at.at;
+        let Some((ip, prefix)) = at.next().and_then(with_prefix) else {
+            return Err(at.line.problem(
+                here,
+                "an address and its prefix are missing",
+                "192.0.2.7/24",
+            ));
+        };
+        match ip {
+            IpAddr::V4(ip) => interface.v4.push((ip, prefix)),
+            IpAddr::V6(addr) => {
+                let tentative = at.take("tentative");
+                interface.v6.push(Addr6 { addr, tentative });
+            }
+        }
+        if !at.take(",") {
+            return Ok(());
+        }
     }
 }
 
