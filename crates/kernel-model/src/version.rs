@@ -195,6 +195,8 @@ changes! {
     TwReuseLoopback 4 . 19 "tcp_tw_reuse 2, since then the default, is for loopback connections only.";
     /// The exact address is looked up before the wildcard.
     AddressFirst 5 . 0 "A listener on the exact address wins over a wildcard one, whatever their scores.";
+    /// VRFs have ports of their own.
+    VrfBuckets 5 . 0 "Sockets bound to a VRF or to its interfaces own ports apart from all others, unless tcp_l3mdev_accept is on.";
     /// 0.0.0.0/8 is ordinary.
     ZeronetIsOneAddress 5 . 3 "Only 0.0.0.0 counts as this network; the rest of 0.0.0.0/8 may be assigned.";
     /// `SO_BINDTODEVICE` without a capability.
@@ -203,8 +205,6 @@ changes! {
     AutobindReuse 5 . 8 "ip_autobind_reuse lets the last resort of bind to port 0 share ports.";
     /// `net.ipv4.tcp_migrate_req`.
     MigrateReq 5 . 14 "Connections can move to another listener of the group when one closes.";
-    /// VRFs have ports of their own.
-    VrfBuckets 5 . 0 "Sockets bound to a VRF or to its interfaces own ports apart from all others, unless tcp_l3mdev_accept is on.";
     /// A bound device counts in the score again.
     DeviceScore 5 . 15 "A listener bound to the device wins over one that is not, on the same address."
         at "net/ipv4/inet_hashtables.c, compute_score()" also 5 . 10 . 73, 5 . 14 . 12;
@@ -213,12 +213,12 @@ changes! {
     /// A group asks for the processor.
     GroupCpu 6 . 1 "A group prefers the member whose SO_INCOMING_CPU is the processor of the SYN; before, only the score did."
         at "net/core/sock_reuseport.c, reuseport_select_sock_by_hash()" also 5 . 15 . 77;
-    /// `net.ipv4.tcp_syn_linear_timeouts`.
-    LinearSyn 6 . 5 "The first four repetitions of a SYN come a second apart; before, each waits twice as long as the last."
-        at "net/ipv4/tcp_timer.c, tcp_retransmit_timer()";
     /// `IP_LOCAL_PORT_RANGE`.
     LocalPortRange 6 . 3 "IP_LOCAL_PORT_RANGE narrows the range of one socket."
         at "net/ipv4/inet_connection_sock.c, inet_sk_get_local_port_range()" also 6 . 1 . 32;
+    /// `net.ipv4.tcp_syn_linear_timeouts`.
+    LinearSyn 6 . 5 "The first four repetitions of a SYN come a second apart; before, each waits twice as long as the last."
+        at "net/ipv4/tcp_timer.c, tcp_retransmit_timer()";
     /// connect tries every port of `IP_LOCAL_PORT_RANGE` in turn.
     OwnRangeWhole 6 . 8 "In a socket's own range connect tries each port in turn, instead of even ones first.";
     /// The bucket's cached `fastreuse` is never set any more.

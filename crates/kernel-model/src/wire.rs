@@ -365,6 +365,10 @@ impl World {
         if device == 0 && needs_strict(to.addr) {
             device = segment.arrival.device;
         }
+        if device == 0 {
+            // What came in by a VRF is answered there (ip_send_unicast_reply).
+            device = self.host.net(to.net).vrf_of(segment.arrival.device);
+        }
         let flow = Flow {
             net: to.net,
             from: to.peer,
