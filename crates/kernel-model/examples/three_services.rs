@@ -10,7 +10,7 @@
 use std::net::IpAddr;
 
 use portcullis_kernel_model::{
-    Answer, Call, Family, Host, Interface, Kernel, Opt, ProcessId, SockAddr, SocketId, World,
+    Answer, Call, Family, Host, Interface, Kernel, Opt, ProcessId, SockAddr, SocketId, Vrf, World,
 };
 
 const ROOT: ProcessId = ProcessId(0);
@@ -53,6 +53,7 @@ pub fn report() -> Vec<String> {
         index: 2,
         name: "eth0".into(),
         up: true,
+        vrf: Vrf::Outside,
         v4: vec![([192, 0, 2, 7].into(), 24)],
         v6: vec![],
     });
