@@ -214,6 +214,10 @@ impl Attempt {
             return false;
         }
         let sock = &mut self.world.socks[new];
+        if old.v6only != sock.v6only && is_mapped(old.rcv6) {
+            // Its bind would be refused.
+            return false;
+        }
         (sock.rcv4, sock.src4) = (old.rcv4, old.src4);
         (sock.rcv6, sock.src6) = (old.rcv6, old.src6);
         sock.locks |= old.locks & (ADDR_LOCK | PORT_LOCK);

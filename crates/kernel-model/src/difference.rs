@@ -88,7 +88,7 @@ pub enum Difference {
     Option(Opt),
     /// This call is made on the caller's socket first.
     First(Call),
-    /// A new socket of this family, with the same options, is used.
+    /// A new socket of this family, with the same options but no program, is used.
     Fresh(Family),
     /// The caller's socket is given to this user first (`fchown`).
     Owner(Uid),
