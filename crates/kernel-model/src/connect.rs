@@ -301,7 +301,6 @@ impl World {
     /// Finds a port where the socket has none, and the place in the table of connections.
     fn enter_syn_sent<T: Trace>(&mut self, ix: SockIx, trace: &mut T) -> Result<(), Errno> {
         self.socks[ix].state = State::SynSent;
-        self.socks[ix].error = None;
         let done = match self.socks[ix].num {
             0 => self.choose_for_connect(ix, trace),
             port => self.claim_tuple(ix, port, Manner::Named, trace),
@@ -314,6 +313,8 @@ impl World {
             self.socks[ix].dport = 0;
             return Err(errno);
         }
+        // An older error ends with a SYN (tcp_connect_init()), not with an attempt that sent none.
+        self.socks[ix].error = None;
         Ok(())
     }
 

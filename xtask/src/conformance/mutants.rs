@@ -132,7 +132,7 @@ pub fn run(purpose: Purpose, options: &[String]) -> Result<(), Failure> {
     replay.arg("--mutants").arg(&list_file);
     replay
         .arg("--cases")
-        .arg(root.join("crates/kernel-model/cases"));
+        .arg(copy.join("crates/kernel-model/cases"));
     replay
         .arg("--reasons")
         .arg(root.join("crates/conformance/mutants.txt"));
