@@ -1,60 +1,11 @@
 //! Every option in every state by every caller, in the model and on the live kernel.
 //!
-//! Decides:  the states, the callers, the values and lengths that are tried.
-//! Not here: what an option does to bind, listen and lookup (the cases, the random runs).
+//! Decides:  the callers, the values and lengths that are tried.
+//! Not here: the states (states/mod.rs); what an option does to bind, listen and lookup (the cases, the random runs).
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+mod states;
 
-use std::fmt::Write as _;
-use std::process::Command;
-
-use portcullis_conformance::script::{self, READABLE, SETTABLE, Settings, Value};
-
-/// A state, and the lines that bring socket `x` there. `L` is the family's loopback, `P` a port.
-const STATES: &[(&str, &str)] = &[
-    ("new", ""),
-    ("bound", "x bind L:P -> ok"),
-    ("bound to any address", "x bind A:0 -> ok"),
-    ("listening", "x bind L:P -> ok\nx listen -> ok"),
-    (
-        "connected",
-        "socket l F\nl bind L:P -> ok\nl listen -> ok\nx connect L:P -> ok",
-    ),
-    (
-        "connecting",
-        "socket l F\nl bind L:P -> ok\nl listen 0 -> ok\nsocket f F\nf connect L:P -> ok\n\
-         x nonblocking on\nx connect L:P -> EINPROGRESS",
-    ),
-    (
-        "shut down for reading",
-        "socket l F\nl bind L:P -> ok\nl listen -> ok\nx connect L:P -> ok\nx shutdown read -> ok",
-    ),
-    (
-        "shut down for writing",
-        "socket l F\nl bind L:P -> ok\nl listen -> ok\nx connect L:P -> ok\nx shutdown write -> ok",
-    ),
-    (
-        "left by its peer",
-        "socket l F\nl bind L:P -> ok\nl listen -> ok\nx connect L:P -> ok\nl accept p\np close",
-    ),
-    (
-        "reset by its peer",
-        "socket l F\nl bind L:P -> ok\nl listen -> ok\nx connect L:P -> ok\nl close",
-    ),
-    (
-        "no listener any more",
-        "x bind L:P -> ok\nx listen -> ok\nx shutdown read -> ok",
-    ),
-    (
-        "disconnected",
-        "socket l F\nl bind L:P -> ok\nl listen -> ok\nx connect L:P -> ok\nx connect unspecified -> ok",
-    ),
-    ("closed", "x close -> ok"),
-];
-
-/// The lines for a socket that was accepted: here `x` is made last.
-const ACCEPTED: &str = "socket l F by WHO\nl bind L:P -> ok\nl listen -> ok\nsocket p F\n\
-     p connect L:P -> ok\nl accept x as WHO -> ok";
+use portcullis_conformance::script::{READABLE, SETTABLE, Value};
 
 /// Who sets, and what he may.
 const CALLERS: &[(&str, &str)] = &[
@@ -102,6 +53,16 @@ struct Setting {
     read: Vec<&'static str>,
 }
 
+impl Setting {
+    fn lines(&self, who: &str) -> String {
+        let mut text = format!("x set {} as {who} -> any\n", self.set);
+        for word in &self.read {
+            text += &format!("x get {word} as {who} -> any\n");
+        }
+        text
+    }
+}
+
 /// States and callers for whom odd lengths are tried as well: the kernel looks at a length before all
 /// else.
 fn with_lengths(state: &str, who: &str) -> bool {
@@ -142,91 +103,24 @@ fn settings(lengths: &[u32]) -> Vec<Setting> {
     all
 }
 
-/// A scenario that brings a socket into a state for each setting, sets, and reads every option.
-fn scenario(family: &str, lines: &str, who: &str, caps: &str, settings: &[Setting]) -> String {
-    let mut text = format!("interface eth0 = 192.0.2.7/24\nprocess {who} with {caps}\n");
-    let (loopback, any) = match family {
-        "inet" => ("127.0.0.1", "0.0.0.0"),
-        _ => ("[::1]", "[::]"),
-    };
-    for at in 0..settings.len() {
-        let _ = writeln!(text, "port p{at}");
-    }
-    for (at, setting) in settings.iter().enumerate() {
-        let lines = lines
-            .replace("L:P", &format!("{loopback}:p{at}"))
-            .replace("A:", &format!("{any}:"))
-            .replace('F', family)
-            .replace("WHO", who);
-        // The other sockets are root's, so that a reset of theirs leaves nothing behind.
-        if !lines.contains("accept x") {
-            let _ = writeln!(text, "socket x {family} by {who}");
-        }
-        let _ = writeln!(text, "{lines}\nx set {} as {who} -> any", setting.set);
-        for word in &setting.read {
-            let _ = writeln!(text, "x get {word} as {who} -> any");
-        }
-        for label in ["x", "l", "f", "p"] {
-            let made = label == "x" || lines.contains(&format!("socket {label} "));
-            let accepted = lines.contains(&format!("accept {label}\n"));
-            if (made || accepted) && !lines.contains(&format!("{label} close")) {
-                let as_who = if label == "x" { who } else { "root" };
-                let _ = writeln!(text, "{label} set linger 0 as {as_who} -> any");
-                let _ = writeln!(text, "{label} close as {as_who} -> any");
-            }
-        }
-    }
-    text
-}
-
-/// Runs the scenarios of every state and caller in both worlds.
 fn every_state(family: &str) {
-    let id = std::process::id();
-    let directory = std::env::temp_dir().join(format!("portcullis-options-{family}-{id}"));
-    std::fs::create_dir_all(&directory).unwrap();
     let (short, long) = (settings(&[]), settings(LENGTHS));
-    let accepted = ("accepted", ACCEPTED);
-    for (state, lines) in STATES.iter().copied().chain([accepted]) {
+    let mut all = Vec::new();
+    for (state, lines) in states::STATES {
         for (who, caps) in CALLERS {
             let settings = if with_lengths(state, who) {
                 &long
             } else {
                 &short
             };
-            let text = scenario(family, lines, who, caps, settings);
-            let problems = script::parse(&text, Settings::default()).err();
-            assert!(
-                problems.is_none(),
-                "{}",
-                problems.unwrap()[0].render(state, &text)
-            );
-            let name = format!("{} by {who}.bind", state.replace(' ', "_"));
-            std::fs::write(directory.join(name), text).unwrap();
+            let groups: Vec<String> = settings.iter().map(|setting| setting.lines(who)).collect();
+            let process = format!("{who} with {caps}");
+            let host = "interface eth0 = 192.0.2.7/24\n";
+            let text = states::scenario(family, lines, &process, host, &groups);
+            all.push((format!("{state} by {who}"), text));
         }
     }
-    // A process of one thread, which a test is not.
-    let done = Command::new(env!("CARGO_BIN_EXE_conformance"))
-        .arg("--cases")
-        .arg(&directory)
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&done.stdout).into_owned();
-    let all = format!("{text}{}", String::from_utf8_lossy(&done.stderr));
-    let last = text.lines().last().unwrap_or("");
-    let figure = |name: &str| {
-        let mut words = last.split(' ').filter_map(|word| word.split_once('='));
-        words.find_map(|(is, n)| (is == name).then(|| n.parse::<usize>().unwrap()))
-    };
-    if figure("skipped") != Some(0) && figure("steps") == Some(0) {
-        portcullis_testkit::skip(&all);
-    } else {
-        assert!(done.status.success(), "{all}");
-        assert_eq!(figure("skipped"), Some(0), "{all}");
-        assert_eq!(figure("failed"), Some(0), "{all}");
-        assert!(figure("steps").unwrap() > 50_000, "{last}");
-        println!("{last}");
-    }
-    std::fs::remove_dir_all(&directory).unwrap();
+    states::agree(&format!("options-{family}"), &all, 50_000);
 }
 
 #[test]

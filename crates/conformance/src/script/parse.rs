@@ -340,7 +340,7 @@ impl Reader {
         let slot = match self.label(at) {
             Ok(slot) => slot,
             Err(problem) if here => return Err(problem),
-            Err(_) => return Err(unknown_item(at.line)),
+            Err(_) => return Err(self.unknown_item(at.line)),
         };
         let verb = at.next().unwrap_or("");
         if verb == "accept" {
@@ -466,6 +466,26 @@ impl Reader {
         Ok(option)
     }
 
+    /// A first word that is neither an item nor a socket.
+    fn unknown_item(&self, line: &Line) -> Problem {
+        let first = line.text(0).unwrap_or("");
+        if self.script.users.iter().any(|user| user == first) {
+            let label = "`forks CHILD`, `exits` or `enters NAMESPACE`";
+            return line.problem(1, format!("what does `{first}` do?"), label);
+        }
+        let mut label = did_you_mean(first, ITEMS.iter().copied());
+        if label.is_empty() {
+            label =
+                "a line begins with a socket's label, or with `socket`, `port`, `user`, `sysctl`, …"
+                    .to_owned();
+        }
+        line.problem(
+            0,
+            format!("`{first}` is neither a socket nor a word of the language"),
+            label,
+        )
+    }
+
     pub(super) fn device(&self, name: &str) -> u32 {
         // Every interface of a script has a name and a number of its own, but the loopbacks.
         let mut interfaces = self.script.host.namespaces.iter();
@@ -477,22 +497,6 @@ impl Reader {
             })
             .map_or(NO_DEVICE, |i| i.index)
     }
-}
-
-/// A first word that is neither an item nor a socket.
-fn unknown_item(line: &Line) -> Problem {
-    let first = line.text(0).unwrap_or("");
-    let mut label = did_you_mean(first, ITEMS.iter().copied());
-    if label.is_empty() {
-        label =
-            "a line begins with a socket's label, or with `socket`, `port`, `user`, `sysctl`, …"
-                .to_owned();
-    }
-    line.problem(
-        0,
-        format!("`{first}` is neither a socket nor a word of the language"),
-        label,
-    )
 }
 
 /// The length of an option's value: more than any option takes, less than a page.

@@ -5,9 +5,10 @@
 
 use std::fmt::Write as _;
 
-use portcullis_kernel_model::{NetId, OptName, SocketId, State};
+use portcullis_kernel_model::{FilesId, NetId, OptName, ProcessId, SocketId, State};
 
 use super::expect::print_address;
+use super::model::Model;
 use super::program::{
     Action, Expect, Pattern, Port, PortPattern, Reaches, STATES, Script, Step, Verb, state_name,
 };
@@ -296,7 +297,7 @@ pub fn table(script: &Script, run: &mut Run) -> String {
         return String::new();
     };
     let mut out = format!("  {:8} {:12} {:26} options\n", "socket", "state", "address");
-    let mut ports: Vec<u16> = Vec::new();
+    let mut ports: Vec<(NetId, u16)> = Vec::new();
     for (slot, label) in script.labels.iter().enumerate() {
         let Some(socket) = model.socket_of(slot) else {
             continue;
@@ -306,24 +307,50 @@ pub fn table(script: &Script, run: &mut Run) -> String {
         };
         let name = super::world::World::look(model, slot)
             .map_or(String::new(), |(name, _)| print_address(name));
-        let traits = traits(model, slot).join(", ");
+        let mut traits = traits(model, slot);
+        traits.extend(holders(script, model, socket));
+        let traits = traits.join(", ");
         let line = format!("  {label:8} {:12} {name:26} {traits}", print_state(state));
         let _ = writeln!(out, "{}", line.trim_end());
-        ports.push(model.sockets().port(socket));
+        let net = model.sockets().net_of(socket).unwrap_or(NetId(0));
+        ports.push((net, model.sockets().port(socket)));
     }
     ports.sort_unstable();
     ports.dedup();
-    for port in ports.into_iter().filter(|&port| port != 0) {
-        out.push_str(&bucket(script, run, port));
+    for (net, port) in ports.into_iter().filter(|&(_, port)| port != 0) {
+        out.push_str(&bucket(script, run, net, port));
     }
     out
 }
 
-fn bucket(script: &Script, run: &Run, port: u16) -> String {
+/// Which processes hold a socket, where it is not the one of all users.
+fn holders(script: &Script, model: &Model, socket: SocketId) -> Option<String> {
+    let holders = model.sockets().holders(socket);
+    let users = model.sockets().host().processes.iter();
+    let users = users.filter(|process| process.files == FilesId(0)).count();
+    let shared = holders.contains(&ProcessId(0));
+    if shared && holders.len() == users {
+        return None;
+    }
+    let processes = holders.into_iter().filter(|holder| {
+        let process = &model.sockets().host().processes[usize::from(holder.0)];
+        process.files != FilesId(0)
+    });
+    let mut names: Vec<&str> = if shared {
+        vec!["the users"]
+    } else {
+        Vec::new()
+    };
+    names
+        .extend(processes.filter_map(|at| script.users.get(usize::from(at.0)).map(String::as_str)));
+    Some(format!("held by {}", names.join(" and ")))
+}
+
+fn bucket(script: &Script, run: &Run, net: NetId, port: u16) -> String {
     let Some(model) = &run.model else {
         return String::new();
     };
-    let Some(view) = model.sockets().bucket(NetId(0), port) else {
+    let Some(view) = model.sockets().bucket(net, port) else {
         return String::new();
     };
     let named = script
@@ -332,8 +359,12 @@ fn bucket(script: &Script, run: &Run, port: u16) -> String {
         .zip(&run.ports.0)
         .find(|&(_, &number)| number == port);
     let name = named.map_or(String::new(), |((name, _), _)| format!(" ({name})"));
+    let place = match script.namespaces.get(usize::from(net.0)) {
+        Some(name) if net != NetId(0) => format!(" inside {name}"),
+        _ => String::new(),
+    };
     let mut out = format!(
-        "  port {port}{name}: fastreuse {}, fastreuseport {}\n",
+        "  port {port}{name}{place}: fastreuse {}, fastreuseport {}\n",
         view.fastreuse, view.fastreuseport
     );
     for (address, owners) in view.owners {

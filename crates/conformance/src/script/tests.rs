@@ -133,6 +133,12 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
         "process NAME by USER",
     ),
     (
+        "a process that does something unknown",
+        "process p\np exit",
+        "2:3",
+        "`forks CHILD`, `exits` or `enters NAMESPACE`",
+    ),
+    (
         "a process that has ended",
         "process p\nsocket a inet\np exits\na close as p",
         "4:12",

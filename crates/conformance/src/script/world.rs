@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use portcullis_kernel_model::{Call, Family, NetId, ProcessId, State};
+use portcullis_kernel_model::{AF_UNSPEC, Call, Family, NetId, ProcessId, State};
 
 use super::program::{Action, Slot, Verb};
 use super::sysctls::Sysctl;
@@ -92,7 +92,8 @@ pub fn perform(
             if matches!(call, Call::Listen(_)) && !listeners.contains(slot) {
                 listeners.push(*slot);
             }
-            if matches!(call, Call::Connect(_)) {
+            // AF_UNSPEC disconnects: it reaches nobody.
+            if matches!(call, Call::Connect(to) if to.family != AF_UNSPEC) {
                 let before: Vec<u32> = listeners.iter().map(|&at| world.waiting(at)).collect();
                 let outcome = world.call(*slot, *user, call);
                 reached = grown(world, listeners, &before, outcome);

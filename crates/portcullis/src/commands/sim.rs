@@ -284,7 +284,8 @@ const HELP: &str = "\
   a bind 127.0.0.1:web             calls: bind listen connect accept close set get shutdown …
   explain                          rules behind each answer: on or off
   table                            sockets, and who owns which port
-  kernel 5.4 | user | interface    the host, before the first socket
+  process p                        a process: `p forks q`, `p exits`, `a pass to p`, `a close as p`
+  kernel 5.4 | user | interface | namespace    the host, before the first socket
   help, reset, quit
 ";
 
