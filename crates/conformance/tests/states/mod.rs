@@ -131,7 +131,6 @@ pub fn agree(what: &str, scenarios: &[(String, String)], steps_at_least: usize) 
         assert_eq!(figure("skipped"), Some(0), "{all}");
         assert_eq!(figure("failed"), Some(0), "{all}");
         assert!(figure("steps").unwrap() >= steps_at_least, "{last}");
-        println!("{last}");
     }
     std::fs::remove_dir_all(&directory).unwrap();
 }
