@@ -254,6 +254,20 @@ const LISTEN: &[(&str, Expect)] = &[
     ("source 10.0.0.9", Loads),
     ("source 10.0.0.9 nonsense", Refused),
     ("server x 10.0.0.1:80 tfo", Loads),
+    (
+        "server x 10.0.0.1:80 check on-marked-down shutdown-sessions",
+        Loads,
+    ),
+    (
+        "server x 10.0.0.1:80 check on-marked-up shutdown-backup-sessions",
+        Loads,
+    ),
+    ("server x 10.0.0.1:80 check on-marked-up nonsense", Refused),
+    (
+        "server x 10.0.0.1:80 check observe layer4 error-limit 3 on-error mark-down",
+        Loads,
+    ),
+    ("server x 10.0.0.1:80 check observe nonsense", Refused),
     ("server x 10.0.0.1:80 slowstart 10s", Loads),
     ("server x 10.0.0.1:80 ssl verify none", WeRefuse(YET)),
     ("server x 10.0.0.1:80 cookie c", Loads),

@@ -184,6 +184,10 @@ pub struct ServerPlan {
     pub fast_open: bool,
     /// `slowstart`, s; 0: none.
     pub slow_start_s: u32,
+    /// `on-marked-down shutdown-sessions`
+    pub ends_sessions_when_down: bool,
+    /// `on-marked-up shutdown-backup-sessions`
+    pub ends_backup_sessions_when_up: bool,
     /// Its health check.
     pub check: Option<CheckPlan>,
 }

@@ -15,19 +15,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use portcullis_balance::{Group, MemberId, Tier};
+use portcullis_config::model::OnError;
 use portcullis_proxy::health::{
-    Change, CheckStatus, Health, HealthSettings, Standing, start_delay_ms, start_pace_ms,
+    Change, CheckStatus, Errors, Health, HealthSettings, Outcome, Standing, start_delay_ms,
+    start_pace_ms,
 };
 use portcullis_proxy::log::health::{
     Finding, Section, Subject, change_line, check_line, none_left_line,
 };
+use portcullis_proxy::record::EndCause;
 use portcullis_proxy::snapshot::ServerAddress;
+use portcullis_proxy::state::ServerState;
+use portcullis_proxy::worker::thread::Remote;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use crate::compile::{BackendPlan, CheckPlan, Plan};
+use crate::compile::{BackendPlan, CheckPlan, Plan, ServerPlan};
 use crate::logs::{Audience, LogHandle};
-use crate::registry::Registry;
+use crate::registry::{Alarm, BackendRuntime, Registry};
 use warm_up::Warming;
 
 pub use connect::{Opening, check};
@@ -68,6 +73,20 @@ pub struct Check {
     pub slow_start_s: u32,
     /// `option log-health-checks`
     pub log_each: bool,
+    /// `observe layer4`
+    pub observed: Option<Observed>,
+    /// Whose sessions end when it goes down: its own, with `on-marked-down shutdown-sessions`.
+    pub ends_when_down: Vec<Arc<ServerState>>,
+    /// Whose sessions end when it comes up: the backups', with `on-marked-up`.
+    pub ends_when_up: Vec<Arc<ServerState>>,
+}
+
+/// `observe layer4`
+#[derive(Debug, Clone)]
+pub struct Observed {
+    alarm: Arc<Alarm>,
+    limit: u32,
+    on_error: Errors,
 }
 
 impl HealthPlan {
@@ -107,6 +126,13 @@ impl HealthPlan {
                     timeout: timeout(backend, check),
                     slow_start_s: server.slow_start_s,
                     log_each: backend.log_health_checks,
+                    observed: observed(check, runtime.alarms.get(name)),
+                    ends_when_down: states(backend, runtime, |it| {
+                        server.ends_sessions_when_down && it.member.name == *name
+                    }),
+                    ends_when_up: states(backend, runtime, |it| {
+                        server.ends_backup_sessions_when_up && it.member.tier == Tier::Backup
+                    }),
                 });
             }
         }
@@ -115,6 +141,32 @@ impl HealthPlan {
             spread: plan.process.spread_checks,
         }
     }
+}
+
+/// The counters of those servers of a backend.
+fn states(
+    backend: &BackendPlan,
+    runtime: &BackendRuntime,
+    which: impl Fn(&ServerPlan) -> bool,
+) -> Vec<Arc<ServerState>> {
+    let servers = backend.servers.iter().filter(|server| which(server));
+    servers
+        .filter_map(|server| runtime.servers.get(&server.member.name).cloned())
+        .collect()
+}
+
+fn observed(check: &CheckPlan, alarm: Option<&Arc<Alarm>>) -> Option<Observed> {
+    let observe = check.settings.observe?;
+    Some(Observed {
+        alarm: Arc::clone(alarm?),
+        limit: observe.error_limit,
+        on_error: match observe.on_error {
+            OnError::FastInter => Errors::HurryOnly,
+            OnError::FailCheck => Errors::FailedCheck,
+            OnError::SuddenDeath => Errors::LastButOne,
+            OnError::MarkDown => Errors::Down,
+        },
+    })
 }
 
 fn milliseconds(time: Duration) -> u32 {
@@ -158,6 +210,7 @@ pub struct ServerHealth {
 pub struct Checker {
     runtime: Handle,
     log: LogHandle,
+    workers: Arc<[Remote]>,
     running: BTreeMap<(String, String), Running>,
 }
 
@@ -176,12 +229,13 @@ impl Drop for Running {
 }
 
 impl Checker {
-    /// A checker whose tasks run on `runtime`.
+    /// A checker whose tasks run on `runtime`, and may tell these workers to end sessions.
     #[must_use]
-    pub fn new(runtime: Handle, log: LogHandle) -> Self {
+    pub fn new(runtime: Handle, log: LogHandle, workers: Vec<Remote>) -> Self {
         Self {
             runtime,
             log,
+            workers: workers.into(),
             running: BTreeMap::new(),
         }
     }
@@ -254,6 +308,7 @@ impl Checker {
             spread,
             health: Arc::clone(&health),
             log: self.log.clone(),
+            workers: Arc::clone(&self.workers),
             warming: Warming::default(),
         };
         Running {
@@ -277,6 +332,17 @@ fn same(old: &Check, new: &Check) -> bool {
         && old.timeout == new.timeout
         && old.slow_start_s == new.slow_start_s
         && old.log_each == new.log_each
+        && old.ends_when_down.len() == new.ends_when_down.len()
+        && old.ends_when_up.len() == new.ends_when_up.len()
+        && same_observed(old.observed.as_ref(), new.observed.as_ref())
+}
+
+fn same_observed(old: Option<&Observed>, new: Option<&Observed>) -> bool {
+    match (old, new) {
+        (None, None) => true,
+        (Some(old), Some(new)) => old.limit == new.limit && old.on_error == new.on_error,
+        _ => false,
+    }
 }
 
 fn locked(health: &Mutex<Health>) -> MutexGuard<'_, Health> {
@@ -294,6 +360,7 @@ struct Task {
     spread: u8,
     health: Arc<Mutex<Health>>,
     log: LogHandle,
+    workers: Arc<[Remote]>,
     warming: Warming,
 }
 
@@ -301,7 +368,7 @@ impl Task {
     async fn run(self, first_delay_ms: u32) {
         let mut delay = first_delay_ms;
         loop {
-            tokio::time::sleep(Duration::from_millis(delay.into())).await;
+            self.wait(delay).await;
             let began = Instant::now();
             let (status, info) = {
                 let Check {
@@ -325,15 +392,64 @@ impl Task {
         }
     }
 
+    /// Waits for the next check; errors that traffic has meanwhile count, and may bring it forward.
+    async fn wait(&self, delay_ms: u32) {
+        let mut due = tokio::time::Instant::now() + Duration::from_millis(delay_ms.into());
+        loop {
+            let Some(observed) = &self.check.observed else {
+                return tokio::time::sleep_until(due).await;
+            };
+            tokio::select! {
+                () = tokio::time::sleep_until(due) => return,
+                () = observed.alarm.0.notified() => {}
+            }
+            let mut health = locked(&self.health);
+            self.take_errors(&mut health, observed);
+            if let Some(hurried) = health.hurried_delay_ms() {
+                let sooner = tokio::time::Instant::now() + Duration::from_millis(hurried.into());
+                due = due.min(sooner);
+            }
+        }
+    }
+
+    /// So many connections failed: what that counts as.
+    fn take_errors(&self, health: &mut Health, observed: &Observed) {
+        let info = format!(
+            "Detected {} consecutive errors, last one was: L4 unsuccessful connection",
+            observed.limit
+        );
+        if let Some(outcome) = health.analyzed(observed.on_error) {
+            let finding = Finding {
+                status: health.status(),
+                info: &info,
+                duration_ms: 0,
+            };
+            self.act_on(health, outcome, &finding);
+        }
+    }
+
+    /// Ends the sessions of these servers, on all workers.
+    fn end_sessions(&self, servers: &[Arc<ServerState>], cause: EndCause) {
+        for server in servers {
+            for worker in self.workers.iter() {
+                worker.end_sessions_of(server, cause);
+            }
+        }
+    }
+
     /// Draws the conclusions from a finding: health, group, log, in this order.
     fn conclude(&self, health: &mut Health, finding: &Finding<'_>) {
+        let outcome = health.observe(finding.status);
+        self.act_on(health, outcome, finding);
+    }
+
+    fn act_on(&self, health: &Health, outcome: Outcome, finding: &Finding<'_>) {
         let check = &self.check;
         let subject = Subject {
             backend: &check.backend,
             server: &check.server,
             tier: check.tier,
         };
-        let outcome = health.observe(finding.status);
         if check.log_each && outcome.news {
             let weight = check.group.weight(check.slot);
             self.say(check_line(&subject, finding, health.standing(), weight));
@@ -351,6 +467,10 @@ impl Task {
         let sessions = check.group.active_connections(check.slot);
         // The reason was given by the line of the check, where each is logged.
         let reason = (!check.log_each).then_some(finding);
+        match change {
+            Change::Down => self.end_sessions(&check.ends_when_down, EndCause::Down),
+            Change::Up => self.end_sessions(&check.ends_when_up, EndCause::Up),
+        }
         self.say(change_line(&subject, change, reason, left, sessions));
         if before > 0 && left.active + left.backup == 0 {
             self.say(none_left_line(check.section, &check.backend));

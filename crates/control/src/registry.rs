@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError};
 use portcullis_balance::group::AllBackups;
 use portcullis_balance::{Group, Member, MemberId};
 use portcullis_proxy::snapshot::{
-    Backend, Frontend, FrontendLog, LogMoment, Outgoing, Server, Snapshot,
+    Backend, Frontend, FrontendLog, LogMoment, Observe, Outgoing, Server, Snapshot, Watcher,
 };
 use portcullis_proxy::source::{Ports, Source};
 use portcullis_proxy::state::{
@@ -39,10 +39,22 @@ pub struct BackendRuntime {
     pub state: Arc<BackendState>,
     /// Counters of each server, by name.
     pub servers: BTreeMap<String, Arc<ServerState>>,
+    /// Rung when connections to a server failed too often in a row, by name.
+    pub(crate) alarms: BTreeMap<String, Arc<Alarm>>,
     /// Ports lent to connections to each server, by name and range.
     ports: BTreeMap<(String, (u16, u16)), Arc<Ports>>,
     /// Slots of the servers of the newest plan, by name.
     pub slots: BTreeMap<String, MemberId>,
+}
+
+/// Wakes a server's check.
+#[derive(Debug, Default)]
+pub(crate) struct Alarm(pub(crate) tokio::sync::Notify);
+
+impl Watcher for Alarm {
+    fn too_many_errors(&self) {
+        self.0.notify_one();
+    }
 }
 
 /// A plan joined with its state.
@@ -167,6 +179,7 @@ impl Registry {
                 state: Arc::default(),
                 servers: BTreeMap::new(),
                 ports: BTreeMap::new(),
+                alarms: BTreeMap::new(),
                 slots: BTreeMap::new(),
             });
         runtime.group.set_fullconn(fullconn);
@@ -184,6 +197,8 @@ impl Registry {
             };
             let source = server.source.as_ref();
             let source = source.map(|source| runtime.source(name, source));
+            let observe = server.check.as_ref().and_then(|it| it.settings.observe);
+            let alarm = Arc::clone(runtime.alarms.entry(name.clone()).or_default());
             let at = slot.0 as usize;
             if servers.len() <= at {
                 servers.resize(at + 1, None);
@@ -199,6 +214,10 @@ impl Registry {
                     header: server.header,
                     fast_open: server.fast_open,
                 },
+                observe: observe.map(|observe| Observe {
+                    limit: observe.error_limit,
+                    tell: alarm,
+                }),
                 state,
             }));
         }
@@ -294,6 +313,8 @@ mod tests {
             header: None,
             fast_open: false,
             slow_start_s: 0,
+            ends_sessions_when_down: false,
+            ends_backup_sessions_when_up: false,
             address: Some(ServerAddress::Tcp {
                 address: ([127, 0, 0, 1], port).into(),
                 mptcp: false,

@@ -90,6 +90,7 @@ fn backend(servers: &[SocketAddr]) -> Backend {
         user_timeout_ms: 0,
         congestion_control: None,
         outgoing: Default::default(),
+        observe: None,
         state: Arc::default(),
     };
     let with_slot = |entry| Some(Arc::new(server(entry)));

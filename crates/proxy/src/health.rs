@@ -16,6 +16,8 @@ const SHORTEST_PACE_MS: u32 = 1_000;
 pub enum CheckStatus {
     /// No check has ended yet.
     Initializing,
+    /// Connections of sessions failed (`observe`).
+    Analyzed,
     /// No socket, or an error of this host's before anything was sent.
     SocketError,
     /// The connection was made.
@@ -32,6 +34,7 @@ impl CheckStatus {
     pub fn name(self) -> &'static str {
         match self {
             Self::Initializing => "INI",
+            Self::Analyzed => "HANA",
             Self::SocketError => "SOCKERR",
             Self::L4Ok => "L4OK",
             Self::L4Timeout => "L4TOUT",
@@ -44,6 +47,7 @@ impl CheckStatus {
     pub fn description(self) -> &'static str {
         match self {
             Self::Initializing => "Initializing",
+            Self::Analyzed => "Health analyze",
             Self::SocketError => "Socket error",
             Self::L4Ok => "Layer4 check passed",
             Self::L4Timeout => "Layer4 timeout",
@@ -55,7 +59,9 @@ impl CheckStatus {
         match self {
             Self::Initializing => Verdict::None,
             Self::L4Ok => Verdict::Passed,
-            Self::SocketError | Self::L4Timeout | Self::L4Connection => Verdict::Failed,
+            Self::Analyzed | Self::SocketError | Self::L4Timeout | Self::L4Connection => {
+                Verdict::Failed
+            }
         }
     }
 }
@@ -86,6 +92,20 @@ pub struct HealthSettings {
     pub rise: u32,
     /// Failures in a row that take a server down; 0 is taken as 1.
     pub fall: u32,
+}
+
+/// What failed connections of sessions count as: `on-error`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Errors {
+    /// Nothing; the next check comes sooner.
+    HurryOnly,
+    /// A failed check.
+    #[default]
+    FailedCheck,
+    /// All failed checks but the last.
+    LastButOne,
+    /// All failed checks.
+    Down,
 }
 
 /// What a result changed.
@@ -213,6 +233,24 @@ impl Health {
             },
             news: another || self.score != old_score,
         }
+    }
+
+    /// Connections of sessions failed: takes it as `on-error` says; `None` says that it is no result.
+    pub fn analyzed(&mut self, as_what: Errors) -> Option<Outcome> {
+        let rise = self.settings.rise;
+        match as_what {
+            Errors::HurryOnly => return None,
+            Errors::FailedCheck => {}
+            Errors::LastButOne => self.score = self.score.min(rise + 1),
+            Errors::Down => self.score = self.score.min(rise),
+        }
+        Some(self.observe(CheckStatus::Analyzed))
+    }
+
+    /// Time until the next check after errors, ms: the fast interval where there is one.
+    #[must_use]
+    pub fn hurried_delay_ms(&self) -> Option<u32> {
+        self.settings.fast_inter_ms.map(|ms| ms.max(1))
     }
 
     /// Time until the next check without spreading, ms.

@@ -43,6 +43,8 @@ pub enum EndCause {
     Local,
     /// `D`: the server was marked down and its sessions ended with it.
     Down,
+    /// `U`: a backup's session, ended because an active server came up.
+    Up,
     /// `I`: an error of ours.
     Internal,
 }
@@ -90,6 +92,7 @@ impl Termination {
             EndCause::Killed => 'K',
             EndCause::Local => 'L',
             EndCause::Down => 'D',
+            EndCause::Up => 'U',
             EndCause::Internal => 'I',
         };
         let phase = match self.phase {

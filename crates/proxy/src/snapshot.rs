@@ -168,8 +168,25 @@ pub struct Server {
     pub congestion_control: Option<Arc<str>>,
     /// How connections to it begin.
     pub outgoing: Outgoing,
+    /// Who is told of connections that fail.
+    pub observe: Option<Observe>,
     /// Counters.
     pub state: Arc<ServerState>,
+}
+
+/// `observe layer4`: who is told of connections that fail.
+#[derive(Debug, Clone)]
+pub struct Observe {
+    /// How many in a row.
+    pub limit: u32,
+    /// Told each time that there were so many.
+    pub tell: Arc<dyn Watcher>,
+}
+
+/// Is told of errors, on a worker's thread; it must not block.
+pub trait Watcher: Send + Sync + std::fmt::Debug {
+    /// So many connections failed in a row.
+    fn too_many_errors(&self);
 }
 
 /// How connections to a server begin.

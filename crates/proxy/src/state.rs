@@ -90,6 +90,8 @@ pub struct BackendState {
 pub struct ServerState {
     /// Connections since the start.
     pub total: AtomicU64,
+    /// Connects that failed since the last that did not.
+    pub errors_in_a_row: AtomicU32,
     /// Connects that failed.
     pub connect_errors: AtomicU64,
     /// Socket options that the kernel refused on connections to it.

@@ -13,11 +13,11 @@ use std::sync::atomic::Ordering;
 use crate::limits::Bell;
 use crate::net::{Net, Readiness};
 use crate::proxy_protocol::Fault;
-use crate::record::{EndCause, LogSink, ObserverSink};
+use crate::record::{EndCause, EndPhase, LogSink, ObserverSink, Termination};
 use crate::session::{Alarm, Phase, Route, Session, Times};
 use crate::slab::{Key, Slab};
 use crate::snapshot::{Sharing, Snapshot};
-use crate::state::ListenerState;
+use crate::state::{ListenerState, ServerState};
 use crate::wheel::Wheel;
 
 use accept::Gate;
@@ -255,6 +255,24 @@ impl<N: Net> Engine<N> {
             // Rings heard meanwhile were passed on: they may have been the last ones.
             self.woken();
         }
+    }
+
+    /// Ends the sessions of one server, as its counters know it.
+    pub fn end_sessions_of(&mut self, server: &Arc<ServerState>, cause: EndCause) {
+        for key in self.sessions.keys() {
+            let here = self.server_now(key);
+            let is_here = here.is_some_and(|here| Arc::ptr_eq(&here.state, server));
+            let Some(session) = self.sessions.get_mut(key).filter(|_| is_here) else {
+                continue;
+            };
+            // As HAProxy logs it: in no phase.
+            session.decided.get_or_insert(Termination {
+                cause,
+                phase: EndPhase::Over,
+            });
+            self.end_with(key, cause);
+        }
+        self.finish_batch();
     }
 
     /// Ends every session now.

@@ -11,7 +11,7 @@ use crate::arguments::{Args, Seen};
 use crate::diagnostic::Diagnostic;
 use crate::model::{
     Balance, Bind, BindOptions, Global, HashType, Host, Id, InitAddr, Ipv6Bind, Keepalive,
-    LogTarget, ServerAddress, Source,
+    LogTarget, OnError, ServerAddress, Source,
 };
 use crate::source::{At, Place};
 use crate::syntax::SectionKind;
@@ -121,6 +121,16 @@ pub struct ServerDraft {
     pub maxqueue: u32,
     /// `slowstart`
     pub slow_start: Option<Duration>,
+    /// `on-marked-down`
+    pub on_marked_down: bool,
+    /// `on-marked-up`
+    pub on_marked_up: bool,
+    /// `observe`
+    pub observe: bool,
+    /// `error-limit`
+    pub error_limit: Option<u32>,
+    /// `on-error`
+    pub on_error: OnError,
     /// `check`
     pub check: bool,
     /// `inter`

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::build::draft::{ProxyDraft, ServerDraft, ServerLine};
 use crate::diagnostic::Diagnostic;
-use crate::model::{Check, SendProxy, Server, ServerAddress, ServerPort};
+use crate::model::{Check, Observe, SendProxy, Server, ServerAddress, ServerPort};
 use crate::report::Report;
 use crate::source::Place;
 
@@ -19,6 +19,7 @@ const DEFAULT_WEIGHT: u16 = 1;
 const DEFAULT_INTER: Duration = Duration::from_secs(2);
 const DEFAULT_RISE: u32 = 2;
 const DEFAULT_FALL: u32 = 3;
+const DEFAULT_ERROR_LIMIT: u32 = 10;
 
 /// The servers, in the order of the lines.
 pub fn servers(draft: &ProxyDraft, report: &mut Report) -> Vec<Server> {
@@ -78,6 +79,8 @@ fn server(line: &ServerLine) -> Server {
         minconn: settings.minconn,
         maxqueue: settings.maxqueue,
         slow_start: settings.slow_start.filter(|time| !time.is_zero()),
+        ends_sessions_when_down: settings.on_marked_down,
+        ends_backup_sessions_when_up: settings.on_marked_up,
         check: settings.check.then(|| check(settings)),
         source: settings.source.clone(),
         send_proxy: match (settings.send_proxy_v2, settings.send_proxy) {
@@ -103,6 +106,10 @@ fn check(settings: &ServerDraft) -> Check {
         fall: settings.fall.unwrap_or(DEFAULT_FALL),
         port: settings.check_port,
         addr: settings.check_addr.clone(),
+        observe: settings.observe.then(|| Observe {
+            error_limit: settings.error_limit.unwrap_or(DEFAULT_ERROR_LIMIT),
+            on_error: settings.on_error,
+        }),
         send_proxy: settings.check_send_proxy,
     }
 }

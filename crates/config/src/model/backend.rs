@@ -168,6 +168,10 @@ pub struct Server {
     pub maxqueue: u32,
     /// `slowstart`
     pub slow_start: Option<Duration>,
+    /// `on-marked-down shutdown-sessions`
+    pub ends_sessions_when_down: bool,
+    /// `on-marked-up shutdown-backup-sessions`
+    pub ends_backup_sessions_when_up: bool,
     /// `check` and what belongs to it.
     pub check: Option<Check>,
     /// `init-addr`: what to do when the name does not resolve at start.
@@ -205,6 +209,29 @@ pub enum SendProxy {
         /// `proxy-v2-options crc32c`
         checksum: bool,
     },
+}
+
+/// `observe layer4`: what traffic tells of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Observe {
+    /// `error-limit`: failed connections in a row.
+    pub error_limit: u32,
+    /// `on-error`
+    pub on_error: OnError,
+}
+
+/// `on-error`: what so many errors lead to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnError {
+    /// `fastinter`: the next check comes sooner.
+    FastInter,
+    /// `fail-check`: they count as one failed check.
+    #[default]
+    FailCheck,
+    /// `sudden-death`: one more failed check brings the server down.
+    SuddenDeath,
+    /// `mark-down`: the server is down.
+    MarkDown,
 }
 
 /// One step of `init-addr`. An empty list is HAProxy's default, `last,libc`.
@@ -271,6 +298,8 @@ pub struct Check {
     pub port: Option<u16>,
     /// `addr`; default the server's.
     pub addr: Option<Host>,
+    /// `observe layer4`
+    pub observe: Option<Observe>,
     /// `check-send-proxy`; also where the server has `send-proxy` and the check no address of its own.
     pub send_proxy: bool,
 }

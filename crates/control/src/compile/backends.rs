@@ -205,6 +205,8 @@ fn server_plan(
         slow_start_s: server
             .slow_start
             .map_or(0, |time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX)),
+        ends_sessions_when_down: server.ends_sessions_when_down,
+        ends_backup_sessions_when_up: server.ends_backup_sessions_when_up,
         // A server in maintenance is not checked: a check would bring it back.
         check: check.filter(|_| !server.disabled),
     })

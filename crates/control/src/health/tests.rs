@@ -228,6 +228,9 @@ fn bench(targets: &[SocketAddr], log_each: bool) -> Bench {
             slow_start_s: 0,
             timeout: PATIENT,
             log_each,
+            observed: None,
+            ends_when_down: Vec::new(),
+            ends_when_up: Vec::new(),
         })
         .collect();
     let (reader, end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
@@ -262,7 +265,11 @@ fn bench(targets: &[SocketAddr], log_each: bool) -> Bench {
 
 impl Bench {
     fn start(&self) -> Checker {
-        let mut checker = Checker::new(self.background.handle.clone(), self.writer.handle());
+        let mut checker = Checker::new(
+            self.background.handle.clone(),
+            self.writer.handle(),
+            Vec::new(),
+        );
         checker.apply(&self.plan);
         checker
     }

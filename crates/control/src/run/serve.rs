@@ -77,7 +77,11 @@ pub(super) fn serve(
         .enable_all()
         .build()
         .map_err(RunError::host("start the control thread"))?;
-    let mut checker = Checker::new(runtime.handle().clone(), control.log.clone());
+    let mut checker = Checker::new(
+        runtime.handle().clone(),
+        control.log.clone(),
+        control.workers.remotes(),
+    );
     checker.apply(&control.health);
     announce()?;
     runtime.block_on(control.serve())

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use portcullis_proxy::record::{LogSink, ObserverSink};
 use portcullis_proxy::snapshot::{Snapshot, WorkerListener};
-use portcullis_proxy::worker::thread::{self, EventSink, WorkerConfig, WorkerEvent, WorkerHandle};
+use portcullis_proxy::worker::thread::{
+    self, EventSink, Remote, WorkerConfig, WorkerEvent, WorkerHandle,
+};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::RunError;
@@ -91,6 +93,11 @@ impl Workers {
             drained: BTreeSet::new(),
             gone: BTreeSet::new(),
         })
+    }
+
+    /// What the checks may tell the workers.
+    pub(super) fn remotes(&self) -> Vec<Remote> {
+        self.handles.iter().map(WorkerHandle::remote).collect()
     }
 
     /// Tells all workers.

@@ -16,6 +16,7 @@ mod balance;
 mod check;
 mod demo;
 mod examples;
+mod health;
 mod limits;
 mod logs;
 mod privileges;

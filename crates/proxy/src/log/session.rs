@@ -271,6 +271,7 @@ pub(super) mod tests {
             user_timeout_ms: 0,
             congestion_control: None,
             outgoing: Default::default(),
+            observe: None,
             state: Arc::default(),
         })
     }

@@ -174,6 +174,9 @@ impl<N: Net> Engine<N> {
         };
         if let Some(server) = server_of(&backend, member) {
             server.state.connect_errors.fetch_add(1, Ordering::Relaxed);
+            if matches!(failure, Failure::Refused | Failure::TimedOut) {
+                count_error(server);
+            }
         }
         if session.retries >= backend.retries {
             self.end_with(key, failure.cause());
@@ -302,6 +305,11 @@ impl<N: Net> Engine<N> {
         // Most clients speak first: looking at once saves a wait for the event, and watching him only
         // then saves the event.
         session.client_side.readable = !session.client_side.end_seen;
+        if let Some(server) = self.server_now(key)
+            && server.observe.is_some()
+        {
+            server.state.errors_in_a_row.store(0, Ordering::Relaxed);
+        }
         self.send_header(key);
         self.tell_opened(key);
         self.report_early(key);
@@ -309,18 +317,21 @@ impl<N: Net> Engine<N> {
         self.watch_client(key);
     }
 
+    /// The server that is counted for a session.
+    pub(super) fn server_now(&self, key: Key) -> Option<&Arc<Server>> {
+        let session = self.sessions.get(key)?;
+        server_of(session.route.backend.as_deref()?, session.member?)
+    }
+
     /// The PROXY header goes first, before what the client says.
     fn send_header(&mut self, key: Key) {
-        let Some(session) = self.sessions.get_mut(key) else {
+        let header = self
+            .server_now(key)
+            .and_then(|server| server.outgoing.header);
+        let Some(version) = header else {
             return;
         };
-        let server = session
-            .route
-            .backend
-            .as_deref()
-            .zip(session.member)
-            .and_then(|(backend, member)| server_of(backend, member));
-        let Some(version) = server.and_then(|server| server.outgoing.header) else {
+        let Some(session) = self.sessions.get_mut(key) else {
             return;
         };
         let told = session.destination.as_deref().copied();
@@ -437,6 +448,18 @@ impl<N: Net> Engine<N> {
             Phase::Queued => self.left_while_queued(key),
             _ => self.end_with(key, EndCause::ClientAbort),
         }
+    }
+}
+
+/// `observe layer4`: one more failed, and who is to know is told.
+fn count_error(server: &Server) {
+    let Some(observe) = &server.observe else {
+        return;
+    };
+    let errors = &server.state.errors_in_a_row;
+    if errors.fetch_add(1, Ordering::Relaxed) + 1 >= observe.limit {
+        errors.store(0, Ordering::Relaxed);
+        observe.tell.too_many_errors();
     }
 }
 

@@ -50,6 +50,7 @@ fn snapshot(trial: Trial, dice: &mut Dice) -> Arc<Snapshot> {
             user_timeout_ms: 0,
             congestion_control: None,
             outgoing: Default::default(),
+            observe: None,
             state: Arc::default(),
         }))
     });

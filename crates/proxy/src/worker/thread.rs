@@ -18,8 +18,9 @@ use super::token::Token;
 use super::{Engine, Opening, Reports};
 use crate::limits::Bell;
 use crate::net::linux::LinuxNet;
-use crate::record::{LogSink, ObserverSink};
+use crate::record::{EndCause, LogSink, ObserverSink};
 use crate::snapshot::{Snapshot, WorkerListener};
+use crate::state::ServerState;
 
 /// How long the wall clock's distance from the monotonic one is believed, ms.
 const WALL_CLOCK_MS: u64 = 1000;
@@ -81,6 +82,7 @@ enum Command {
     Pause,
     Resume,
     EndSessions,
+    EndSessionsOf(Arc<ServerState>, EndCause),
     Stop,
 }
 
@@ -91,7 +93,7 @@ pub struct WorkerHandle {
     commands: mpsc::Sender<Command>,
     bell: Arc<Bell>,
     sessions: Arc<AtomicU32>,
-    told: AtomicU32,
+    told: Arc<AtomicU32>,
     obeyed: Arc<AtomicU32>,
     thread: JoinHandle<Result<(), String>>,
 }
@@ -134,7 +136,7 @@ pub fn spawn(config: WorkerConfig) -> io::Result<WorkerHandle> {
         commands: sender,
         bell,
         sessions,
-        told: AtomicU32::new(0),
+        told: Arc::default(),
         obeyed,
         thread,
     })
@@ -194,6 +196,34 @@ impl WorkerHandle {
             Ok(outcome) => outcome,
             Err(panic) => Err(message_of(panic.as_ref())),
         }
+    }
+
+    /// What others than its owner may tell it.
+    pub fn remote(&self) -> Remote {
+        Remote {
+            commands: self.commands.clone(),
+            bell: Arc::clone(&self.bell),
+            told: Arc::clone(&self.told),
+        }
+    }
+
+    fn tell(&self, command: Command) {
+        self.remote().tell(command);
+    }
+}
+
+/// Tells a worker some things, from anywhere.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    commands: mpsc::Sender<Command>,
+    bell: Arc<Bell>,
+    told: Arc<AtomicU32>,
+}
+
+impl Remote {
+    /// Ends the sessions of a server.
+    pub fn end_sessions_of(&self, server: &Arc<ServerState>, cause: EndCause) {
+        self.tell(Command::EndSessionsOf(Arc::clone(server), cause));
     }
 
     fn tell(&self, command: Command) {
@@ -315,6 +345,7 @@ fn obey(engine: &mut Engine<LinuxNet>, command: Command) -> bool {
         Command::StopAccepting => engine.stop_accepting(),
         Command::Pause => engine.pause(),
         Command::Resume => engine.resume(),
+        Command::EndSessionsOf(server, cause) => engine.end_sessions_of(&server, cause),
         Command::EndSessions => engine.end_sessions(),
         Command::Stop => return false,
     }

@@ -162,6 +162,7 @@ fn snapshot_of(plan: &Plan) -> Arc<Snapshot> {
             user_timeout_ms: 0,
             congestion_control: None,
             outgoing: Default::default(),
+            observe: None,
             state: Arc::default(),
         }))
     });

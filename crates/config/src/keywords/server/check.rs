@@ -8,10 +8,10 @@
 use crate::arguments::Args;
 use crate::build::draft::ServerDraft;
 use crate::keyword::{Entry, entries};
+use crate::model::OnError;
 
 const AGENT: &str = "`agent-check`";
 const SSL: &str = "`check-ssl`";
-const OBSERVE: &str = "`observe`";
 
 /// The family's entries.
 pub const ENTRIES: &[Entry<ServerDraft>] = entries! {
@@ -44,9 +44,9 @@ pub const ENTRIES: &[Entry<ServerDraft>] = entries! {
     "check-reuse-pool" "" SD inert("HTTP") "a check on an idle connection";
     "no-check-reuse-pool" "" SD inert("HTTP") "takes `check-reuse-pool` back";
     "check-pool-conn-name" "<name>" SD inert("HTTP") "which idle connection";
-    "observe" "layer4|layer7" SD refused("what traffic tells of the server would not count") "watch traffic for errors";
-    "error-limit" "<number>" SD inert(OBSERVE) "errors until `on-error`";
-    "on-error" "fastinter|fail-check|sudden-death|mark-down" SD inert(OBSERVE) "what errors lead to";
+    "observe" "layer4" SD supported(observe) "watch connections for errors, besides checks" default("no") note("`layer7` needs HTTP, and is refused");
+    "error-limit" "<number>" SD supported(error_limit) "errors in a row until `on-error`" default("10");
+    "on-error" "fastinter|fail-check|sudden-death|mark-down" SD supported(on_error) "what they lead to" default("`fail-check`");
 };
 
 fn inter(server: &mut ServerDraft, args: &mut Args<'_>) -> Option<()> {
@@ -83,6 +83,37 @@ fn addr(server: &mut ServerDraft, args: &mut Args<'_>) -> Option<()> {
     let (host, port) = args.check_address()?;
     server.check_addr = Some(host);
     server.check_port = port.or(server.check_port);
+    Some(())
+}
+
+fn observe(server: &mut ServerDraft, args: &mut Args<'_>) -> Option<()> {
+    if args.peek_is("layer7") {
+        let place = args.peek_place();
+        args.take("layer7");
+        return args.not_supported(
+            place,
+            "`observe layer7`",
+            "a TCP proxy has `observe layer4`",
+        );
+    }
+    args.choice("what to observe", &[("layer4", ())])?;
+    server.observe = true;
+    Some(())
+}
+
+fn error_limit(server: &mut ServerDraft, args: &mut Args<'_>) -> Option<()> {
+    server.error_limit = Some(args.integer(1..=i64::from(i32::MAX))?.value as u32);
+    Some(())
+}
+
+fn on_error(server: &mut ServerDraft, args: &mut Args<'_>) -> Option<()> {
+    const CHOICES: [(&str, OnError); 4] = [
+        ("fastinter", OnError::FastInter),
+        ("fail-check", OnError::FailCheck),
+        ("sudden-death", OnError::SuddenDeath),
+        ("mark-down", OnError::MarkDown),
+    ];
+    server.on_error = args.choice("what errors lead to", &CHOICES)?.value;
     Some(())
 }
 

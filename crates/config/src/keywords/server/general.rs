@@ -11,7 +11,6 @@ use crate::keywords::proxy::general::NUMBER;
 use crate::source::At;
 
 const IDLE: &str = "idle connections to servers, which HTTP has";
-const DEATH: &str = "sessions stay where they are; a server's state does not end them yet";
 
 /// The family's entries.
 pub const ENTRIES: &[Entry<ServerDraft>] = entries! {
@@ -29,8 +28,8 @@ pub const ENTRIES: &[Entry<ServerDraft>] = entries! {
     "strict-maxconn" "" SD inert(IDLE) "count idle connections too";
     "slowstart" "<time>" SD supported(slow_start) "after it came up, grow to full weight and `maxconn` over this time" default("at once");
     "track" "<backend>/<server>|<server>" SD refused("the server would not follow the other's state") "take over another server's state";
-    "on-marked-down" "shutdown-sessions" SD refused(DEATH) "end its sessions when it goes down";
-    "on-marked-up" "shutdown-backup-sessions" SD refused(DEATH) "end the backups' sessions when it comes up";
+    "on-marked-down" "shutdown-sessions" SD supported(on_marked_down) "end its sessions when a check brings it down" default("they stay");
+    "on-marked-up" "shutdown-backup-sessions" SD supported(on_marked_up) "end the backups' sessions when a check brings it up" default("they stay");
     "init-state" "fully-up|up|down|fully-down|none" SD refused("the server would start in another state") "the state to start in" default("up") off("up");
     "hash-key" "id|id32|guid|addr|addr-port" SD refused("another server would be chosen") "what its place in a hash ring comes from" default("`id`") off("id");
     "stick" "" SD inert("stick tables") "may be remembered in stick tables";
@@ -56,6 +55,20 @@ fn slow_start(server: &mut ServerDraft, args: &mut Args<'_>) -> Option<()> {
     let seconds = time.value.as_millis().div_ceil(1000);
     server.slow_start = Some(std::time::Duration::from_secs(seconds as u64));
     Some(())
+}
+
+fn on_marked_down(server: &mut ServerDraft, args: &mut Args<'_>) -> Option<()> {
+    args.choice(
+        "what a server that goes down does",
+        &[("shutdown-sessions", ())],
+    )?;
+    set(&mut server.on_marked_down, true)
+}
+
+fn on_marked_up(server: &mut ServerDraft, args: &mut Args<'_>) -> Option<()> {
+    let choices = [("shutdown-backup-sessions", ())];
+    args.choice("what a server that comes up does", &choices)?;
+    set(&mut server.on_marked_up, true)
 }
 
 fn weight(server: &mut ServerDraft, args: &mut Args<'_>) -> Option<()> {
