@@ -13,9 +13,9 @@ use super::problem::{Problem, did_you_mean};
 use super::program::{Address, Expect, Pattern, Port, PortPattern, Reaches, STATES, Slot};
 use super::world::Outcome;
 
-/// Whether a pattern is of a call that fails.
+/// Whether a pattern is of a call that gives nothing: it fails, or waits.
 pub(super) fn fails(pattern: &Pattern) -> bool {
-    matches!(pattern, Pattern::Errno(_))
+    matches!(pattern, Pattern::Errno(_) | Pattern::Blocks)
 }
 
 impl Pattern {

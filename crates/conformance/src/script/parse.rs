@@ -232,6 +232,9 @@ impl Reader {
         {
             self.closed[*slot] = true;
         }
+        if let (Action::Accept { into, .. }, true) = (action, fails) {
+            self.closed[*into] = true;
+        }
         if let Action::Exit { process } = action {
             for (closed, maker) in self.closed.iter_mut().zip(&self.makers) {
                 *closed |= maker == process;
