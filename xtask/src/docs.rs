@@ -3,6 +3,7 @@
 //! Decides:  which files, from which lists; each says at its top that it is generated.
 
 mod bind_rules;
+mod kernel_versions;
 mod socket_options;
 
 use std::path::Path;
@@ -14,6 +15,10 @@ type Document = (&'static str, fn() -> Result<String, Failure>);
 
 const DOCUMENTS: &[Document] = &[
     ("docs/bind-rules.md", bind_rules::markdown),
+    (
+        "docs/kernel-versions.md",
+        || Ok(kernel_versions::markdown()),
+    ),
     ("docs/reference/keywords.md", || {
         Ok(portcullis_config::reference::markdown())
     }),

@@ -50,13 +50,20 @@ impl World {
                 return self.set_option6(process, ix, option, trace);
             }
             Opt::BindToDevice(index) => {
+                let anybody = self.host.kernel.has(Change::DeviceForEveryone);
+                if !anybody && !self.capable(process, ix, Cap::NetRaw) {
+                    return refuse(trace, Rule::NeedsCapability, Errno::EPERM);
+                }
                 let known = self.host.net(self.socks[ix].net).interface(index).is_some();
                 if index != 0 && !known {
                     return refuse(trace, Rule::NoSuchDevice, Errno::ENODEV);
                 }
                 self.set_device(process, ix, index as i32, trace)?;
             }
-            Opt::BindToIfindex(index) => self.set_device(process, ix, index, trace)?,
+            Opt::BindToIfindex(index) => {
+                self.check_known(Change::BindToIfindex, trace)?;
+                self.set_device(process, ix, index, trace)?;
+            }
             Opt::BindAddressNoPort(on) => {
                 self.check_known(Change::BindAddressNoPort, trace)?;
                 self.socks[ix].bind_address_no_port = on;
@@ -76,8 +83,14 @@ impl World {
                 }
             }
             Opt::IncomingCpu(cpu) => self.set_incoming_cpu(ix, cpu),
-            Opt::ReuseportCbpf(program) => return self.attach_program(ix, program, trace),
-            Opt::DetachReuseport => return self.detach_program(ix, trace),
+            Opt::ReuseportCbpf(program) => {
+                self.check_known(Change::ReuseportGroups, trace)?;
+                return self.attach_program(ix, program, trace);
+            }
+            Opt::DetachReuseport => {
+                self.check_known(Change::DetachReuseport, trace)?;
+                return self.detach_program(ix, trace);
+            }
             Opt::Repair(value) => return self.set_repair(process, ix, value, trace),
             Opt::FastOpen(length) => {
                 let state = self.socks[ix].state;
@@ -170,7 +183,10 @@ impl World {
                 }
                 self.socks[ix].v6only = on;
             }
-            Opt::Freebind6(on) => self.socks[ix].freebind = on,
+            Opt::Freebind6(on) => {
+                self.check_known(Change::Freebind6, trace)?;
+                self.socks[ix].freebind = on;
+            }
             Opt::Transparent6(on) => {
                 self.check_transparent(process, ix, on, trace)?;
                 self.socks[ix].transparent = on;
@@ -234,6 +250,9 @@ impl World {
         if listening || !self.capable(process, ix, Cap::NetAdmin) {
             return refuse(trace, Rule::NeedsCapability, Errno::EPERM);
         }
+        if value == -1 && !self.host.kernel.has(Change::RepairNoProbe) {
+            return refuse(trace, Rule::BadValue, Errno::EINVAL);
+        }
         let sock = &mut self.socks[ix];
         match value {
             1 => {
@@ -261,6 +280,10 @@ impl World {
         match name {
             OptName::BindAddressNoPort => self.check_known(Change::BindAddressNoPort, trace)?,
             OptName::LocalPortRange => self.check_known(Change::LocalPortRange, trace)?,
+            OptName::BindToIfindex => self.check_known(Change::BindToIfindex, trace)?,
+            OptName::Freebind6 if self.socks[ix].family == Family::Inet6 => {
+                self.check_known(Change::Freebind6, trace)?;
+            }
             OptName::V6Only | OptName::Freebind6 | OptName::Transparent6
                 if self.socks[ix].family == Family::Inet =>
             {

@@ -12,6 +12,7 @@ use crate::errno::Errno;
 use crate::explain::Trace;
 use crate::rules::Rule;
 use crate::socket::{Reuse, SockIx};
+use crate::version::Change;
 use crate::world::World;
 
 impl World {
@@ -37,14 +38,17 @@ impl World {
         // One that owns the port already is checked against those that it owns it with.
         let owned = self.socks[ix].bucket;
         let found = owned.or_else(|| self.bucket_for(ix, port));
+        let mut unasked = false;
         if let Some(bucket) = found
             && check
-            && !self.memory_allows(ix, bucket, trace)
         {
-            if self.conflicts(ix, bucket, Strictness::NAMED, trace) {
-                return Err(Errno::EADDRINUSE);
+            unasked = self.memory_allows(ix, bucket, trace);
+            if !unasked {
+                if self.conflicts(ix, bucket, Strictness::NAMED, trace) {
+                    return Err(Errno::EADDRINUSE);
+                }
+                trace.rule(Rule::PortShared);
             }
-            trace.rule(Rule::PortShared);
         }
         let first = found.is_none();
         let bucket = match found {
@@ -58,7 +62,10 @@ impl World {
             Some(list) => list,
             None => self.owners_create(bucket, ix),
         };
-        self.update_memory(ix, bucket, list, first);
+        // Where it let a socket in, an older kernel's memory stays as it was, even if the socket listens.
+        if !unasked || self.host.kernel.has(Change::StrictReuseport) {
+            self.update_memory(ix, bucket, list, first);
+        }
         if self.socks[ix].bucket.is_none() {
             self.own(ix, bucket, list);
         }

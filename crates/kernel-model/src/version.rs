@@ -113,10 +113,22 @@ impl Kernel {
 }
 
 /// The live kernels that the model has been compared with, oldest first, and where they ran.
-pub const VERIFIED: &[(Kernel, &str)] = &[(
-    Kernel::stable(6, 18, 44),
-    "the machine that the tests run on",
-)];
+pub const VERIFIED: &[(Kernel, &str)] = &[
+    (Kernel::stable(5, 4, 291), "Ubuntu's 5.4.0-216, emulated"),
+    (Kernel::stable(6, 1, 192), "Debian's 6.1.0-56, emulated"),
+    (
+        Kernel::stable(6, 12, 117),
+        "Debian's 6.12.117+deb13, emulated",
+    ),
+    (
+        Kernel::stable(6, 17, 13),
+        "Debian's 6.17.13+deb13, emulated",
+    ),
+    (
+        Kernel::stable(6, 18, 44),
+        "the machine that the tests run on",
+    ),
+];
 
 impl fmt::Display for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -177,7 +189,7 @@ macro_rules! changes {
 changes! {
     /// `IP_BIND_ADDRESS_NO_PORT`.
     BindAddressNoPort 4 . 2 "IP_BIND_ADDRESS_NO_PORT lets bind leave the port to connect."
-        at "net/ipv4/af_inet.c, inet_bind(); net/ipv4/ip_sockglue.c";
+        at "net/ipv4/ip_sockglue.c, do_ip_setsockopt()";
     /// connect favours even ports.
     EvenConnect 4 . 2 "connect begins its search at an even offset, to leave the odd ports to bind."
         at "net/ipv4/inet_hashtables.c, __inet_hash_connect()";
@@ -185,41 +197,59 @@ changes! {
     RoverHalves 4 . 2 "bind to port 0 with SO_REUSEADDR looks through the lower half of the range first."
         at "net/ipv4/inet_connection_sock.c, inet_csk_get_port()";
     /// The order in which a process that ends closes (`kernel/task_work.c`, `task_work_run`).
-    ExitBackwards 4 . 3 "A process that ends closes its sockets from the highest descriptor to the lowest; before, from the lowest.";
+    ExitBackwards 4 . 3 "A process that ends closes its sockets from the highest descriptor to the lowest; before, from the lowest."
+        at "kernel/task_work.c, task_work_run()";
     /// The modern port scan of bind and connect.
     OddEvenBind 4 . 6 "bind to port 0 scans odd ports, then even ones, and connect the other way round; bind's random rover is gone."
-        at "net/ipv4/inet_connection_sock.c, inet_csk_find_open_port(); net/ipv4/inet_hashtables.c, __inet_hash_connect()";
+        at "net/ipv4/inet_connection_sock.c, inet_csk_find_open_port()";
     /// Groups of SO_REUSEPORT listeners.
     ReuseportGroups 4 . 6 "SO_REUSEPORT listeners form a group that a hash or a program chooses from."
-        at "net/core/sock_reuseport.c";
+        at "net/core/sock_reuseport.c, reuseport_select_sock()";
     /// `net.ipv4.ip_unprivileged_port_start`.
-    UnprivilegedPortStart 4 . 11 "The first unprivileged port is a sysctl; before, it is 1024.";
+    UnprivilegedPortStart 4 . 11 "The first unprivileged port is a sysctl; before, it is 1024."
+        at "net/ipv4/af_inet.c, inet_bind()";
     /// `FASTREUSEPORT_STRICT` and the address that a bucket remembers.
-    StrictReuseport 4 . 13 "A bucket remembers the address of the SO_REUSEPORT socket that its cached answer is true for."
+    StrictReuseport 4 . 11 "A bucket remembers the address of the SO_REUSEPORT socket that its cached answer is true for, and forgets when a socket that it let in listens."
         at "net/ipv4/inet_connection_sock.c, sk_reuseport_match()";
+    /// `IPV6_FREEBIND`.
+    Freebind6 4 . 15 "IPV6_FREEBIND is IP_FREEBIND for IPv6 sockets."
+        at "net/ipv6/ipv6_sockglue.c, do_ipv6_setsockopt()";
     /// `tcp_tw_reuse` 2.
     TwReuseLoopback 4 . 19 "tcp_tw_reuse 2, since then the default, is for loopback connections only."
         at "net/ipv4/tcp_ipv4.c, tcp_twsk_unique()";
+    /// `TCP_REPAIR_OFF_NO_WP`.
+    RepairNoProbe 4 . 19 "TCP_REPAIR takes -1: out of repair without a window probe."
+        at "net/ipv4/tcp.c, do_tcp_setsockopt()";
     /// The exact address is looked up before the wildcard.
-    AddressFirst 5 . 0 "A listener on the exact address wins over a wildcard one, whatever their scores.";
+    AddressFirst 5 . 0 "A listener on the exact address wins over a wildcard one, whatever their scores."
+        at "net/ipv4/inet_hashtables.c, __inet_lookup_listener()";
     /// VRFs have ports of their own.
     VrfBuckets 5 . 0 "Sockets bound to a VRF or to its interfaces own ports apart from all others, unless tcp_l3mdev_accept is on."
         at "include/net/inet_sock.h, inet_sk_bound_l3mdev(), inet_bound_dev_eq()";
+    /// `SO_BINDTOIFINDEX`.
+    BindToIfindex 5 . 1 "SO_BINDTOIFINDEX binds to an interface by its number."
+        at "net/core/sock.c, sock_setsockopt()";
     /// 0.0.0.0/8 is ordinary.
-    ZeronetIsOneAddress 5 . 3 "Only 0.0.0.0 counts as this network; the rest of 0.0.0.0/8 may be assigned.";
+    ZeronetIsOneAddress 5 . 3 "Only 0.0.0.0 counts as this network; the rest of 0.0.0.0/8 may be assigned."
+        at "include/linux/in.h, ipv4_is_zeronet()";
+    /// `SO_DETACH_REUSEPORT_BPF`.
+    DetachReuseport 5 . 3 "SO_DETACH_REUSEPORT_BPF takes the program of a group away."
+        at "net/core/sock_reuseport.c, reuseport_detach_prog()";
     /// `SO_BINDTODEVICE` without a capability.
-    DeviceForEveryone 5 . 7 "Anybody may bind a new socket to a device; before, it takes CAP_NET_RAW.";
+    DeviceForEveryone 5 . 7 "Anybody may bind a new socket to a device; before, it takes CAP_NET_RAW."
+        at "net/core/sock.c, sock_bindtoindex()";
     /// `net.ipv4.ip_autobind_reuse`.
     AutobindReuse 5 . 8 "ip_autobind_reuse lets the last resort of bind to port 0 share ports."
         at "net/ipv4/inet_connection_sock.c, inet_csk_find_open_port()";
     /// `net.ipv4.tcp_migrate_req`.
-    MigrateReq 5 . 14 "Connections can move to another listener of the group when one closes.";
+    MigrateReq 5 . 14 "Connections can move to another listener of the group when one closes."
+        at "net/core/sock_reuseport.c, reuseport_migrate_sock()";
     /// A bound device counts in the score again.
     DeviceScore 5 . 15 "A listener bound to the device wins over one that is not, on the same address."
-        at "net/ipv4/inet_hashtables.c, compute_score()" also 5 . 10 . 73, 5 . 14 . 12;
+        at "net/ipv4/inet_hashtables.c, compute_score()" also 5 . 4 . 153, 5 . 10 . 73, 5 . 14 . 12;
     /// The second hash, by port and address.
     Bhash2 6 . 1 "A bind to one address walks only the owners of that address and of the wildcard."
-        at "net/ipv4/inet_connection_sock.c, inet_bhash2_addr_any_conflict()";
+        at "net/ipv4/inet_connection_sock.c, inet_bhash2_conflict()";
     /// A group asks for the processor.
     GroupCpu 6 . 1 "A group prefers the member whose SO_INCOMING_CPU is the processor of the SYN; before, only the score did."
         at "net/core/sock_reuseport.c, reuseport_select_sock_by_hash()" also 5 . 15 . 77;
@@ -233,7 +263,8 @@ changes! {
     OwnRangeWhole 6 . 8 "In a socket's own range connect tries each port in turn, instead of even ones first."
         at "net/ipv4/inet_hashtables.c, __inet_hash_connect()";
     /// The bucket's cached `fastreuse` is never set any more.
-    NoFastreuse 6 . 8 "A new bucket already lists the address when its cached answer is computed, so SO_REUSEADDR alone never skips the walk.";
+    NoFastreuse 6 . 8 "A new bucket already lists the address when its cached answer is computed, so SO_REUSEADDR alone never skips the walk."
+        at "net/ipv4/inet_connection_sock.c, inet_csk_update_fastreuse()";
     /// Mapped addresses are in the second hash.
     MappedByAddress 6 . 8 "A bind to an IPv4 address in IPv6 form walks only the owners of that address and of the wildcard; before, all of the port."
         at "include/net/inet_hashtables.h, inet_use_hash2_on_bind()" also 6 . 1 . 168;
@@ -244,10 +275,11 @@ changes! {
     TwReuseDelay 6 . 14 "How old a TIME_WAIT connection must be for connect's own choice is a sysctl; before, a second."
         at "net/ipv4/tcp_ipv4.c, tcp_twsk_unique()";
     /// The user of an orphan is remembered.
-    OrphanKeepsUser 6 . 17 "A closed socket's remains keep their user; before, they count as root's.";
+    OrphanKeepsUser 6 . 17 "A closed socket's remains keep their user; before, they count as root's."
+        at "include/net/sock.h, sk_uid()";
     /// Ports return to connect's use when only connect's own sockets are left.
     ConnectBind 6 . 18 "A bucket whose remaining owners all got their port from connect can be used by connect again."
-        at "net/ipv4/inet_hashtables.c, inet_bind_bucket_destroy(), inet_bind2_bucket_destroy()";
+        at "net/ipv4/inet_hashtables.c, inet_bind_bucket_destroy()";
 }
 
 #[cfg(test)]
