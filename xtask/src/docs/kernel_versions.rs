@@ -1,7 +1,6 @@
 //! `docs/kernel-versions.md`, from the model's list of changes.
 //!
-//! Decides:  its words and layout; when a change counts as seen live: the model agreed with a kernel that
-//!           has it and with one that does not.
+//! Decides:  its words and layout; what is said of the live kernels on either side of a change.
 //! Source:   crates/kernel-model/src/version.rs
 
 use std::fmt::Write as _;
