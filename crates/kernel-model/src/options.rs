@@ -50,10 +50,7 @@ impl World {
                 return self.set_option6(process, ix, option, trace);
             }
             Opt::BindToDevice(index) => {
-                let anybody = self.host.kernel.has(Change::DeviceForEveryone);
-                if !anybody && !self.capable(process, ix, Cap::NetRaw) {
-                    return refuse(trace, Rule::NeedsCapability, Errno::EPERM);
-                }
+                self.may_name_device(process, ix, trace)?;
                 let known = self.host.net(self.socks[ix].net).interface(index).is_some();
                 if index != 0 && !known {
                     return refuse(trace, Rule::NoSuchDevice, Errno::ENODEV);
@@ -83,14 +80,8 @@ impl World {
                 }
             }
             Opt::IncomingCpu(cpu) => self.set_incoming_cpu(ix, cpu),
-            Opt::ReuseportCbpf(program) => {
-                self.check_known(Change::ReuseportGroups, trace)?;
-                return self.attach_program(ix, program, trace);
-            }
-            Opt::DetachReuseport => {
-                self.check_known(Change::DetachReuseport, trace)?;
-                return self.detach_program(ix, trace);
-            }
+            Opt::ReuseportCbpf(program) => return self.attach_program(ix, program, trace),
+            Opt::DetachReuseport => return self.detach_program(ix, trace),
             Opt::Repair(value) => return self.set_repair(process, ix, value, trace),
             Opt::FastOpen(length) => {
                 let state = self.socks[ix].state;
@@ -196,7 +187,21 @@ impl World {
         Ok(())
     }
 
-    fn check_known<T: Trace>(&self, change: Change, trace: &mut T) -> Result<(), Errno> {
+    /// An older kernel asks for the capability before it looks for the device.
+    fn may_name_device<T: Trace>(
+        &self,
+        process: ProcessId,
+        ix: SockIx,
+        trace: &mut T,
+    ) -> Result<(), Errno> {
+        let anybody = self.host.kernel.has(Change::DeviceForEveryone);
+        if anybody || self.capable(process, ix, Cap::NetRaw) {
+            return Ok(());
+        }
+        refuse(trace, Rule::NeedsCapability, Errno::EPERM)
+    }
+
+    pub(crate) fn check_known<T: Trace>(&self, change: Change, trace: &mut T) -> Result<(), Errno> {
         if self.host.kernel.has(change) {
             return Ok(());
         }

@@ -212,6 +212,7 @@ impl World {
         program: Program,
         trace: &mut T,
     ) -> Result<(), Errno> {
+        self.check_known(Change::ReuseportGroups, trace)?;
         let sock = &self.socks[ix];
         if sock.hashed == Hashed::No {
             if !sock.reuseport {
@@ -233,6 +234,7 @@ impl World {
         ix: SockIx,
         trace: &mut T,
     ) -> Result<(), Errno> {
+        self.check_known(Change::DetachReuseport, trace)?;
         let sock = &self.socks[ix];
         let Some(group) = sock.group else {
             let errno = if sock.reuseport {

@@ -128,6 +128,7 @@ pub const VERIFIED: &[(Kernel, &str)] = &[
         Kernel::stable(6, 18, 44),
         "the machine that the tests run on",
     ),
+    (Kernel::stable(7, 3, 4), "Debian's 7.3.4+deb13, emulated"),
 ];
 
 impl fmt::Display for Kernel {
