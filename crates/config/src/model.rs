@@ -253,6 +253,8 @@ pub struct Frontend {
     pub timeout_client: Option<Duration>,
     /// `timeout client-fin`
     pub timeout_client_fin: Option<Duration>,
+    /// `timeout lifetime`, ours: how long a session may last in all.
+    pub timeout_lifetime: Option<Duration>,
     /// `timeout client-hs`; `None`: as `timeout client`.
     pub timeout_client_hs: Option<Duration>,
     /// Logging.

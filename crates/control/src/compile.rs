@@ -98,6 +98,8 @@ pub struct FrontendPlan {
     pub maxconn: Option<u32>,
     /// `rate-limit sessions`; 0: no limit.
     pub session_rate: u32,
+    /// Time that a session may last in all, ms; 0: for ever.
+    pub lifetime_ms: u32,
     /// Time for a PROXY header, ms; 0: none.
     pub greeting_timeout_ms: u32,
     /// Idle time of the client's side, ms; 0: none.

@@ -44,6 +44,7 @@ fn snapshot(servers: &[SocketAddr]) -> Snapshot {
         backend: Some(Arc::new(backend(servers))),
         maxconn: 0,
         session_rate: 0,
+        lifetime_ms: 0,
         greeting_timeout_ms: 0,
         client_timeout_ms: 60_000,
         client_fin_timeout_ms: 0,

@@ -183,6 +183,8 @@ pub struct Route {
 /// Times of a route, ms; 0: none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Times {
+    /// In all.
+    pub lifetime: u32,
     /// For a PROXY header.
     pub greeting: u32,
     /// In a queue for a server.
@@ -206,6 +208,7 @@ impl Times {
     pub fn of(frontend: &Frontend, backend: Option<&Backend>) -> Times {
         let of_backend = |pick: fn(&Backend) -> u32| backend.map_or(0, pick);
         Times {
+            lifetime: frontend.lifetime_ms,
             greeting: frontend.greeting_timeout_ms,
             queue: of_backend(|backend| backend.queue_timeout_ms),
             connect: of_backend(|backend| backend.connect_timeout_ms),
@@ -221,6 +224,8 @@ impl Times {
 /// Why a session's timer was set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Alarm {
+    /// The session lasts too long.
+    Lifetime,
     /// The PROXY header takes too long.
     Greeting,
     /// The queue takes too long.
@@ -440,7 +445,11 @@ impl<S, P> Session<S, P> {
             ],
             Phase::Relaying => [self.server_deadline().map(|at| (at, Alarm::Server)), None],
         };
-        [client, others[0], others[1]]
+        let end = match self.route.times.lifetime {
+            0 => None,
+            lifetime => Some((self.start_ms + u64::from(lifetime), Alarm::Lifetime)),
+        };
+        [client, others[0], others[1], end]
             .into_iter()
             .flatten()
             .min_by_key(|&(at, _)| at)

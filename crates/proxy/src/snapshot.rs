@@ -57,6 +57,8 @@ pub struct Frontend {
     pub maxconn: u32,
     /// `rate-limit sessions`: connections taken a second; 0: no limit.
     pub session_rate: u32,
+    /// Time that a session may last in all, ms; 0: for ever.
+    pub lifetime_ms: u32,
     /// Time for a PROXY header, ms; 0: none.
     pub greeting_timeout_ms: u32,
     /// Idle time of the client's side, ms; 0: none.

@@ -368,6 +368,7 @@ impl<N: Net> Engine<N> {
             _ => return self.arm(key),
         };
         match (alarm, session.phase) {
+            (Alarm::Lifetime, _) => self.end_with(key, EndCause::Killed),
             (Alarm::Greeting, _) => self.end_greeting(key, Fault::TimedOut),
             (Alarm::Queue, _) => self.queue_timed_out(key),
             (Alarm::Connect, _) => self.attempt_failed(key, connect::Failure::TimedOut),

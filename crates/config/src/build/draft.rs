@@ -285,6 +285,8 @@ pub struct Timeouts {
     pub check: Option<At<Duration>>,
     /// `timeout queue`
     pub queue: Option<At<Duration>>,
+    /// `timeout lifetime`
+    pub lifetime: Option<At<Duration>>,
     /// `timeout client-hs`
     pub client_hs: Option<At<Duration>>,
 }

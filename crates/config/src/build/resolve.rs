@@ -284,6 +284,7 @@ fn frontend(
         session_rate: draft.session_rate.filter(|rate| *rate > 0),
         timeout_client: time(draft.timeouts.client),
         timeout_client_fin: time(draft.timeouts.client_fin),
+        timeout_lifetime: time(draft.timeouts.lifetime),
         timeout_client_hs: time(draft.timeouts.client_hs),
         log: log(draft, global_logs, report),
         keepalive: keepalive(keeps_alive, draft.client_keepalive),

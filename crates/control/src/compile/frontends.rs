@@ -47,6 +47,7 @@ pub(super) fn plan(
             backend,
             maxconn: frontend.maxconn.filter(|&n| n > 0),
             session_rate: frontend.session_rate.unwrap_or(0),
+            lifetime_ms: milliseconds(frontend.timeout_lifetime),
             greeting_timeout_ms: milliseconds(
                 frontend.timeout_client_hs.or(frontend.timeout_client),
             ),

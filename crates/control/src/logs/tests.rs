@@ -52,6 +52,7 @@ fn record(total_ms: u64) -> SessionRecord {
             backend: None,
             maxconn: 10,
             session_rate: 0,
+            lifetime_ms: 0,
             greeting_timeout_ms: 0,
             client_timeout_ms: 0,
             client_fin_timeout_ms: 0,

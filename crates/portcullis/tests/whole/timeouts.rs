@@ -34,6 +34,40 @@ fn assert_about(took: Duration, expected_ms: u64) {
 }
 
 #[test]
+fn a_session_ends_with_its_lifetime_whatever_it_does() {
+    if super::harness::ours_only() {
+        return;
+    }
+    portcullis_testkit::private_network(|| {
+        let _server = super::servers::Server::echo(super::harness::local(9001), "one");
+        let config = super::harness::listen("127.0.0.1:8000", &[super::harness::local(9001)])
+            .replace("nbthread 2", "nbthread 2\n    log stdout format raw local0")
+            .replace(
+                "mode tcp",
+                "mode tcp\n    log global\n    option tcplog\n    timeout lifetime 600ms",
+            );
+        let front = super::harness::local(8000);
+        let mut balancer = super::harness::Balancer::start(&config, &[front]);
+        let mut client = super::clients::connect(front);
+        let port = client.local_addr().unwrap().port();
+        let began = std::time::Instant::now();
+        // Busy all the time: no idle time-out could end it.
+        while std::io::Write::write_all(&mut client, b"x\n").is_ok()
+            && std::io::Read::read(&mut client, &mut [0; 64]).is_ok_and(|count| count > 0)
+        {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            assert!(began.elapsed() < super::harness::SOON, "it goes on");
+        }
+        assert!(began.elapsed() >= std::time::Duration::from_millis(550));
+        let line = balancer
+            .process
+            .wait_line(&format!("127.0.0.1:{port} ["), super::harness::SOON);
+        assert!(line.contains(" KD "), "{line}");
+        balancer.stop();
+    });
+}
+
+#[test]
 fn a_client_of_a_refusing_server_is_let_go_after_the_retries() {
     private_network(|| {
         let config = listen("127.0.0.1:8000", &[local(9001)])

@@ -251,6 +251,7 @@ pub(super) mod tests {
             backend: None,
             maxconn: 10,
             session_rate: 0,
+            lifetime_ms: 0,
             greeting_timeout_ms: 0,
             client_timeout_ms: 0,
             client_fin_timeout_ms: 0,

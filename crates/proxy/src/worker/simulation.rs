@@ -84,6 +84,7 @@ fn snapshot(trial: Trial, dice: &mut Dice) -> Arc<Snapshot> {
         backend: Some(Arc::new(backend)),
         maxconn: MAXCONN,
         session_rate: 0,
+        lifetime_ms: 0,
         greeting_timeout_ms: 0,
         client_timeout_ms: idle(1_500),
         client_fin_timeout_ms: idle(400),
