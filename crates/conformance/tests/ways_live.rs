@@ -112,6 +112,13 @@ impl Refusal<'_> {
                 *verb = Verb::Set(opt);
                 Vec::new()
             }
+            Difference::WholeOption => {
+                let Verb::SetLen(opt, _) = *verb else {
+                    return None;
+                };
+                *verb = Verb::Set(opt);
+                Vec::new()
+            }
             Difference::Port(_) | Difference::Ip(_) | Difference::Scope(_) => {
                 let (Verb::Bind(address) | Verb::Connect(address)) = verb else {
                     return None;

@@ -52,6 +52,7 @@ impl Attempt {
             | Difference::Ip(_)
             | Difference::Scope(_)
             | Difference::WholeAddress
+            | Difference::WholeOption
             | Difference::How(_)
             | Difference::Value(_) => return self.change_call(difference),
             Difference::Option(opt) => return self.first(Call::Set(opt)),
@@ -104,6 +105,7 @@ impl Attempt {
         match (*difference, &mut self.call) {
             (Difference::How(how), Call::Shutdown(told)) => *told = how,
             (Difference::Value(value), Call::Set(opt)) => *opt = value,
+            (Difference::WholeOption, Call::SetLen(opt, _)) => self.call = Call::Set(*opt),
             _ => return false,
         }
         true

@@ -80,6 +80,8 @@ pub enum Difference {
     Scope(u32),
     /// The address argument has its own family and length.
     WholeAddress,
+    /// The option's value has its own length.
+    WholeOption,
     /// `shutdown` is told this.
     How(i32),
     /// `setsockopt` is given this value.
@@ -189,6 +191,7 @@ impl Difference {
     pub(crate) fn rank(&self) -> u8 {
         match self {
             Difference::WholeAddress
+            | Difference::WholeOption
             | Difference::Scope(_)
             | Difference::How(_)
             | Difference::Value(_) => 0,
@@ -221,6 +224,7 @@ impl Difference {
             Difference::WholeAddress => {
                 write!(out, "pass the address with its own family and length")
             }
+            Difference::WholeOption => write!(out, "pass the value with its own length"),
             Difference::How(0) => write!(out, "use SHUT_RD"),
             Difference::How(1) => write!(out, "use SHUT_WR"),
             Difference::How(_) => write!(out, "use SHUT_RDWR"),

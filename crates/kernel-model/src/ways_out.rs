@@ -75,6 +75,10 @@ impl Search {
             Call::Accept => self.try_accept(),
             Call::Shutdown(_) => self.try_shutdown(),
             Call::Set(opt) => self.try_set(opt),
+            Call::SetLen(opt, _) => {
+                self.attempt(&[Difference::WholeOption]);
+                self.try_set(opt);
+            }
             Call::Get(_) => self.try_releases(),
             Call::GetPeerName => self.try_peer(),
             _ => {}
