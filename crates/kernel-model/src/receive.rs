@@ -29,14 +29,14 @@ enum Acked {
 
 impl World {
     /// A socket with a connection, or on its way to one, gets a segment.
-    pub(crate) fn to_connection<T: Trace>(&mut self, ix: SockIx, segment: Segment, trace: &mut T) {
+    pub(crate) fn at_connection<T: Trace>(&mut self, ix: SockIx, segment: Segment, trace: &mut T) {
         if self.socks[ix].state == State::SynSent {
-            return self.to_syn_sent(ix, segment, trace);
+            return self.at_syn_sent(ix, segment, trace);
         }
         if segment.ack.is_none() && segment.flag != Flag::Reset && segment.flag != Flag::Syn {
             return;
         }
-        if !self.is_acceptable(ix, segment, trace) {
+        if !self.check_segment(ix, segment, trace) {
             return;
         }
         let Some(ack) = segment.ack else { return };
@@ -59,7 +59,7 @@ impl World {
 
     /// Whether the segment may go on to its acknowledgement. What may not is answered by an
     /// acknowledgement that says what is expected; a reset in its place ends the connection.
-    fn is_acceptable<T: Trace>(&mut self, ix: SockIx, segment: Segment, trace: &mut T) -> bool {
+    fn check_segment<T: Trace>(&mut self, ix: SockIx, segment: Segment, trace: &mut T) -> bool {
         let sock = &self.socks[ix];
         let next = sock.rcv_nxt;
         let limit = next.wrapping_add(WINDOW);
@@ -176,7 +176,7 @@ impl World {
         }
     }
 
-    fn to_syn_sent<T: Trace>(&mut self, ix: SockIx, segment: Segment, trace: &mut T) {
+    fn at_syn_sent<T: Trace>(&mut self, ix: SockIx, segment: Segment, trace: &mut T) {
         let sock = &mut self.socks[ix];
         let Some(ack) = segment.ack else {
             if segment.flag == Flag::Syn {
@@ -218,10 +218,10 @@ impl World {
     }
 
     /// A TIME_WAIT socket gets a segment.
-    pub(crate) fn to_time_wait<T: Trace>(&mut self, ix: SockIx, segment: Segment, trace: &mut T) {
+    pub(crate) fn at_time_wait<T: Trace>(&mut self, ix: SockIx, segment: Segment, trace: &mut T) {
         let (next, sent) = (self.socks[ix].rcv_nxt, self.socks[ix].snd_nxt);
         if self.socks[ix].substate == State::FinWait2 {
-            return self.to_dead_fin_wait(ix, segment);
+            return self.at_dead_fin_wait(ix, segment);
         }
         if segment.flag == Flag::Reset {
             if segment.seq == next {
@@ -239,7 +239,7 @@ impl World {
         {
             self.end_time_wait(ix);
             let first = sent.wrapping_add(ISN_GAP).max(1);
-            return self.to_listener(listener, segment, Some(first), trace);
+            return self.at_listener(listener, segment, Some(first), trace);
         }
         if segment.ack.is_some() {
             self.set_timer(ix, crate::wire::TIME_WAIT_MS);
@@ -253,7 +253,7 @@ impl World {
     }
 
     /// The remains of a socket that was closed before its peer closed.
-    fn to_dead_fin_wait(&mut self, ix: SockIx, segment: Segment) {
+    fn at_dead_fin_wait(&mut self, ix: SockIx, segment: Segment) {
         let (next, sent) = (self.socks[ix].rcv_nxt, self.socks[ix].snd_nxt);
         let in_window = segment.seq == next
             || (after(segment.end(), next) && after(next.wrapping_add(WINDOW), segment.seq));

@@ -39,7 +39,7 @@ struct Handshake {
 impl World {
     /// A listener gets a segment. `first`: the sequence number that a TIME_WAIT socket left for its
     /// successor, whom no limit of the SYN queue holds back.
-    pub(crate) fn to_listener<T: Trace>(
+    pub(crate) fn at_listener<T: Trace>(
         &mut self,
         listener: SockIx,
         segment: Segment,
@@ -47,7 +47,7 @@ impl World {
         trace: &mut T,
     ) {
         if segment.begins() {
-            return self.to_open(listener, segment, first, trace);
+            return self.at_open(listener, segment, first, trace);
         }
         if segment.flag == Flag::Reset || segment.ack.is_none() {
             return;
@@ -59,7 +59,7 @@ impl World {
     }
 
     /// A SYN at a listener.
-    fn to_open<T: Trace>(
+    fn at_open<T: Trace>(
         &mut self,
         listener: SockIx,
         segment: Segment,
@@ -208,7 +208,7 @@ impl World {
     }
 
     /// A half-open connection gets a segment. `None`: there is no listener any more, and it is gone.
-    pub(crate) fn to_request<T: Trace>(
+    pub(crate) fn at_request<T: Trace>(
         &mut self,
         ix: SockIx,
         segment: Segment,
@@ -228,7 +228,7 @@ impl World {
             return Some(());
         }
         if segment.ack.is_some_and(|ack| ack != sent) {
-            self.to_listener(listener, segment, None, trace);
+            self.at_listener(listener, segment, None, trace);
             return Some(());
         }
         let in_window = segment.seq == next
@@ -414,7 +414,7 @@ impl World {
         }
         self.hash_connection(child);
         self.socks[listener].queue.push_back(child);
-        self.to_connection(child, segment, trace);
+        self.at_connection(child, segment, trace);
     }
 
     /// `__inet_inherit_port`: the listener's bucket, or that of the port that the handshake was about.

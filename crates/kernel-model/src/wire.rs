@@ -275,21 +275,21 @@ impl World {
         while let Some(ix) = self.find_connection(segment.to, segment.arrival.device) {
             match self.socks[ix].state {
                 State::NewSynRecv => {
-                    if self.to_request(ix, segment, trace).is_some() {
+                    if self.at_request(ix, segment, trace).is_some() {
                         return;
                     }
                     // The request is gone: the segment is looked up again.
                 }
-                State::TimeWait => return self.to_time_wait(ix, segment, trace),
+                State::TimeWait => return self.at_time_wait(ix, segment, trace),
                 _ => {
                     self.heard(ix);
-                    return self.to_connection(ix, segment, trace);
+                    return self.at_connection(ix, segment, trace);
                 }
             }
         }
         match self.find_for(segment, trace) {
-            Some(listener) => self.to_listener(listener, segment, None, trace),
-            None => self.to_nobody(segment, trace),
+            Some(listener) => self.at_listener(listener, segment, None, trace),
+            None => self.at_nobody(segment, trace),
         }
     }
 
@@ -321,7 +321,7 @@ impl World {
     }
 
     /// Nobody takes it: a reset answers, if it may.
-    fn to_nobody<T: Trace>(&mut self, segment: Segment, trace: &mut T) {
+    fn at_nobody<T: Trace>(&mut self, segment: Segment, trace: &mut T) {
         if segment.flag != Flag::Reset && self.reply_reset(segment, None) {
             if segment.begins() {
                 trace.rule(Rule::Refused);
