@@ -118,13 +118,7 @@ pub fn perform(
             Outcome::Ok
         }
     };
-    let after = match action {
-        Action::Accept { into, .. } if outcome == Outcome::Accepted => world.look(*into),
-        Action::Socket { slot, .. } | Action::Accept { slot, .. } | Action::Call { slot, .. } => {
-            world.look(*slot)
-        }
-        _ => None,
-    };
+    let after = look_after(world, action, &outcome);
     if let (Action::Call { slot, .. }, None) = (action, &after) {
         // Closed: nothing will reach it any more.
         listeners.retain(|listener| listener != slot);
@@ -133,6 +127,21 @@ pub fn perform(
         outcome,
         after,
         reached,
+    }
+}
+
+/// The socket that the action was about, as it is now.
+fn look_after(
+    world: &mut dyn World,
+    action: &Action,
+    outcome: &Outcome,
+) -> Option<(SocketAddr, State)> {
+    match action {
+        Action::Accept { into, .. } if *outcome == Outcome::Accepted => world.look(*into),
+        Action::Socket { slot, .. } | Action::Accept { slot, .. } | Action::Call { slot, .. } => {
+            world.look(*slot)
+        }
+        _ => None,
     }
 }
 
