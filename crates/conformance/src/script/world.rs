@@ -57,7 +57,7 @@ pub struct Observation {
 /// How often a connection that nobody got yet is looked for again.
 const LOOKS: u32 = 5;
 
-/// Takes a step. `listeners` are the sockets that ever listened, to see whom a connection reaches.
+/// Takes a step. `listeners` are the open sockets that ever listened, to see whom a connection reaches.
 pub fn perform(
     world: &mut dyn World,
     action: &Action,
@@ -120,7 +120,6 @@ pub fn perform(
     };
     let after = look_after(world, action, &outcome);
     if let (Action::Call { slot, .. }, None) = (action, &after) {
-        // Closed: nothing will reach it any more.
         listeners.retain(|listener| listener != slot);
     }
     Observation {
