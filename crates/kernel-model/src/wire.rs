@@ -8,10 +8,13 @@
 //! Not here: what a state makes of a segment (receive.rs, request.rs); routes (way.rs); data and
 //!           loss: segments arrive at once, in the order in which they were sent (gaps.toml).
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use crate::addr::{Family, is_mapped, mapped};
 use crate::call::State;
 use crate::errno::Errno;
-use crate::explain::Trace;
+use crate::explain::{NoTrace, Trace};
 use crate::host::NetId;
 use crate::lookup::{Found, Target};
 use crate::rules::Rule;
@@ -306,18 +309,33 @@ impl World {
         };
         if segment.begins() {
             let found = self.listener_for(target, trace);
-            self.last_choice = found.map(|listener| (tuple, listener));
+            let among = self.equals_of(target).len();
+            self.last_choice = found.map(|listener| (tuple, listener, among));
             return found;
         }
-        let equals = match self.find_listener(target).0 {
-            Found::Nobody => return None,
-            Found::One(ix) => return Some(ix),
+        let equals = self.equals_of(target);
+        let before = self.last_choice.filter(|(of, ix, among)| {
+            *of == tuple && *among == equals.len() && equals.contains(ix)
+        });
+        if let Some((_, listener, _)) = before {
+            return Some(listener);
+        }
+        // Among others, the same hash names another. That matters to a cookie alone: the rest get a
+        // reset from whoever it is.
+        if equals.len() > 1 && self.cookies.contains_key(&tuple) {
+            return self.listener_for(target, &mut NoTrace);
+        }
+        equals.first().copied()
+    }
+
+    /// Those among whom the listener of a segment is chosen.
+    fn equals_of(&self, target: Target) -> Vec<SockIx> {
+        match self.find_listener(target).0 {
+            Found::Nobody => Vec::new(),
+            Found::One(ix) => vec![ix],
             Found::Group(group) => self.groups[group.0].members.clone(),
             Found::Among(equals) => equals,
-        };
-        let chosen = self.last_choice.filter(|(of, _)| *of == tuple);
-        let chosen = chosen.filter(|(_, ix)| equals.contains(ix));
-        chosen.map(|(_, ix)| ix).or(equals.first().copied())
+        }
     }
 
     /// Nobody takes it: a reset answers, if it may.

@@ -45,8 +45,8 @@ pub struct World {
     pub(crate) connections: BTreeMap<Tuple, Vec<SockIx>>,
     /// Segments on their way.
     pub(crate) wire: VecDeque<Segment>,
-    /// The last choice of a group, by the four numbers that it was made for.
-    pub(crate) last_choice: Option<(Tuple, SockIx)>,
+    /// The last choice of a listener: by which four numbers, and among how many.
+    pub(crate) last_choice: Option<(Tuple, SockIx, usize)>,
     pub(crate) cookies: BTreeMap<Tuple, Cookie>,
     /// Peers that are known to be alive (tcp_metrics): namespace, own address, theirs.
     pub(crate) proven: BTreeSet<(NetId, u128, u128)>,

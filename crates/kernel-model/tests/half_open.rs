@@ -157,3 +157,29 @@ fn half_open_connections_leave_nothing_behind() {
         assert_eq!(world.owners_of_port(NetId(0), WEB), 0);
     }
 }
+
+#[test]
+fn a_cookie_comes_back_to_whom_the_hash_names_by_then() {
+    for taker in 0..2 {
+        let mut world = world(Kernel::V6_18);
+        world.host_mut().namespaces[0].sysctls.tcp_syncookies = 2;
+        let mut group = Vec::new();
+        let client = socket(&mut world);
+        world.call(client, Call::Set(Opt::DeferAccept(1)));
+        for _ in 0..2 {
+            let member = socket(&mut world);
+            world.call(member, Call::Set(Opt::ReusePort(true)));
+            world.call(member, Call::Bind(at(WEB)));
+            assert_eq!(world.call(member, Call::Listen(5)), Answer::Ok);
+            if group.is_empty() {
+                // The client holds its last acknowledgement back until the group has grown.
+                world.call(client, Call::Connect(at(WEB)));
+            }
+            group.push(member);
+        }
+        world.tell_member(group[taker]);
+        world.call(client, Call::Shutdown(1));
+        assert_eq!(world.queue_len(group[taker]), 1);
+        assert_eq!(world.queue_len(group[1 - taker]), 0);
+    }
+}
