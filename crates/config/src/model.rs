@@ -255,6 +255,8 @@ pub struct Frontend {
     pub timeout_client_fin: Option<Duration>,
     /// `timeout lifetime`, ours: how long a session may last in all.
     pub timeout_lifetime: Option<Duration>,
+    /// `timeout drain-age`, ours: how old a session may become once no new ones are taken.
+    pub timeout_drain_age: Option<Duration>,
     /// `timeout client-hs`; `None`: as `timeout client`.
     pub timeout_client_hs: Option<Duration>,
     /// Logging.

@@ -100,6 +100,8 @@ pub struct FrontendPlan {
     pub session_rate: u32,
     /// Time that a session may last in all, ms; 0: for ever.
     pub lifetime_ms: u32,
+    /// `timeout drain-age`, ms; 0: none.
+    pub drain_age_ms: u32,
     /// Time for a PROXY header, ms; 0: none.
     pub greeting_timeout_ms: u32,
     /// Idle time of the client's side, ms; 0: none.

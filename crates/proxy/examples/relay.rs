@@ -45,6 +45,7 @@ fn snapshot(servers: &[SocketAddr]) -> Snapshot {
         maxconn: 0,
         session_rate: 0,
         lifetime_ms: 0,
+        drain_age_ms: 0,
         greeting_timeout_ms: 0,
         client_timeout_ms: 60_000,
         client_fin_timeout_ms: 0,

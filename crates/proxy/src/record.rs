@@ -47,6 +47,10 @@ pub enum EndCause {
     Up,
     /// `I`: an error of ours.
     Internal,
+    /// `M`: it had lasted as long as `timeout lifetime` allows.
+    Lifetime,
+    /// `A`: it was as old as `timeout drain-age` allows once no new sessions were taken.
+    Drained,
 }
 
 /// In which phase it ended: the second letter of the termination state.
@@ -94,6 +98,8 @@ impl Termination {
             EndCause::Down => 'D',
             EndCause::Up => 'U',
             EndCause::Internal => 'I',
+            EndCause::Lifetime => 'M',
+            EndCause::Drained => 'A',
         };
         let phase = match self.phase {
             EndPhase::Over => '-',

@@ -185,6 +185,8 @@ pub struct Route {
 pub struct Times {
     /// In all.
     pub lifetime: u32,
+    /// Of a whole session, once no new ones are taken.
+    pub drain_age: u32,
     /// For a PROXY header.
     pub greeting: u32,
     /// In a queue for a server.
@@ -209,6 +211,7 @@ impl Times {
         let of_backend = |pick: fn(&Backend) -> u32| backend.map_or(0, pick);
         Times {
             lifetime: frontend.lifetime_ms,
+            drain_age: frontend.drain_age_ms,
             greeting: frontend.greeting_timeout_ms,
             queue: of_backend(|backend| backend.queue_timeout_ms),
             connect: of_backend(|backend| backend.connect_timeout_ms),
@@ -226,6 +229,8 @@ impl Times {
 pub enum Alarm {
     /// The session lasts too long.
     Lifetime,
+    /// It is as old as it may be once no new ones are taken.
+    Drained,
     /// The PROXY header takes too long.
     Greeting,
     /// The queue takes too long.
@@ -268,6 +273,8 @@ pub struct Session<S, P> {
     pub phase: Phase,
     /// It is in the ready list.
     pub queued: bool,
+    /// No new sessions are taken: `timeout drain-age` holds.
+    pub draining: bool,
     /// Its record was written already, when it was connected.
     pub logged: bool,
     /// A retry went to another server.
@@ -338,6 +345,7 @@ impl<S, P> Session<S, P> {
             server_side: Side::default(),
             phase: Phase::Connecting,
             queued: false,
+            draining: false,
             logged: false,
             redispatched: false,
             fault: None,
@@ -425,8 +433,10 @@ impl<S, P> Session<S, P> {
 
     /// When the session's timer must ring, and for what. The client's wins a tie, as in HAProxy.
     pub fn alarm(&self) -> Option<(u64, Alarm)> {
+        let end = self.last_moment();
         if self.phase == Phase::Greeting {
-            return some_time(self.phase_end_ms).map(|at| (at, Alarm::Greeting));
+            let greeting = some_time(self.phase_end_ms).map(|at| (at, Alarm::Greeting));
+            return greeting.into_iter().chain(end).min_by_key(|&(at, _)| at);
         }
         let client = self.client_deadline().map(|at| (at, Alarm::Client));
         let others = match self.phase {
@@ -445,13 +455,24 @@ impl<S, P> Session<S, P> {
             ],
             Phase::Relaying => [self.server_deadline().map(|at| (at, Alarm::Server)), None],
         };
-        let end = match self.route.times.lifetime {
-            0 => None,
-            lifetime => Some((self.start_ms + u64::from(lifetime), Alarm::Lifetime)),
-        };
         [client, others[0], others[1], end]
             .into_iter()
             .flatten()
+            .min_by_key(|&(at, _)| at)
+    }
+
+    /// When it must be over, whatever it does.
+    fn last_moment(&self) -> Option<(u64, Alarm)> {
+        let times = &self.route.times;
+        let of = |age: u32| some_time(age.into()).map(|age| self.start_ms + age);
+        let lifetime = of(times.lifetime).map(|at| (at, Alarm::Lifetime));
+        let drained = match self.draining {
+            true => of(times.drain_age).map(|at| (at, Alarm::Drained)),
+            false => None,
+        };
+        lifetime
+            .into_iter()
+            .chain(drained)
             .min_by_key(|&(at, _)| at)
     }
 

@@ -229,13 +229,20 @@ impl<N: Net> Engine<N> {
         self.poll_gates();
     }
 
-    /// Takes what waits in the listeners' queues, then closes them. Sessions go on.
+    /// Takes what waits in the listeners' queues, then closes them. Sessions go on, as long as
+    /// `timeout drain-age` allows.
     pub fn stop_accepting(&mut self) {
         if self.door != Door::Closed {
             self.drain_gates();
         }
         self.door = Door::Closed;
         self.close_gates();
+        for key in self.sessions.keys() {
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.draining = true;
+                self.arm(key);
+            }
+        }
     }
 
     /// Leaves the listeners alone; their queues fill.
@@ -368,7 +375,8 @@ impl<N: Net> Engine<N> {
             _ => return self.arm(key),
         };
         match (alarm, session.phase) {
-            (Alarm::Lifetime, _) => self.end_with(key, EndCause::Killed),
+            (Alarm::Lifetime, _) => self.end_of_age(key, EndCause::Lifetime),
+            (Alarm::Drained, _) => self.end_of_age(key, EndCause::Drained),
             (Alarm::Greeting, _) => self.end_greeting(key, Fault::TimedOut),
             (Alarm::Queue, _) => self.queue_timed_out(key),
             (Alarm::Connect, _) => self.attempt_failed(key, connect::Failure::TimedOut),

@@ -287,6 +287,8 @@ pub struct Timeouts {
     pub queue: Option<At<Duration>>,
     /// `timeout lifetime`
     pub lifetime: Option<At<Duration>>,
+    /// `timeout drain-age`
+    pub drain_age: Option<At<Duration>>,
     /// `timeout client-hs`
     pub client_hs: Option<At<Duration>>,
 }

@@ -285,6 +285,7 @@ fn frontend(
         timeout_client: time(draft.timeouts.client),
         timeout_client_fin: time(draft.timeouts.client_fin),
         timeout_lifetime: time(draft.timeouts.lifetime),
+        timeout_drain_age: time(draft.timeouts.drain_age),
         timeout_client_hs: time(draft.timeouts.client_hs),
         log: log(draft, global_logs, report),
         keepalive: keepalive(keeps_alive, draft.client_keepalive),

@@ -48,6 +48,7 @@ pub(super) fn plan(
             maxconn: frontend.maxconn.filter(|&n| n > 0),
             session_rate: frontend.session_rate.unwrap_or(0),
             lifetime_ms: milliseconds(frontend.timeout_lifetime),
+            drain_age_ms: milliseconds(frontend.timeout_drain_age),
             greeting_timeout_ms: milliseconds(
                 frontend.timeout_client_hs.or(frontend.timeout_client),
             ),

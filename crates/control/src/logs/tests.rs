@@ -53,6 +53,7 @@ fn record(total_ms: u64) -> SessionRecord {
             maxconn: 10,
             session_rate: 0,
             lifetime_ms: 0,
+            drain_age_ms: 0,
             greeting_timeout_ms: 0,
             client_timeout_ms: 0,
             client_fin_timeout_ms: 0,

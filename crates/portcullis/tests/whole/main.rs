@@ -15,6 +15,7 @@ mod servers;
 mod balance;
 mod check;
 mod demo;
+mod draining;
 mod examples;
 mod health;
 mod limits;

@@ -62,7 +62,7 @@ fn a_session_ends_with_its_lifetime_whatever_it_does() {
         let line = balancer
             .process
             .wait_line(&format!("127.0.0.1:{port} ["), super::harness::SOON);
-        assert!(line.contains(" KD "), "{line}");
+        assert!(line.contains(" MD "), "{line}");
         balancer.stop();
     });
 }

@@ -252,6 +252,7 @@ pub(super) mod tests {
             maxconn: 10,
             session_rate: 0,
             lifetime_ms: 0,
+            drain_age_ms: 0,
             greeting_timeout_ms: 0,
             client_timeout_ms: 0,
             client_fin_timeout_ms: 0,

@@ -36,6 +36,16 @@ impl<N: Net> Engine<N> {
         self.end(key, verdict);
     }
 
+    /// Ends a session that may not become older.
+    pub(super) fn end_of_age(&mut self, key: Key, cause: EndCause) {
+        match self.sessions.get(key).map(|session| session.phase) {
+            Some(Phase::Greeting) => self.end_greeting(key, Fault::TimedOut),
+            Some(Phase::Queued) => self.end_in_queue(key, cause),
+            Some(_) => self.end_with(key, cause),
+            None => {}
+        }
+    }
+
     /// Ends a session.
     pub(super) fn end(&mut self, key: Key, verdict: Verdict) {
         self.publish(key);

@@ -98,7 +98,7 @@ impl<N: Net> Engine<N> {
     }
 
     /// The session ends without having got out of the queue.
-    fn end_in_queue(&mut self, key: Key, cause: EndCause) {
+    pub(super) fn end_in_queue(&mut self, key: Key, cause: EndCause) {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };

@@ -85,6 +85,7 @@ fn snapshot(trial: Trial, dice: &mut Dice) -> Arc<Snapshot> {
         maxconn: MAXCONN,
         session_rate: 0,
         lifetime_ms: 0,
+        drain_age_ms: 0,
         greeting_timeout_ms: 0,
         client_timeout_ms: idle(1_500),
         client_fin_timeout_ms: idle(400),

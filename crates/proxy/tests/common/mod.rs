@@ -192,6 +192,7 @@ fn snapshot_of(plan: &Plan) -> Arc<Snapshot> {
         maxconn: plan.frontend_maxconn,
         session_rate: 0,
         lifetime_ms: 0,
+        drain_age_ms: 0,
         greeting_timeout_ms: 0,
         client_timeout_ms: plan.times.client,
         client_fin_timeout_ms: plan.times.client_fin,

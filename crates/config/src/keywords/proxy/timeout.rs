@@ -26,6 +26,7 @@ pub const ENTRIES: &[Entry<ProxyDraft>] = entries! {
     "timeout queue" "<time>" DLB supported(queue) "how long a connection may wait for a server" default("`timeout connect`");
     "timeout client-hs" "<time>" DFL supported(client_hs) "how long the PROXY header of a client may take" default("`timeout client`");
     "timeout lifetime" "<time>" DFL supported(lifetime) "how long a session may last in all, whatever it does" default("for ever") note("ours");
+    "timeout drain-age" "<time>" DFL supported(drain_age) "how old a session may become once no new ones are taken (USR1)" default("for ever") note("ours");
     "timeout http-keep-alive" "<time>" DFLB http(HttpOnly::Accepted) "how long to wait for the next request";
     "timeout http-request" "<time>" DFLB http(HttpOnly::Accepted) "how long to wait for a whole request";
     "timeout tarpit" "<time>" DFLB http(HttpOnly::Accepted) "how long to hold a refused request";
@@ -61,6 +62,10 @@ fn check(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
 
 fn client_hs(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
     set(&mut proxy.timeouts.client_hs, args)
+}
+
+fn drain_age(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
+    set(&mut proxy.timeouts.drain_age, args)
 }
 
 fn lifetime(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
