@@ -8,7 +8,7 @@ use crate::arguments::Args;
 
 /// Where a keyword may stand: a set of places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sections(u8);
+pub struct Sections(u16);
 
 impl Sections {
     /// Is one of `other`'s places among these?
@@ -18,7 +18,7 @@ impl Sections {
 
     /// The places' names, in the manual's order.
     pub fn names(self) -> Vec<&'static str> {
-        const NAMES: [(Sections, &str); 8] = [
+        const NAMES: [(Sections, &str); 9] = [
             (G, "global"),
             (D, "defaults"),
             (F, "frontend"),
@@ -27,6 +27,7 @@ impl Sections {
             (BIND, "bind"),
             (S, "server"),
             (DEFAULT_SERVER, "default-server"),
+            (RING, "ring"),
         ];
         NAMES
             .into_iter()
@@ -62,6 +63,8 @@ pub const BIND: Sections = Sections(32);
 pub const S: Sections = Sections(64);
 /// A `default-server` line.
 pub const DEFAULT_SERVER: Sections = Sections(128);
+/// A `ring` section.
+pub const RING: Sections = Sections(256);
 /// `server`, `server-template` and `default-server` lines.
 pub const SD: Sections = all([S, DEFAULT_SERVER]);
 /// `defaults` and every proxy.

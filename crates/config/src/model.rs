@@ -23,6 +23,8 @@ pub struct Config {
     pub frontends: Vec<Frontend>,
     /// `backend` and the back half of `listen`, in the order of the file. `disabled` ones too.
     pub backends: Vec<Backend>,
+    /// The `ring` sections, and the ring that is always there.
+    pub rings: Vec<Ring>,
 }
 
 /// The `global` section.
@@ -149,6 +151,32 @@ pub struct LogTarget {
     pub max_level: u8,
     /// More urgent lines are sent at this level. Default 0.
     pub min_level: u8,
+    /// `sample`: which of its lines are sent; `None`: all.
+    pub sample: Option<Sample>,
+}
+
+/// `sample`: of every so many lines, the ones with these numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// First and last numbers, from 1.
+    pub ranges: Vec<(u32, u32)>,
+    /// After so many lines it begins with 1 again.
+    pub size: u32,
+}
+
+/// A `ring` section.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ring {
+    /// Its name.
+    pub name: String,
+    /// Where it stands; `None`: it is always there.
+    pub place: Option<Place>,
+    /// `size`, bytes.
+    pub size: u32,
+    /// `maxlen`, bytes; `None`: as the `log` line says.
+    pub max_length: Option<u32>,
+    /// `format`; `None`: as the `log` line says.
+    pub format: Option<LogFormat>,
 }
 
 /// Where log lines go.
@@ -164,6 +192,8 @@ pub enum LogDestination {
     Udp(HostPort),
     /// A Unix datagram socket, like /dev/log.
     Unix(PathBuf),
+    /// `ring@NAME`
+    Ring(String),
 }
 
 /// The frame around a log line.
@@ -185,6 +215,8 @@ pub enum LogFormat {
     Iso,
     /// The message alone.
     Raw,
+    /// Ours: an object of JSON, with all fields of a session.
+    Json,
 }
 
 /// A host that may be a name, and a port.

@@ -82,6 +82,7 @@ const GLOBAL: &str = "global";
 const PROXIES: &str = "proxies";
 const BIND: &str = "bind";
 const SERVER: &str = "server";
+const RING: &str = "ring";
 
 /// Every keyword, by list and name.
 pub fn reference() -> Vec<Row> {
@@ -90,6 +91,7 @@ pub fn reference() -> Vec<Row> {
     add(PROXIES, keywords::PROXY, &mut rows);
     add(BIND, keywords::BIND, &mut rows);
     add(SERVER, keywords::SERVER, &mut rows);
+    add(RING, keywords::RING, &mut rows);
     rows
 }
 
@@ -157,6 +159,7 @@ pub fn markdown() -> String {
             SERVER,
             "Parameters of `server`, `server-template`, `default-server`",
         ),
+        (RING, "`ring`"),
     ];
     for (table, title) in chapters {
         let rows: Vec<&Row> = rows.iter().filter(|row| row.table == table).collect();
@@ -208,6 +211,7 @@ fn other_sections(text: &mut String) {
     );
     for entry in sections::ENTRIES {
         let (word, why) = match entry.treatment {
+            sections::Treatment::Supported => ("supported", String::new()),
             sections::Treatment::Refused(why) => ("refused", capital(why)),
             sections::Treatment::Warned(why) => ("warning", capital(why)),
             sections::Treatment::Inert(without) => {
@@ -219,7 +223,7 @@ fn other_sections(text: &mut String) {
             text,
             "| `{}` | {word} | {} |",
             entry.name,
-            cell(&format!("{}. {why}", entry.doc))
+            cell(format!("{}. {why}", entry.doc).trim_end_matches(". "))
         );
     }
 }

@@ -710,3 +710,26 @@ fn what_could_not_be_read_is_not_said_to_be_missing() {
         "frontend f\n bind \":80\n default_backend b\nbackend b\n server \"a 127.0.0.1:1\n";
     assert_eq!(codes(unread), ["unmatched-quote", "unmatched-quote"]);
 }
+
+#[test]
+fn rings_and_samples_are_read() {
+    let text = "global\n log ring@r sample 7,1-2,4-5:10 local0\n log ring@buf0 daemon\n\
+                ring r\n description a text\n size 2k\n maxlen 300\n format json\n timeout server 1s\n\
+                listen l\n bind :1\n log global\n server s 127.0.0.1:1\n";
+    let config = config(text);
+    let [own, built_in] = &config.global.logs[..] else {
+        panic!("two lines: {:?}", config.global.logs);
+    };
+    assert_eq!(own.to, LogDestination::Ring("r".to_owned()));
+    assert_eq!(built_in.to, LogDestination::Ring("buf0".to_owned()));
+    let sample = own.sample.as_ref().unwrap();
+    assert_eq!(
+        (&sample.ranges[..], sample.size),
+        (&[(1, 2), (4, 5), (7, 7)][..], 10)
+    );
+    let ring = config.rings.iter().find(|ring| ring.name == "r").unwrap();
+    assert_eq!(
+        (ring.size, ring.max_length, ring.format),
+        (2048, Some(300), Some(LogFormat::Json))
+    );
+}

@@ -242,6 +242,8 @@ pub struct ProcessPlan {
     pub log_send_hostname: Option<Option<String>>,
     /// The global `log` lines.
     pub logs: Vec<model::LogTarget>,
+    /// `ring` sections.
+    pub rings: Vec<model::Ring>,
     /// No messages at start.
     pub quiet: bool,
 }
@@ -253,7 +255,13 @@ pub fn compile(
     overrides: &Overrides,
 ) -> (Option<Plan>, Vec<Diagnostic>) {
     let mut problems = Problems::default();
-    let process = process::plan(&config.global, lookup, overrides, &mut problems);
+    let process = process::plan(
+        &config.global,
+        &config.rings,
+        lookup,
+        overrides,
+        &mut problems,
+    );
     let workers = process::workers(&config.global, lookup, &mut problems);
     let (backends, backend_index) = backends::plan(config, lookup, &mut problems);
     let (frontends, frontend_index) = frontends::plan(config, &backend_index, &mut problems);

@@ -10,6 +10,7 @@
 
 mod output;
 mod plan;
+mod ring;
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -157,6 +158,13 @@ impl LogHandle {
         }
     }
 
+    /// Shows what the rings keep on standard error, where messages go there.
+    pub fn show_rings(&self) {
+        let mut outputs = self.shared.outputs();
+        outputs.show_rings();
+        outputs.flush();
+    }
+
     /// Takes a new plan. Targets that both plans name stay open; if a new one cannot be opened,
     /// the old plan stays.
     pub fn replace(&self, plan: LogPlan) -> io::Result<Vec<String>> {
@@ -227,7 +235,7 @@ fn write_sessions(shared: &Shared, source: &LogSource) {
 }
 
 fn write_session(outputs: &mut Outputs, record: &SessionRecord, at: Moment) {
-    outputs.session(&record.frontend.name, at, |log, zone| {
+    outputs.session(record, at, |log, zone| {
         let mut text = String::with_capacity(160);
         session_line(log.style, record, zone, &mut text);
         (session_level(record, log.separate_errors), text)

@@ -337,6 +337,7 @@ mod tests {
             },
             frontends: vec![],
             backends: vec![],
+            rings: Vec::new(),
         };
         let host = crate::compile::HostLookup::default();
         let (plan, _) = crate::compile(&empty, &host, &Overrides::default());

@@ -9,6 +9,7 @@
 mod differential;
 pub mod frame;
 pub mod health;
+mod json;
 pub mod session;
 pub mod time;
 

@@ -382,7 +382,7 @@ fn log(bytes: &[u8]) -> Read<LogDestination> {
     }
     let start = start(bytes);
     match (start.kind, start.transport) {
-        (Kind::Ring, _) => Err(not_yet(&start, "a log to a ring is")),
+        (Kind::Ring, _) => ring(bytes, &start),
         (Kind::Backend, _) => Err(not_yet(&start, "a log to a backend is")),
         (Kind::SocketPair | Kind::ReverseHttp | Kind::Activated, _) => {
             let why = "expected a UDP or Unix socket, a descriptor, stdout or stderr";
@@ -398,6 +398,14 @@ fn log(bytes: &[u8]) -> Read<LogDestination> {
         }
         (Kind::Descriptor, _) => Ok(LogDestination::Descriptor(descriptor(bytes, &start)?)),
     }
+}
+
+fn ring(bytes: &[u8], start: &Start) -> Read<LogDestination> {
+    let name = &bytes[start.length..];
+    not_empty(name)?;
+    Ok(LogDestination::Ring(
+        String::from_utf8_lossy(name).into_owned(),
+    ))
 }
 
 fn log_ip(bytes: &[u8], start: &Start, family: Family) -> Read<LogDestination> {

@@ -9,6 +9,7 @@
 pub mod draft;
 mod proxies;
 mod resolve;
+mod rings;
 mod servers;
 
 use std::path::PathBuf;
@@ -78,8 +79,11 @@ pub fn build(document: Document) -> Outcome {
         unix: &global.unix,
     };
     let proxies = proxies::read(&document.sections, context, &mut report);
+    let rings = rings::read(&document.sections, context, &mut report);
     let zero_warning = global.config.zero_warning;
-    let (config, quiet) = resolve::resolve(global, proxies, &mut report);
+    let (mut config, quiet) = resolve::resolve(global, proxies, &mut report);
+    config.rings = rings;
+    rings::check_targets(&config, &mut report);
     let mut diagnostics = document.diagnostics;
     let unread = diagnostics.iter().any(|d| d.severity == Severity::Error);
     let mut found = report.finish(&quiet);
@@ -151,7 +155,7 @@ fn other_section(name: &str, section: &Section, report: &mut Report) {
     };
     let place = section.place();
     match entry.treatment {
-        Treatment::Inert(_) => {}
+        Treatment::Supported | Treatment::Inert(_) => {}
         Treatment::Warned(why) => report.push(
             Diagnostic::warning(
                 crate::report::NO_EFFECT,

@@ -32,6 +32,7 @@ pub fn resolve(global: GlobalDraft, read: Proxies, report: &mut Report) -> (Conf
         global: global.config,
         frontends: Vec::new(),
         backends: Vec::new(),
+        rings: Vec::new(),
     };
     // Names first: a frontend may stand before its backend. A backend that is refused for its mode
     // is known nevertheless.

@@ -7,11 +7,13 @@
 pub mod bind;
 pub mod global;
 pub mod proxy;
+pub mod ring;
 pub mod sections;
 pub mod server;
 
 use crate::build::draft::{BindDraft, GlobalDraft, ProxyDraft, ServerDraft};
 use crate::keyword::{self, Entry, Table};
+use crate::model::Ring;
 use crate::understand::belongs;
 
 /// Keywords of `global`.
@@ -59,6 +61,9 @@ pub const SERVER: Table<ServerDraft> = &[
     server::tls::ENTRIES,
     server::http::ENTRIES,
 ];
+
+/// Keywords of `ring` sections.
+pub const RING: Table<Ring> = &[ring::ENTRIES];
 
 /// Where a word is a keyword, for one that stands in the wrong place.
 pub fn elsewhere(word: &str) -> Option<String> {

@@ -2,7 +2,7 @@
 //!
 //! Decides:  which of them a file may hold.
 //! Source:   HAProxy's configuration manual, chapters 3.2, 5.3.2, 6, 10 and 12, newest version.
-//! Not here: their keywords, which are not looked at.
+//! Not here: their keywords, which are not looked at but for `ring` (ring.rs).
 
 /// What becomes of a section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub enum Treatment {
     Warned(&'static str),
     /// It does nothing unless a keyword that is not supported refers to it: accepted.
     Inert(&'static str),
+    /// It works.
+    Supported,
     /// It left the language.
     Removed(&'static str),
 }
@@ -27,7 +29,7 @@ pub struct SectionEntry {
     pub doc: &'static str,
 }
 
-use Treatment::{Inert, Refused, Removed, Warned};
+use Treatment::{Inert, Refused, Removed, Supported, Warned};
 
 /// Every other section.
 #[rustfmt::skip]
@@ -45,7 +47,7 @@ pub const ENTRIES: &[SectionEntry] = &[
     SectionEntry { name: "peers", treatment: Warned("there are no stick tables to share yet"), doc: "peers that share stick tables" },
     SectionEntry { name: "program", treatment: Removed("left HAProxy in 3.3: let systemd start the program"), doc: "a program run by the master" },
     SectionEntry { name: "resolvers", treatment: Inert("the `resolvers` server parameter"), doc: "DNS servers for resolution at run time" },
-    SectionEntry { name: "ring", treatment: Inert("`log ring@…`"), doc: "a ring buffer for logs" },
+    SectionEntry { name: "ring", treatment: Supported, doc: "log lines kept in memory, for `log ring@…`; QUIT shows them" },
     SectionEntry { name: "traces", treatment: Warned("there are no traces of this kind"), doc: "what HAProxy's traces show" },
     SectionEntry { name: "userlist", treatment: Inert("HTTP authentication"), doc: "users and groups" },
 ];

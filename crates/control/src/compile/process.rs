@@ -4,7 +4,7 @@
 //! Source:   HAProxy's manual, chapter 3 (maxconn, nbthread, maxpipes, tune.*).
 //! Not here: applying any of it (limits.rs, privileges.rs, daemon.rs).
 
-use portcullis_config::model::{Global, Id};
+use portcullis_config::model::{Global, Id, Ring};
 use portcullis_config::source::At;
 use portcullis_proxy::snapshot::Tuning;
 
@@ -24,6 +24,7 @@ const MAX_WORKERS: usize = 1024;
 /// The process as the file and the command line want it.
 pub(super) fn plan(
     global: &Global,
+    rings: &[Ring],
     lookup: &dyn Lookup,
     overrides: &Overrides,
     problems: &mut Problems,
@@ -64,6 +65,7 @@ pub(super) fn plan(
         log_tag: global.log_tag.clone(),
         log_send_hostname: global.log_send_hostname.clone(),
         logs: global.logs.clone(),
+        rings: rings.to_vec(),
         quiet: global.quiet || overrides.quiet,
     }
 }

@@ -244,12 +244,15 @@ fn bench(targets: &[SocketAddr], log_each: bool) -> Bench {
             max_length: 1024,
             tag: String::new(),
             hostname: None,
+            sample: None,
+            came: 0,
         }],
     };
     let log_plan = LogPlan {
         sessions: BTreeMap::new(),
         backends: [("be".to_owned(), route)].into(),
         global: Route::default(),
+        rings: Default::default(),
         notices: Notices::Nowhere,
     };
     let (_, source) = bounded(1);

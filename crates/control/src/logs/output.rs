@@ -15,12 +15,14 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use portcullis_proxy::log::{Frame, Level, Moment, Zone};
+use portcullis_proxy::log::{Format, Frame, Level, Moment, Zone};
+use portcullis_proxy::record::SessionRecord;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
 use super::Audience;
 use super::plan::{Destination, LogPlan, Notices, Route, SessionLog, Target};
+use super::ring::Ring;
 
 /// Bytes kept for a descriptor that does not take them.
 const KEPT: usize = 64 * 1024;
@@ -40,6 +42,14 @@ pub(super) struct Outputs {
     pen: Pen,
     /// Lines lost by writers that are gone.
     dropped_before: u64,
+}
+
+/// What a line says.
+#[derive(Clone, Copy)]
+struct Said<'a> {
+    text: &'a str,
+    /// The session that it is about, for formats with fields.
+    record: Option<&'a SessionRecord>,
 }
 
 /// Open targets; a handful, looked through in order.
@@ -90,34 +100,54 @@ impl Outputs {
     /// Writes a session's line, which `line` makes, to its frontend's targets.
     pub(super) fn session(
         &mut self,
-        frontend: &str,
+        record: &SessionRecord,
         at: Moment,
         line: impl FnOnce(&SessionLog, &Zone) -> (Level, String),
     ) {
-        if let Some(log) = self.plan.sessions.get(frontend) {
+        if let Some(log) = self.plan.sessions.get_mut(&*record.frontend.name) {
             let (level, text) = line(log, &self.pen.zone);
-            self.pen.send(&log.route, level, &text, at);
+            let said = Said {
+                text: &text,
+                record: Some(record),
+            };
+            self.pen.send(&mut log.route, level, said, at);
         }
     }
 
     /// Writes a message to its audience's targets, and to standard error where that is wanted.
     pub(super) fn message(&mut self, to: &Audience, level: Level, text: &str, at: Moment) {
-        let plan = &self.plan;
-        let route = match to {
-            Audience::Global => &plan.global,
-            Audience::Frontend(name) => plan
-                .sessions
-                .get(name)
-                .map_or(&plan.global, |log| &log.route),
-            Audience::Backend(name) => plan.backends.get(name).unwrap_or(&plan.global),
+        let plan = &mut self.plan;
+        let own = match to {
+            Audience::Global => None,
+            Audience::Frontend(name) => plan.sessions.get_mut(name).map(|log| &mut log.route),
+            Audience::Backend(name) => plan.backends.get_mut(name),
         };
-        self.pen.send(route, level, text, at);
+        let route = own.unwrap_or(&mut plan.global);
+        let said = Said { text, record: None };
+        self.pen.send(route, level, said, at);
         let seen = |target: &Target| matches!(target.to, Destination::Descriptor(1 | STDERR));
         if plan.notices == Notices::Stderr
             && level <= Level::Notice
             && !route.targets.iter().any(seen)
         {
             self.pen.notice(level, text);
+        }
+    }
+
+    /// Shows what rings keep on standard error, where messages go there.
+    pub(super) fn show_rings(&mut self) {
+        if self.plan.notices != Notices::Stderr {
+            return;
+        }
+        let mut shown = Vec::new();
+        for (to, writer) in &self.pen.writers {
+            if let (Destination::Ring(name), Writer::Ring(ring)) = (to, writer) {
+                shown.push(format!("ring {name}: {}", ring.summary()));
+                shown.extend(ring.lines().map(|line| format!("ring {name}: | {line}")));
+            }
+        }
+        for line in shown {
+            self.pen.notice(Level::Notice, &line);
         }
     }
 
@@ -140,6 +170,20 @@ impl Outputs {
                 stream.kept.clear();
             }
         }
+    }
+
+    /// What a ring keeps.
+    #[cfg(test)]
+    pub(super) fn ring_lines(&self, name: &str) -> Vec<String> {
+        let mut writers = self.pen.writers.iter();
+        writers
+            .find_map(|(to, writer)| match (to, writer) {
+                (Destination::Ring(ring), Writer::Ring(lines)) if ring == name => {
+                    Some(lines.lines().collect())
+                }
+                _ => None,
+            })
+            .unwrap_or_default()
     }
 
     /// Is a descriptor still to take lines?
@@ -180,15 +224,21 @@ impl Pen {
             if self.writers.iter().any(|(open, _)| *open == to) {
                 continue;
             }
-            let writer = Writer::open(&to, &mut warnings)?;
+            let writer = match &to {
+                Destination::Ring(name) => {
+                    let size = plan.rings.get(name).copied().unwrap_or_default();
+                    Writer::Ring(Ring::new(size))
+                }
+                _ => Writer::open(&to, &mut warnings)?,
+            };
             writers.push((to, writer));
         }
         Ok((writers, warnings))
     }
 
-    fn send(&mut self, route: &Route, level: Level, text: &str, at: Moment) {
-        for target in &route.targets {
-            if level > target.max_level {
+    fn send(&mut self, route: &mut Route, level: Level, said: Said<'_>, at: Moment) {
+        for target in &mut route.targets {
+            if level > target.max_level || !target.is_in_sample() {
                 continue;
             }
             let frame = Frame {
@@ -201,7 +251,12 @@ impl Pen {
             };
             self.line.clear();
             let level = level.max(target.min_level);
-            frame.write_line(level, at, &self.zone, text, &mut self.line);
+            match said.record.filter(|_| target.format == Format::Json) {
+                Some(record) => {
+                    frame.write_json_session(level, at, &self.zone, record, &mut self.line);
+                }
+                None => frame.write_line(level, at, &self.zone, said.text, &mut self.line),
+            }
             if let Some((_, writer)) = self.writers.iter_mut().find(|(open, _)| *open == target.to)
             {
                 writer.write(&self.line);
@@ -229,6 +284,7 @@ enum Writer {
     Stream(Stream),
     Udp(Udp),
     Unix(Unix),
+    Ring(Ring),
 }
 
 impl Writer {
@@ -250,6 +306,7 @@ impl Writer {
                 }
                 Ok(Self::Unix(unix))
             }
+            Destination::Ring(_) => Ok(Self::Ring(Ring::new(0))),
         }
     }
 
@@ -258,6 +315,7 @@ impl Writer {
             Self::Stream(stream) => stream.write(line),
             Self::Udp(udp) => udp.write(line),
             Self::Unix(unix) => unix.write(line),
+            Self::Ring(ring) => ring.write(line),
         }
     }
 
@@ -266,13 +324,15 @@ impl Writer {
             Self::Stream(it) => it.dropped,
             Self::Udp(it) => it.dropped,
             Self::Unix(it) => it.dropped,
+            // What a ring overwrites was kept as long as it promised.
+            Self::Ring(_) => 0,
         }
     }
 
     fn kept_lines(&self) -> u64 {
         match self {
             Self::Stream(it) => lines_in(&it.kept),
-            Self::Udp(_) | Self::Unix(_) => 0,
+            Self::Udp(_) | Self::Unix(_) | Self::Ring(_) => 0,
         }
     }
 }

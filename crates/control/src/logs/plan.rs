@@ -32,6 +32,8 @@ pub struct LogPlan {
     pub global: Route,
     /// Whether messages go to standard error too.
     pub notices: Notices,
+    /// Bytes of each ring, by name.
+    pub rings: BTreeMap<String, usize>,
 }
 
 /// Whether messages of the control plane go to standard error too.
@@ -81,6 +83,25 @@ pub struct Target {
     pub tag: String,
     /// `log-send-hostname`
     pub hostname: Option<String>,
+    /// `sample`; `None`: every line is sent.
+    pub sample: Option<model::Sample>,
+    /// How many lines came since the sample began anew.
+    pub came: u32,
+}
+
+impl Target {
+    /// Counts a line; is it one of those that `sample` asks for?
+    pub(super) fn is_in_sample(&mut self) -> bool {
+        let Some(sample) = &self.sample else {
+            return true;
+        };
+        self.came = self.came % sample.size.max(1) + 1;
+        let number = self.came;
+        sample
+            .ranges
+            .iter()
+            .any(|&(first, last)| first <= number && number <= last)
+    }
 }
 
 /// Where lines go, looked up.
@@ -92,6 +113,8 @@ pub enum Destination {
     Udp(SocketAddr),
     /// A Unix datagram socket.
     Unix(PathBuf),
+    /// In memory.
+    Ring(String),
 }
 
 impl LogPlan {
@@ -130,6 +153,11 @@ impl LogPlan {
                 true => Notices::Nowhere,
                 false => Notices::Stderr,
             },
+            rings: process
+                .rings
+                .iter()
+                .map(|ring| (ring.name.clone(), ring.size as usize))
+                .collect(),
         };
         match maker.problems.is_empty() {
             true => Ok(made),
@@ -178,6 +206,7 @@ impl Maker<'_> {
             LogDestination::Stderr => Destination::Descriptor(2),
             LogDestination::Descriptor(number) => Destination::Descriptor(*number),
             LogDestination::Unix(path) => Destination::Unix(path.clone()),
+            LogDestination::Ring(name) => Destination::Ring(name.clone()),
             LogDestination::Udp(at) => match host(&at.host, self.lookup) {
                 Ok(ip) => Destination::Udp(SocketAddr::new(ip, at.port)),
                 Err(why) => {
@@ -186,9 +215,14 @@ impl Maker<'_> {
                 }
             },
         };
+        let mut rings = self.process.rings.iter();
+        let ring = rings.find(|ring| matches!(&to, Destination::Ring(name) if *name == ring.name));
+        // A ring's own format and length prevail.
+        let format = ring.and_then(|ring| ring.format).unwrap_or(target.format);
+        let max_length = ring.and_then(|ring| ring.max_length);
         Some(Target {
             to,
-            format: match target.format {
+            format: match format {
                 LogFormat::Local => Format::Local,
                 LogFormat::Rfc3164 => Format::Rfc3164,
                 LogFormat::Rfc5424 => Format::Rfc5424,
@@ -197,13 +231,16 @@ impl Maker<'_> {
                 LogFormat::Timed => Format::Timed,
                 LogFormat::Iso => Format::Iso,
                 LogFormat::Raw => Format::Raw,
+                LogFormat::Json => Format::Json,
             },
             facility: Facility(target.facility),
             max_level: Level::from_number(target.max_level),
             min_level: Level::from_number(target.min_level),
-            max_length: target.max_length as usize,
+            max_length: max_length.unwrap_or(target.max_length) as usize,
             tag: tag.to_owned(),
             hostname: self.hostname.clone(),
+            sample: target.sample.clone(),
+            came: 0,
         })
     }
 }

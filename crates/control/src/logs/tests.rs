@@ -26,6 +26,8 @@ fn target(to: Destination) -> Target {
         max_length: 1024,
         tag: "t".to_owned(),
         hostname: None,
+        sample: None,
+        came: 0,
     }
 }
 
@@ -41,6 +43,7 @@ fn plan(targets: Vec<Target>) -> LogPlan {
         backends: [("be".to_owned(), route.clone())].into(),
         global: route,
         notices: Notices::Nowhere,
+        rings: [("kept".to_owned(), 4_096)].into(),
     }
 }
 
@@ -295,4 +298,49 @@ fn a_new_plan_keeps_what_stays_and_counts_what_went() {
     assert_eq!(writer.finish(), Dropped::default());
     assert_eq!(all_of(first.into_inner()), "");
     assert!(all_of(second).ends_with(&format!("{LINE_END}2 0 -- 1/1/0/0/0 0/0\n")));
+}
+
+#[test]
+fn a_ring_takes_lines_and_a_sample_thins_them_out() {
+    let mut thinned = target(Destination::Ring("kept".to_owned()));
+    thinned.sample = Some(portcullis_config::model::Sample {
+        ranges: vec![(1, 1), (3, 4)],
+        size: 5,
+    });
+    let (mut outputs, warnings) = Outputs::open(plan(vec![thinned]), Zone::utc()).unwrap();
+    assert!(warnings.is_empty());
+    for n in 0..12 {
+        let text = format!("line {n}");
+        outputs.message(&Audience::Global, Level::Info, &text, Moment(0));
+    }
+    let lines = outputs.ring_lines("kept");
+    let expected = [0, 2, 3, 5, 7, 8, 10].map(|n| format!("line {n}"));
+    assert_eq!(lines, expected);
+    assert_eq!(outputs.dropped(), 0);
+}
+
+#[test]
+fn a_json_target_gets_objects_beside_one_that_gets_text() {
+    let (reader, end, _) = piped();
+    let plain = target(Destination::Descriptor(end.as_raw_fd()));
+    let json = Target {
+        format: Format::Json,
+        ..plain.clone()
+    };
+    let (writer, sink, _) = start(plan(vec![plain, json]), 64);
+    drop(end);
+    sink.send(record(5));
+    drop(sink);
+    assert_eq!(writer.finish(), Dropped::default());
+    let text = all_of(reader);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert!(
+        lines[0].ends_with(" fe fe/<NOSRV> -1/-1/5 0 -- 1/1/0/0/0 0/0"),
+        "{text}"
+    );
+    assert!(
+        lines[1].starts_with("{\"time\":\"") && lines[1].contains("\"total_ms\":5,"),
+        "{text}"
+    );
 }

@@ -141,6 +141,7 @@ impl Control {
                         for line in status.to_string().lines() {
                             log.say(Audience::Global, Level::Notice, line);
                         }
+                        log.show_rings();
                     }
                     Action::Leave => break 'serving,
                 }

@@ -151,3 +151,286 @@ fn a_session_that_timed_out_or_found_no_server_says_so() {
         balancer.stop();
     });
 }
+
+/// Logs to `target`, with more lines of `defaults`.
+fn logging(target: &str, defaults: &str) -> String {
+    listen("127.0.0.1:8000", &[local(9001)])
+        .replace("nbthread 2", &format!("nbthread 2\n    log {target}"))
+        .replace(
+            "mode tcp",
+            &format!("mode tcp\n    log global\n    option tcplog\n    {defaults}"),
+        )
+}
+
+#[test]
+fn every_header_reaches_a_unix_syslog_socket() {
+    private_network(|| {
+        let _server = Server::echo(local(9001), "one");
+        let place = super::harness::Place::new();
+        // HAProxy's times in iso lines are UTC or local; only shapes are compared.
+        for (format, begins, has) in [
+            ("rfc3164", "<150>", " tcp"),
+            ("rfc5424", "<150>1 2", " tcp"),
+            ("local", "<150>", " tcp["),
+            ("priority", "<150>127.0.0.1:", ""),
+            ("short", "<6>127.0.0.1:", ""),
+            ("timed", "<6>2", "T"),
+            ("iso", "2", "T"),
+            ("raw", "127.0.0.1:", ""),
+        ] {
+            let path = place.path().join(format);
+            let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+            socket.set_read_timeout(Some(SOON)).unwrap();
+            let target = format!("{} format {format} local2", path.display());
+            let config = logging(&target, "").replace("    log /", "    log-tag tcp\n    log /");
+            let balancer = Balancer::start(&config, &[local(FRONT)]);
+            let about = format!("127.0.0.1:{} [", session());
+            let mut buffer = [0; 4096];
+            let line = loop {
+                let count = socket.recv(&mut buffer).expect("a line about the session");
+                let line = String::from_utf8_lossy(&buffer[..count]).into_owned();
+                if line.contains(&about) {
+                    break line;
+                }
+            };
+            assert!(
+                line.starts_with(begins) && line.contains(has),
+                "{format}: {line}"
+            );
+            assert!(
+                line.trim_end().ends_with(" -- 1/1/0/0/0 0/0"),
+                "{format}: {line}"
+            );
+            balancer.stop();
+        }
+    });
+}
+
+#[test]
+fn a_sample_sends_the_lines_that_it_names() {
+    private_network(|| {
+        let syslog = UdpSocket::bind(local(5140)).unwrap();
+        syslog.set_read_timeout(Some(SOON)).unwrap();
+        let _server = Server::echo(local(9001), "one");
+        // "Proxy front started" of each proxy is a notice (or info) of global; it is counted too,
+        // so the sample stands on the proxy alone.
+        let config = listen("127.0.0.1:8000", &[local(9001)]).replace(
+            "mode tcp",
+            "mode tcp\n    log 127.0.0.1:5140 sample 2,4-5:5 local0 info\n    option tcplog",
+        );
+        let balancer = Balancer::start(&config, &[local(FRONT)]);
+        let sent: Vec<u16> = (0..20)
+            .map(|_| {
+                let port = session();
+                // In order, whichever worker served it.
+                std::thread::sleep(Duration::from_millis(20));
+                port
+            })
+            .collect();
+        let mut seen = Vec::new();
+        let mut buffer = [0; 4096];
+        while seen.len() < 11 {
+            let Ok(count) = syslog.recv(&mut buffer) else {
+                break;
+            };
+            let line = String::from_utf8_lossy(&buffer[..count]).into_owned();
+            let number = sent
+                .iter()
+                .position(|port| line.contains(&format!(":{port} [")));
+            seen.extend(number);
+            if seen.len() >= 11 || seen.last().is_some_and(|&at| at >= 17) {
+                break;
+            }
+        }
+        // What was logged before the first session shifts the numbers; three of five stay.
+        for five in sent.chunks(5).enumerate().take(3) {
+            let in_five = seen.iter().filter(|&&at| at / 5 == five.0).count();
+            assert!((2..=4).contains(&in_five), "{seen:?}");
+        }
+        let steps: Vec<usize> = seen.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(
+            steps
+                .windows(3)
+                .all(|three| three.iter().sum::<usize>() == 5),
+            "{seen:?}"
+        );
+        balancer.stop();
+    });
+}
+
+#[test]
+fn json_lines_tell_all_of_a_session() {
+    if super::harness::ours_only() {
+        return;
+    }
+    private_network(|| {
+        let _server = Server::echo(local(9001), "one");
+        let config = logging("stdout format json local0", "");
+        let mut balancer = Balancer::start(&config, &[local(FRONT)]);
+        let about = format!("127.0.0.1:{}\"", session());
+        let line = balancer.process.wait_line(&about, SOON);
+        let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+        for (member, expected) in [
+            ("event", "ended"),
+            ("frontend", "front"),
+            ("backend", "front"),
+            ("server", "s1"),
+            ("termination", "--"),
+            ("reason", "normal"),
+            ("level", "info"),
+        ] {
+            assert_eq!(read[member], expected, "{line}");
+        }
+        assert_eq!(
+            (&read["bytes_in"], &read["bytes_out"]),
+            (&2.into(), &6.into())
+        );
+        balancer.stop();
+    });
+}
+
+#[test]
+fn a_ring_keeps_the_newest_lines_and_quit_shows_them() {
+    if super::harness::ours_only() {
+        return;
+    }
+    private_network(|| {
+        let _server = Server::echo(local(9001), "one");
+        let ring = "\nring kept\n    description \"of the tests\"\n    size 1024\n    \
+                    format raw\n    maxlen 200\n";
+        let config = logging("ring@kept format rfc5424 local0", "") + ring;
+        let mut balancer = Balancer::start(&config, &[local(FRONT)]);
+        let ports: Vec<u16> = (0..30)
+            .map(|_| {
+                let port = session();
+                std::thread::sleep(Duration::from_millis(10));
+                port
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(300));
+        balancer.signal(portcullis_testkit::Signal::QUIT);
+        let last = format!("ring kept: | 127.0.0.1:{} [", ports[29]);
+        balancer.process.wait_line(&last, SOON);
+        let shown = balancer.process.transcript();
+        let first = format!("127.0.0.1:{} [", ports[0]);
+        assert!(!shown.contains(&first), "the oldest made room: {shown}");
+        assert!(shown.contains("of 1024 bytes"), "{shown}");
+        balancer.stop();
+    });
+}
+
+/// Sessions go on at their pace although nobody takes their log lines.
+fn assert_not_blocked() {
+    let begun = std::time::Instant::now();
+    for _ in 0..300 {
+        session();
+    }
+    assert!(
+        begun.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[test]
+fn a_full_unix_socket_blocks_no_session_and_losses_are_reported() {
+    private_network(|| {
+        let _server = Server::echo(local(9001), "one");
+        let place = super::harness::Place::new();
+        let path = place.path().join("log");
+        // Its queue holds a few datagrams, and nobody reads them.
+        let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        let target = format!(
+            "{} local2\n    log stderr format raw local3 warning",
+            path.display()
+        );
+        let mut balancer = Balancer::start(&logging(&target, ""), &[local(FRONT)]);
+        assert_not_blocked();
+        if super::harness::peer() == super::harness::Peer::Portcullis {
+            balancer.process.wait_line("log lines were dropped", SOON);
+        }
+        drop(socket);
+        assert_not_blocked();
+        balancer.stop();
+    });
+}
+
+#[test]
+fn a_syslog_server_that_goes_away_and_comes_back_is_found_again() {
+    private_network(|| {
+        let _server = Server::echo(local(9001), "one");
+        let place = super::harness::Place::new();
+        let path = place.path().join("log");
+        let bind = || {
+            let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+            socket
+                .set_read_timeout(Some(Duration::from_millis(100)))
+                .unwrap();
+            socket
+        };
+        let socket = bind();
+        let target = format!("{} format raw local2", path.display());
+        let balancer = Balancer::start(&logging(&target, ""), &[local(FRONT)]);
+        session();
+        drop(socket);
+        std::fs::remove_file(&path).unwrap();
+        assert_not_blocked();
+        let socket = bind();
+        let back = portcullis_testkit::eventually(SOON, || {
+            let about = format!("127.0.0.1:{} [", session());
+            let mut buffer = [0; 4096];
+            while let Ok(count) = socket.recv(&mut buffer) {
+                if String::from_utf8_lossy(&buffer[..count]).contains(&about) {
+                    return true;
+                }
+            }
+            false
+        });
+        assert!(back, "it is not connected again");
+        balancer.stop();
+    });
+}
+
+#[test]
+fn options_and_levels_choose_what_is_logged() {
+    private_network(|| {
+        let _server = Server::echo(local(9001), "one");
+        let base = "option dontlognull\n    option dontlog-normal\n    option log-separate-errors\n    \
+                    retries 0";
+        let config = logging(
+            "stdout format short local0\n    log stderr format raw local0 err",
+            base,
+        ) + "\nlisten dead\n    bind 127.0.0.1:8001\n    server r 127.0.0.1:9002\n";
+        let _resetting = Server::start(local(9002), |mut stream| {
+            let _ = super::clients::read_line(&mut stream);
+            super::clients::reset(stream);
+        });
+        let mut balancer = Balancer::start(&config, &[local(FRONT), local(8001)]);
+        let normal = session();
+        let null = connect(local(FRONT));
+        let null_port = null.local_addr().unwrap().port();
+        drop(null);
+        let mut failed = connect(local(8001));
+        std::io::Write::write_all(&mut failed, b"x\n").unwrap();
+        let port = failed.local_addr().unwrap().port();
+        super::clients::drain(&mut failed);
+        // The error has level err: on both targets.
+        let line = balancer
+            .process
+            .wait_line(&format!("<3>127.0.0.1:{port} ["), SOON);
+        assert!(line.contains(" SD "), "{line}");
+        wait_in_stderr(&mut balancer, &format!("127.0.0.1:{port} ["));
+        let said = balancer.process.transcript();
+        for quiet in [normal, null_port] {
+            assert!(!said.contains(&format!(":{quiet} [")), "{said}");
+        }
+        balancer.stop();
+    });
+}
+
+#[track_caller]
+fn wait_in_stderr(balancer: &mut Balancer, text: &str) {
+    portcullis_testkit::wait_for("a line on standard error", SOON, || {
+        balancer.process.stderr().contains(text)
+    });
+}

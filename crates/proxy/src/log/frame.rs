@@ -30,6 +30,8 @@ pub enum Format {
     Iso,
     /// Nothing.
     Raw,
+    /// The line is an object of JSON (json.rs).
+    Json,
 }
 
 /// How urgent a message is, 0 (emerg) to 7 (debug).
@@ -107,6 +109,9 @@ impl Frame<'_> {
         message: &str,
         out: &mut Vec<u8>,
     ) {
+        if self.format == Format::Json {
+            return self.write_json_message(level, now, zone, message, out);
+        }
         let mut line = String::with_capacity(96 + message.len());
         self.write_header(level, now, zone, &mut line);
         for character in message.chars() {
@@ -123,7 +128,7 @@ impl Frame<'_> {
     fn write_header(&self, level: Level, now: Moment, zone: &Zone, out: &mut String) {
         let priority = u16::from(self.facility.0) * 8 + u16::from(level.number());
         match self.format {
-            Format::Raw => {}
+            Format::Raw | Format::Json => {}
             Format::Priority => {
                 let _ = write!(out, "<{priority}>");
             }

@@ -7,7 +7,7 @@
 use crate::arguments::Args;
 use crate::build::draft::{LogLine, ProxyDraft};
 use crate::keyword::{Entry, Prefixes, entries};
-use crate::model::{LogFormat, LogTarget};
+use crate::model::{LogFormat, LogTarget, Sample};
 
 const SHAPE: &str = "lines keep the shape of `option tcplog`";
 
@@ -50,7 +50,8 @@ fn log_tag(proxy: &mut ProxyDraft, args: &mut Args<'_>) -> Option<()> {
     args.end()
 }
 
-const FORMATS: [(&str, LogFormat); 8] = [
+/// The names of `format`.
+pub(crate) const FORMATS: [(&str, LogFormat); 9] = [
     ("local", LogFormat::Local),
     ("rfc3164", LogFormat::Rfc3164),
     ("rfc5424", LogFormat::Rfc5424),
@@ -59,6 +60,7 @@ const FORMATS: [(&str, LogFormat); 8] = [
     ("timed", LogFormat::Timed),
     ("iso", LogFormat::Iso),
     ("raw", LogFormat::Raw),
+    ("json", LogFormat::Json),
 ];
 
 const FACILITIES: [(&str, u8); 24] = [
@@ -109,14 +111,14 @@ pub(crate) fn log_target(args: &mut Args<'_>) -> Option<LogTarget> {
     let to = args.log_destination()?;
     let mut max_length = DEFAULT_LENGTH;
     let mut format = LogFormat::Local;
+    let mut sample = None;
     loop {
         if args.take("len") {
             max_length = args.integer_of("length of log lines", LENGTH)?.value as u32;
         } else if args.take("format") {
             format = args.choice("a log format", &FORMATS)?.value;
         } else if args.take("sample") {
-            let place = args.peek_place();
-            return args.not_supported(place, "`sample`", "every line is logged");
+            sample = Some(read_sample(args)?);
         } else if args.take("profile") {
             let place = args.peek_place();
             return args.not_supported(place, "`profile`", "there are no log profiles yet");
@@ -142,5 +144,39 @@ pub(crate) fn log_target(args: &mut Args<'_>) -> Option<LogTarget> {
         facility,
         max_level,
         min_level,
+        sample,
     })
+}
+
+/// `1,3-5:10`: of every ten lines the first, and the third to fifth.
+fn read_sample(args: &mut Args<'_>) -> Option<Sample> {
+    const EXPECTED: &str = "expected ranges of numbers from 1, and of how many, like `1,3-5:10`";
+    let word = args.word("ranges and a size, like `1,3-5:10`")?;
+    let wrong = |args: &mut Args<'_>, message: &str| args.bad_at(word.place, message, EXPECTED);
+    let Some((ranges, size)) = word.text.rsplit_once(':') else {
+        return wrong(args, "a sample needs its size");
+    };
+    let number = |text: &str| {
+        let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse::<u32>().ok().filter(|&n| plain && n > 0)
+    };
+    let Some(size) = number(size) else {
+        return wrong(args, &format!("`{size}` is no size of a sample"));
+    };
+    let mut read = Vec::new();
+    for part in ranges.split(',') {
+        let (low, high) = part.split_once('-').unwrap_or((part, part));
+        match (number(low), number(high)) {
+            (Some(low), Some(high)) if low <= high => read.push((low, high)),
+            _ => return wrong(args, &format!("`{part}` is no range of a sample")),
+        }
+    }
+    read.sort_unstable();
+    if read.windows(2).any(|pair| pair[1].0 <= pair[0].1) {
+        return wrong(args, "the ranges of a sample overlap");
+    }
+    match read.last() {
+        Some(&(_, last)) if last > size => wrong(args, "a range goes beyond the sample's size"),
+        _ => Some(Sample { ranges: read, size }),
+    }
 }
