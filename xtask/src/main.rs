@@ -11,6 +11,7 @@ mod ci;
 mod conformance;
 mod docs;
 mod fuzz;
+mod simulate;
 mod tidy;
 mod workspace;
 
@@ -67,6 +68,15 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    /// Runs sessions, queues and checks on a simulated network
+    Simulate {
+        /// Seconds
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// The first trial's seed
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Runs the fuzz targets (needs cargo-fuzz)
     Fuzz {
         /// Seconds for each target
@@ -105,6 +115,7 @@ fn main() -> ExitCode {
             conformance::run(broken.or(counted), &options)
         }
         Chore::Bench { options } => bench::run(&options),
+        Chore::Simulate { seconds, seed } => simulate::run(seconds, seed),
         Chore::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref()),
     };
     match done {

@@ -5,6 +5,7 @@
 //! Not here: the network and its faults (net/simulated.rs).
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,14 +13,24 @@ use std::sync::atomic::Ordering;
 use portcullis_balance::{Algorithm, AllBackups, Group, Member, MemberId, Tier};
 
 use super::{Engine, Opening, Reports};
+use crate::health::{Change, CheckStatus, Health, HealthSettings};
 use crate::limits::Bell;
 use crate::net::Close;
 use crate::net::simulated::{Dice, Faults, Lie, SimulatedNet, Stage, World};
-use crate::record::{self, LogSource, PeerAddress, SessionRecord};
+use crate::record::{self, EndCause, LogSource, PeerAddress, SessionRecord};
 use crate::snapshot::*;
 use crate::state::{BackendState, FrontendState, ListenerState, ProcessState};
 
+mod invariants;
+
 const MAXCONN: u32 = 7;
+const CHECKS: HealthSettings = HealthSettings {
+    inter_ms: 100,
+    fast_inter_ms: None,
+    down_inter_ms: None,
+    rise: 2,
+    fall: 2,
+};
 
 /// One experiment.
 #[derive(Clone, Copy)]
@@ -28,10 +39,14 @@ struct Trial {
     faults: Faults,
     /// Do idle times run (and the clock with them)?
     timeouts: bool,
+    /// Have servers a `maxconn`, so that clients wait in a queue?
+    limits: bool,
+    /// Do checks take servers down and bring them up, and their sessions with them?
+    checks: bool,
     clients: u32,
 }
 
-fn snapshot(trial: Trial, dice: &mut Dice) -> Arc<Snapshot> {
+fn snapshot(trial: Trial, dice: &mut Dice, limits: [u32; 3]) -> Arc<Snapshot> {
     let idle = |ms: u32| if trial.timeouts { ms } else { 0 };
     let members: Vec<Member> = (0..3)
         .map(|at| Member {
@@ -39,6 +54,10 @@ fn snapshot(trial: Trial, dice: &mut Dice) -> Arc<Snapshot> {
             weight: 1,
             tier: Tier::Active,
             usable: true,
+            limits: portcullis_balance::Limits {
+                maxconn: limits[at],
+                ..Default::default()
+            },
             ..Member::default()
         })
         .collect();
@@ -64,7 +83,7 @@ fn snapshot(trial: Trial, dice: &mut Dice) -> Arc<Snapshot> {
         group: Arc::new(Group::new(algorithm, AllBackups::No, &members)),
         servers: servers.collect(),
         hash: None,
-        queue_timeout_ms: 0,
+        queue_timeout_ms: idle(dice.below(2) as u32 * 700),
         connect_timeout_ms: 300,
         server_timeout_ms: idle(2_000),
         server_fin_timeout_ms: idle(500),
@@ -84,8 +103,8 @@ fn snapshot(trial: Trial, dice: &mut Dice) -> Arc<Snapshot> {
         backend: Some(Arc::new(backend)),
         maxconn: MAXCONN,
         session_rate: 0,
-        lifetime_ms: 0,
-        drain_age_ms: 0,
+        lifetime_ms: idle(dice.below(3) as u32 * 3_000),
+        drain_age_ms: idle(dice.below(3) as u32 * 1_000),
         greeting_timeout_ms: 0,
         client_timeout_ms: idle(1_500),
         client_fin_timeout_ms: idle(400),
@@ -138,6 +157,11 @@ struct Run {
     records: Vec<SessionRecord>,
     snapshot: Arc<Snapshot>,
     now_ms: u64,
+    limits: [u32; 3],
+    health: Vec<Health>,
+    line: invariants::Line,
+    /// Wake-ups, and things that happened.
+    steps: u64,
 }
 
 impl Run {
@@ -152,7 +176,11 @@ impl Run {
         };
         let net = SimulatedNet(Rc::clone(&world));
         let mut engine = Engine::new(net, 0, Arc::clone(&bell), reports, 1_000);
-        let snapshot = snapshot(trial, &mut dice);
+        let limits = match trial.limits {
+            true => [0; 3].map(|_| 1 + dice.below(2) as u32),
+            false => [0; 3],
+        };
+        let snapshot = snapshot(trial, &mut dice, limits);
         let address = Arc::new(ListenerState::default());
         engine.install(Arc::clone(&snapshot), vec![opening(&address)]);
         Run {
@@ -166,6 +194,10 @@ impl Run {
             records: Vec::new(),
             snapshot,
             now_ms: 1_000,
+            limits,
+            health: vec![Health::new(CHECKS); 3],
+            line: invariants::Line::default(),
+            steps: 0,
         }
     }
 
@@ -191,11 +223,37 @@ impl Run {
             let sessions = self.engine.session_count();
             return Err(format!("{counted} counted, {sessions} sessions"));
         }
-        Ok(())
+        self.steps += 1;
+        let backend = self.snapshot.frontends[0].backend.as_ref();
+        let backend = backend.expect("there is one");
+        invariants::check(&self.engine, backend, self.limits)?;
+        self.line.check(&self.engine, self.steps)
+    }
+
+    /// A check of a server comes out.
+    fn check_server(&mut self) {
+        let at = self.dice.below(3) as usize;
+        let status = match self.dice.once_in(2) {
+            true => CheckStatus::L4Ok,
+            false => CheckStatus::L4Connection,
+        };
+        let change = self.health[at].observe(status).change;
+        let backend = self.snapshot.frontends[0].backend.as_ref();
+        let backend = Arc::clone(backend.expect("there is one"));
+        if let Some(change) = change {
+            backend
+                .group
+                .set_usable(MemberId(at as u32), change == Change::Up);
+        }
+        // `on-marked-down shutdown-sessions` of the first server only.
+        if let (0, Some(Change::Down), Some(server)) = (at, change, &backend.servers[at]) {
+            self.engine.end_sessions_of(&server.state, EndCause::Down);
+        }
     }
 
     /// Something happens out there.
     fn happen(&mut self) {
+        self.steps += 1;
         let mut world = self.world.borrow_mut();
         let count = world.connections.len() as u64;
         if count == 0 {
@@ -220,6 +278,9 @@ impl Run {
 
     /// The control plane says something.
     fn command(&mut self) {
+        if self.trial.checks && self.dice.once_in(12) {
+            self.check_server();
+        }
         match self.dice.below(400) {
             0..3 => self.engine.pause(),
             3..15 => self.engine.resume(),
@@ -281,8 +342,14 @@ impl Run {
                 return Err(format!("connection {id} got what was never sent"));
             }
         }
+        let mut logged = BTreeSet::new();
         for record in &self.records {
             check_record(record, &world)?;
+            if let PeerAddress::Ip(client) = record.client
+                && !logged.insert(client.port())
+            {
+                return Err(format!("client {} was logged twice", client.port()));
+            }
         }
         let frontend = &self.snapshot.frontends[0];
         let backend = frontend.backend.as_ref().expect("there is one");
@@ -339,7 +406,7 @@ fn check_record(record: &SessionRecord, world: &World) -> Result<(), String> {
     }
 }
 
-fn run(trial: Trial) -> Result<Vec<SessionRecord>, String> {
+fn run(trial: Trial) -> Result<(Vec<SessionRecord>, u64), String> {
     let mut run = Run::new(trial);
     let mut to_come = trial.clients;
     for _ in 0..trial.clients * 60 {
@@ -358,6 +425,19 @@ fn run(trial: Trial) -> Result<Vec<SessionRecord>, String> {
         run.wake_up()?;
     }
     run.engine.resume();
+    for at in 0..3 {
+        let backend = run.snapshot.frontends[0].backend.as_ref();
+        let backend = backend.expect("there is one");
+        backend.group.set_usable(MemberId(at), true);
+    }
+    // Half of the trials end as a soft stop does.
+    if trial.timeouts && run.dice.once_in(2) {
+        run.engine.stop_accepting();
+        let mut world = run.world.borrow_mut();
+        for id in std::mem::take(&mut world.queue) {
+            world.connections[id].closed = Some(Close::Orderly);
+        }
+    }
     run.finish()?;
     run.check()?;
     let Run {
@@ -365,13 +445,14 @@ fn run(trial: Trial) -> Result<Vec<SessionRecord>, String> {
         world,
         snapshot,
         records,
+        steps,
         ..
     } = run;
     drop(engine);
     if snapshot.process.pipes.load(Ordering::SeqCst) != 0 || !world.borrow().pipes.is_empty() {
         return Err("pipes are left".to_owned());
     }
-    Ok(records)
+    Ok((records, steps))
 }
 
 fn all_faults() -> Faults {
@@ -403,7 +484,7 @@ fn run_all(
     for seed in seeds {
         let seed = seed + seed_offset();
         match run(trial(seed)) {
-            Ok(records) => {
+            Ok((records, _)) => {
                 for record in records {
                     *endings.entry(record.termination.to_string()).or_insert(0) += 1;
                 }
@@ -424,6 +505,8 @@ fn without_faults_every_session_ends_cleanly_and_whole() {
             ..Faults::default()
         },
         timeouts: false,
+        limits: false,
+        checks: false,
         clients: 12,
     });
     let all: u32 = endings.values().sum();
@@ -436,16 +519,51 @@ fn without_faults_every_session_ends_cleanly_and_whole() {
 
 #[test]
 fn with_every_fault_nothing_is_lost_twice_or_left_behind() {
-    let endings = run_all(1_000..1_300, |seed| Trial {
+    let endings = run_all(1_000..1_160, everything);
+    // The faults reached what they are for.
+    for letters in [
+        "--", "CD", "SD", "SC", "sC", "cD", "CC", "sQ", "CQ", "MD", "D-",
+    ] {
+        assert!(endings.contains_key(letters), "{letters}: {endings:?}");
+    }
+}
+
+/// A trial with every fault; limits, checks and times by its seed.
+fn everything(seed: u64) -> Trial {
+    Trial {
         seed,
         faults: all_faults(),
         timeouts: seed % 2 == 0,
+        limits: seed % 3 != 0,
+        checks: seed % 4 < 2,
         clients: 12,
-    });
-    // The faults reached what they are for.
-    for letters in ["--", "CD", "SD", "SC", "sC", "cD", "CC"] {
-        assert!(endings.contains_key(letters), "{letters}: {endings:?}");
     }
+}
+
+/// `cargo xtask simulate`: trials for so long, each from a seed of its own.
+#[test]
+#[ignore = "takes as long as it is told to"]
+fn for_as_long_as_it_is_told_to() {
+    let text = std::env::var("PORTCULLIS_SIMULATE_SECONDS").unwrap_or_default();
+    let time = std::time::Duration::from_secs(text.parse().unwrap_or(10));
+    let begun = std::time::Instant::now();
+    let first = seed_offset();
+    let (mut seed, mut steps, mut sessions) = (first, 0, 0);
+    let mut endings = std::collections::BTreeMap::<String, u64>::new();
+    while begun.elapsed() < time {
+        let (records, more) = run(everything(seed)).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        steps += more;
+        sessions += records.len();
+        for record in records {
+            *endings.entry(record.termination.to_string()).or_default() += 1;
+        }
+        seed += 1;
+    }
+    eprintln!(
+        "seeds {first} to {}: {steps} steps, {sessions} sessions",
+        seed - 1
+    );
+    eprintln!("ended with {endings:?}");
 }
 
 #[test]
@@ -467,10 +585,27 @@ fn the_checks_find_a_network_that_lies() {
                 seed,
                 faults,
                 timeouts: false,
+                limits: false,
+                checks: false,
                 clients: 12,
             })
             .is_err()
         });
         assert!(found, "{lie:?} went unnoticed");
     }
+}
+
+#[test]
+fn the_checks_find_a_server_beyond_its_limit() {
+    let found = (0..20).any(|seed| {
+        let mut run = Run::new(everything(seed * 12 + 4));
+        assert!(run.limits.iter().all(|&limit| limit > 0));
+        run.limits = [1; 3];
+        (0..300).any(|_| {
+            run.world.borrow_mut().arrive();
+            run.happen();
+            run.wake_up().is_err_and(|error| error.contains(" of 1"))
+        })
+    });
+    assert!(found, "two connections of one went unnoticed");
 }

@@ -1,0 +1,128 @@
+//! What holds after every wake-up of a simulated engine.
+//!
+//! Decides:  a session is in one place: it waits, or a server counts it; no socket belongs to two;
+//!           no server has more than its `maxconn`; who came to the queue first leaves it first;
+//!           nobody is older than `timeout lifetime`, or `timeout drain-age` once it drains.
+//! Not here: what holds at the end (simulation.rs).
+
+use std::collections::BTreeSet;
+
+use portcullis_balance::{MemberId, Ticket};
+
+use super::super::{Engine, SessionOf};
+use crate::net::simulated::SimulatedNet;
+use crate::session::Phase;
+use crate::slab::Key;
+use crate::snapshot::Backend;
+
+/// Who waits in the backend's queue, and since which wake-up.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    waiting: Vec<(Key, Ticket, u64)>,
+}
+
+/// Checks everything of every session.
+pub(super) fn check(
+    engine: &Engine<SimulatedNet>,
+    backend: &Backend,
+    limits: [u32; 3],
+) -> Result<(), String> {
+    let mut sockets = BTreeSet::new();
+    let mut counted = [0; 3];
+    for key in engine.sessions.keys() {
+        let Some(session) = engine.sessions.get(key) else {
+            continue;
+        };
+        in_one_place(session)?;
+        // One alarm a session rings at a time: another one that is due is next.
+        let next = engine.wheel.deadline(key.index);
+        if next.is_none_or(|at| at > engine.now_ms + 1) {
+            not_too_old(session, engine.now_ms)?;
+        }
+        for socket in [Some(session.client), session.server].into_iter().flatten() {
+            if !sockets.insert(socket) {
+                return Err(format!("connection {socket} is in two places"));
+            }
+        }
+        if let Some(member) = session.member {
+            counted[member.0 as usize] += 1;
+        }
+    }
+    for (at, limit) in limits.into_iter().enumerate() {
+        let active = backend.group.active_connections(MemberId(at as u32));
+        if limit > 0 && active > limit {
+            return Err(format!("server {at} has {active} of {limit}"));
+        }
+        // More may be counted: a grant on its way.
+        if active < counted[at] {
+            return Err(format!(
+                "server {at}: {active} counted, {} there",
+                counted[at]
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn in_one_place(session: &SessionOf<SimulatedNet>) -> Result<(), String> {
+    let (waits, has) = (session.ticket.is_some(), session.member.is_some());
+    let good = match session.phase {
+        Phase::Queued => waits && session.server.is_none(),
+        Phase::Connecting | Phase::Relaying => has && !waits && session.server.is_some(),
+        Phase::Waiting => !waits && session.server.is_none(),
+        Phase::Greeting => !waits && !has,
+    };
+    match good {
+        true => Ok(()),
+        false => Err(format!(
+            "{:?} with ticket {waits}, member {has}, server {}",
+            session.phase,
+            session.server.is_some()
+        )),
+    }
+}
+
+fn not_too_old(session: &SessionOf<SimulatedNet>, now_ms: u64) -> Result<(), String> {
+    let times = &session.route.times;
+    let age = now_ms - session.start_ms;
+    let over = |limit: u32| limit > 0 && age >= u64::from(limit);
+    if over(times.lifetime) || (session.draining && over(times.drain_age)) {
+        return Err(format!("a session is {age} ms old, with {times:?}"));
+    }
+    Ok(())
+}
+
+impl Line {
+    /// Compares who waits now with who waited before.
+    pub(super) fn check(
+        &mut self,
+        engine: &Engine<SimulatedNet>,
+        wake_up: u64,
+    ) -> Result<(), String> {
+        let mut now = Vec::new();
+        for key in engine.sessions.keys() {
+            let ticket = engine.sessions.get(key).and_then(|session| session.ticket);
+            if let Some(ticket) = ticket.filter(|ticket| ticket.server().is_none()) {
+                let known = self.waiting.iter();
+                let mut known = known.filter(|(_, before, _)| *before == ticket);
+                let since = known.next().map_or(wake_up, |&(_, _, since)| since);
+                now.push((key, ticket, since));
+            }
+        }
+        let longest = now.iter().map(|&(_, _, since)| since).min();
+        for (key, ticket, since) in &self.waiting {
+            let left = !now.iter().any(|(_, still, _)| still == ticket);
+            let served = engine
+                .sessions
+                .get(*key)
+                .is_some_and(|session| session.phase != Phase::Queued && session.member.is_some());
+            if left && served && longest.is_some_and(|longest| longest < *since) {
+                return Err(format!(
+                    "served since wake-up {since}, while somebody waits since {longest:?}"
+                ));
+            }
+        }
+        self.waiting = now;
+        Ok(())
+    }
+}
