@@ -17,6 +17,7 @@ mod check;
 mod demo;
 mod draining;
 mod examples;
+mod faults;
 mod health;
 mod limits;
 mod logs;
