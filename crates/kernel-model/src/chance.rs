@@ -150,12 +150,13 @@ impl World {
     }
 
     /// The next choices among the members of groups by hash fall on those of these indices, and any
-    /// after them on the first: to go through every possibility, with [`World::choices_made`].
+    /// after them on the first (of two: whether something came in time): to go through every possibility, with [`World::choices_made`].
     pub fn tell_choices(&mut self, choices: &[u32]) {
         self.chance.choices = Some(choices.iter().copied().collect());
     }
 
-    /// The choices among members of groups since [`World::forget_told`]: of how many, and which.
+    /// The choices among members of groups, and of what came in time, since [`World::forget_told`]: of
+    /// how many, and which.
     #[must_use]
     pub fn choices_made(&self) -> Vec<(u32, u32)> {
         self.chance.made.clone()
@@ -170,6 +171,16 @@ impl World {
         let chosen = self.draw_index(members, count);
         self.chance.made.push((count as u32, chosen as u32));
         chosen
+    }
+
+    /// Whether something came in time, where that is a matter of milliseconds: `likely` unless told.
+    pub(crate) fn draw_moment(&mut self, likely: bool) -> bool {
+        let in_time = match &mut self.chance.choices {
+            Some(choices) => choices.pop_front().unwrap_or(0) == 0,
+            None => likely,
+        };
+        self.chance.made.push((2, u32::from(!in_time)));
+        in_time
     }
 
     fn draw_index(&mut self, members: GroupIx, count: usize) -> usize {

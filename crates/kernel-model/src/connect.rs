@@ -337,10 +337,14 @@ impl World {
                 return Err(Errno::EADDRNOTAVAIL);
             }
         }
+        self.enter_connection(ix, port);
+        Ok(())
+    }
+
+    fn enter_connection(&mut self, ix: SockIx, port: u16) {
         self.socks[ix].sport = port;
         self.socks[ix].num = port;
         self.hash_connection(ix);
-        Ok(())
     }
 
     fn tuple_user(&self, ix: SockIx, port: u16) -> Option<SockIx> {
@@ -418,10 +422,12 @@ impl World {
         if self.host.net(net).sysctls.is_reserved(port) {
             return false;
         }
-        if self
-            .bucket_for(ix, port)
-            .is_some_and(|bucket| !self.connect_may_share(bucket))
-        {
+        // A port that nobody owns is taken without a look at connections: half-open ones of a listener
+        // that is gone may have it.
+        let Some(bucket) = self.bucket_for(ix, port) else {
+            return true;
+        };
+        if !self.connect_may_share(bucket) {
             return false;
         }
         match self.tuple_user(ix, port) {
@@ -437,7 +443,8 @@ impl World {
         trace: &mut T,
     ) -> Result<(), Errno> {
         // The newcomer owns the port before a TIME_WAIT socket lets go of it.
-        let bucket = match self.bucket_for(ix, port) {
+        let found = self.bucket_for(ix, port);
+        let bucket = match found {
             Some(bucket) => bucket,
             None => self.bucket_create_for_connect(ix, port),
         };
@@ -445,6 +452,10 @@ impl World {
         self.own(ix, bucket, list);
         self.socks[ix].locks |= CONNECT_BIND;
         trace.rule(Rule::ConnectChose);
+        if found.is_none() {
+            self.enter_connection(ix, port);
+            return Ok(());
+        }
         self.claim_tuple(ix, port, Manner::Chosen, trace)
     }
 }

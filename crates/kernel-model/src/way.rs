@@ -93,8 +93,9 @@ impl World {
             }
             0 => None,
             device if net.is_on4(to, device) => Some(local(device)),
-            // Any address is taken to be a neighbour behind the loopback, and comes back from there.
-            LOOPBACK_DEVICE if matches!(kind, Kind4::Local | Kind4::Foreign) => Some(Arrival {
+            // Any address is taken to be a neighbour behind the loopback, even another interface's
+            // broadcast address, and comes back from there.
+            LOOPBACK_DEVICE if kind != Kind4::Multicast => Some(Arrival {
                 device: LOOPBACK_DEVICE,
                 local: false,
             }),
