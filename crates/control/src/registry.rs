@@ -11,14 +11,15 @@ use std::sync::{Arc, PoisonError};
 use portcullis_balance::group::AllBackups;
 use portcullis_balance::{Group, Member, MemberId};
 use portcullis_proxy::snapshot::{
-    Backend, Frontend, FrontendLog, LogMoment, Observe, Outgoing, Server, Snapshot, Watcher,
+    Backend, Frontend, FrontendLog, LogMoment, Observe, Outgoing, Server, ServerAddress, Snapshot,
+    Watcher,
 };
 use portcullis_proxy::source::{Ports, Source};
 use portcullis_proxy::state::{
     BackendState, FrontendState, ListenerState, ProcessState, ServerState,
 };
 
-use crate::compile::{BackendPlan, FrontendPlan, Plan};
+use crate::compile::{BackendPlan, FrontendPlan, Plan, ServerPlan};
 
 /// All runtime state, by name.
 #[derive(Debug, Default)]
@@ -197,31 +198,12 @@ impl Registry {
             let Some(address) = &server.address else {
                 continue;
             };
-            let source = server.source.as_ref();
-            let source = source.map(|source| runtime.source(name, source));
-            let observe = server.check.as_ref().and_then(|it| it.settings.observe);
-            let alarm = Arc::clone(runtime.alarms.entry(name.clone()).or_default());
             let at = slot.0 as usize;
             if servers.len() <= at {
                 servers.resize(at + 1, None);
             }
-            servers[at] = Some(Arc::new(Server {
-                name: name.as_str().into(),
-                slot,
-                address: address.clone(),
-                user_timeout_ms: server.user_timeout_ms,
-                congestion_control: server.congestion_control.as_deref().map(Into::into),
-                outgoing: Outgoing {
-                    source,
-                    header: server.header,
-                    fast_open: server.fast_open,
-                },
-                observe: observe.map(|observe| Observe {
-                    limit: observe.error_limit,
-                    tell: alarm,
-                }),
-                state,
-            }));
+            let address = address.clone();
+            servers[at] = Some(Arc::new(runtime.server(server, slot, address, state)));
         }
         Backend {
             name: plan.name.as_str().into(),
@@ -247,6 +229,38 @@ impl Registry {
 }
 
 impl BackendRuntime {
+    /// A server as workers see it.
+    fn server(
+        &mut self,
+        plan: &ServerPlan,
+        slot: MemberId,
+        address: ServerAddress,
+        state: Arc<ServerState>,
+    ) -> Server {
+        let name = &plan.member.name;
+        let source = plan.source.as_ref();
+        let source = source.map(|source| self.source(name, source));
+        let observe = plan.check.as_ref().and_then(|it| it.settings.observe);
+        let alarm = Arc::clone(self.alarms.entry(name.clone()).or_default());
+        Server {
+            name: name.as_str().into(),
+            slot,
+            address,
+            user_timeout_ms: plan.user_timeout_ms,
+            congestion_control: plan.congestion_control.as_deref().map(Into::into),
+            outgoing: Outgoing {
+                source,
+                header: plan.header,
+                fast_open: plan.fast_open,
+            },
+            observe: observe.map(|observe| Observe {
+                limit: observe.error_limit,
+                tell: alarm,
+            }),
+            state,
+        }
+    }
+
     /// A server's `source`; the ports of a range are lent over reloads.
     fn source(&mut self, server: &str, source: &portcullis_config::model::Source) -> Source {
         let ports = source.ports.map(|(low, high)| {

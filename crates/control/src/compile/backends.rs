@@ -157,25 +157,7 @@ fn server_plan(
             return None;
         }
     };
-    let check = match (&server.check, &address) {
-        (Some(settings), Some(address)) => match check_target(address, settings, lookup) {
-            Ok(target) => Some(CheckPlan {
-                target,
-                settings: settings.clone(),
-                header: check_header(server, settings),
-                source: source(backend, server),
-            }),
-            Err(why) => {
-                problems.error(
-                    "unusable-check",
-                    Some(server.place),
-                    format!("the check of `{}/{}`: {why}", backend.name, server.name),
-                );
-                None
-            }
-        },
-        _ => None,
-    };
+    let check = check_plan(backend, server, address.as_ref(), lookup, problems);
     Some(ServerPlan {
         member: Member {
             name: server.name.clone(),
@@ -210,6 +192,33 @@ fn server_plan(
         // A server in maintenance is not checked: a check would bring it back.
         check: check.filter(|_| !server.disabled),
     })
+}
+
+/// How a server is checked, where it is.
+fn check_plan(
+    backend: &model::Backend,
+    server: &Server,
+    address: Option<&ServerAddress>,
+    lookup: &dyn Lookup,
+    problems: &mut Problems,
+) -> Option<CheckPlan> {
+    let (settings, address) = (server.check.as_ref()?, address?);
+    match check_target(address, settings, lookup) {
+        Ok(target) => Some(CheckPlan {
+            target,
+            settings: settings.clone(),
+            header: check_header(server, settings),
+            source: source(backend, server),
+        }),
+        Err(why) => {
+            problems.error(
+                "unusable-check",
+                Some(server.place),
+                format!("the check of `{}/{}`: {why}", backend.name, server.name),
+            );
+            None
+        }
+    }
 }
 
 /// The server's own `source`, else the backend's.
