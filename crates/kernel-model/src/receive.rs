@@ -54,6 +54,20 @@ impl World {
         }
         if self.step_on_ack(ix) {
             self.step_on_fin(ix, segment);
+            self.open_window(ix);
+        }
+    }
+
+    /// The peer's first acknowledgement tells a window, which a socket that left TCP_REPAIR did not
+    /// know: what waited for one goes out.
+    fn open_window(&mut self, ix: SockIx) {
+        let sock = &mut self.socks[ix];
+        if !core::mem::take(&mut sock.windowless) {
+            return;
+        }
+        sock.max_window = WINDOW;
+        if let State::FinWait1 | State::Closing | State::LastAck = sock.state {
+            self.queue_fin(ix);
         }
     }
 
