@@ -229,6 +229,9 @@ fn break_model(sources: &Path) -> Result<Vec<Mutant>, Failure> {
         "ways_out.rs",
         // What the other crates ask of a model: nothing that the kernel decides.
         "ask.rs",
+        // The names of releases are read and written there, by tests of its own; what each release
+        // has is a table.
+        "version.rs",
     ];
     let mut files: Vec<PathBuf> = fs::read_dir(sources)?
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
