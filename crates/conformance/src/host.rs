@@ -293,9 +293,9 @@ pub fn set_up() -> io::Result<()> {
     // needs no detection; its own route to an address would come before the one that is made here.
     std::thread::sleep(SETTLE);
     let loopback = Ipv4Addr::new(127, 0, 0, 0);
-    netlink::acknowledge_at_once(LOOPBACK, loopback.into(), 8)?;
+    netlink::acknowledge_at_once(LOOPBACK, loopback.into(), 8, Ipv4Addr::LOCALHOST.into())?;
     for (device, address) in acknowledging() {
-        netlink::acknowledge_at_once(device, address, host_prefix(address))?;
+        netlink::acknowledge_at_once(device, address, host_prefix(address), address)?;
         let mut attempts = 0;
         while !is_acknowledged_at_once(address)? {
             attempts += 1;

@@ -30,6 +30,7 @@ const RTA_METRICS: u16 = 8;
 const RTAX_QUICKACK: u16 = 15;
 const REQUEST_ACK: u16 = 1 | 4;
 const CREATE_EXCL: u16 = 0x400 | 0x200;
+const CREATE_APPEND: u16 = 0x400 | 0x800;
 const NLMSG_ERROR: u16 = 2;
 const HEADER: usize = 16;
 const IFF_UP: u32 = 1;
@@ -79,7 +80,12 @@ pub fn add_address_with(index: u32, address: IpAddr, prefix: u8, detect: Detect)
         Detect::No => IFA_F_NODAD,
         Detect::Yes => 0,
     };
-    let mut body = vec![family.as_raw() as u8, prefix, flags, 0];
+    // As `ip address add` does: the loopback's own are nobody else's.
+    let scope = match address {
+        IpAddr::V4(v4) if v4.is_loopback() => RT_SCOPE_HOST,
+        _ => RT_SCOPE_UNIVERSE,
+    };
+    let mut body = vec![family.as_raw() as u8, prefix, flags, scope];
     body.extend(index.to_ne_bytes());
     attribute(&mut body, IFA_LOCAL, &bytes);
     attribute(&mut body, IFA_ADDRESS, &bytes);
@@ -128,9 +134,14 @@ pub fn enslave(index: u32, vrf: u32) -> io::Result<()> {
 /// Makes the route to an address of this host acknowledge every segment at once (`quickack`), so that
 /// the other end's state does not wait for a timer.
 ///
-/// An IPv4 address is its own source, that of a prefix its first address. The kernel's own IPv6 route has
-/// metric 0, which cannot be asked for: the new one comes behind it, and it is taken away.
-pub fn acknowledge_at_once(index: u32, address: IpAddr, prefix: u8) -> io::Result<()> {
+/// What is sent to an IPv4 address comes from `source`, as the kernel's own route has it. The kernel's own
+/// IPv6 route has metric 0, which cannot be asked for: the new one comes behind it, and it is taken away.
+pub fn acknowledge_at_once(
+    index: u32,
+    address: IpAddr,
+    prefix: u8,
+    source: IpAddr,
+) -> io::Result<()> {
     let (family, bytes) = match address {
         IpAddr::V4(v4) => (AddressFamily::INET, v4.octets().to_vec()),
         IpAddr::V6(v6) => (AddressFamily::INET6, v6.octets().to_vec()),
@@ -144,9 +155,8 @@ pub fn acknowledge_at_once(index: u32, address: IpAddr, prefix: u8) -> io::Resul
     body.extend([RT_TABLE_LOCAL, RTPROT_KERNEL, scope, RTN_LOCAL, 0, 0, 0, 0]);
     attribute(&mut body, RTA_DST, &bytes);
     attribute(&mut body, RTA_OIF, &index.to_ne_bytes());
-    if let IpAddr::V4(v4) = address {
-        let host = u32::from(prefix < 32);
-        attribute(&mut body, RTA_PREFSRC, &(v4.to_bits() | host).to_be_bytes());
+    if let IpAddr::V4(v4) = source {
+        attribute(&mut body, RTA_PREFSRC, &v4.octets());
     }
     let old = body.clone();
     let mut metrics = Vec::new();
@@ -155,7 +165,8 @@ pub fn acknowledge_at_once(index: u32, address: IpAddr, prefix: u8) -> io::Resul
     if address.is_ipv4() {
         return request(RTM_NEWROUTE, CREATE_REPLACE, &body);
     }
-    request(RTM_NEWROUTE, CREATE_EXCL, &body)?;
+    // Another interface may have the same link-local address.
+    request(RTM_NEWROUTE, CREATE_APPEND, &body)?;
     request(RTM_DELROUTE, 0, &old)
 }
 

@@ -157,7 +157,7 @@ places! {
         OwnPortRange NoPortLeft;
     Listen: ListenState ListenAgain BacklogCut FastopenQueue ListenChecksPort;
     Connect: ConnectState ConnectFamily MappedSource MappedForever ForeignSource LoopbackSource
-        ConnectUnderWay NoRoute TupleTaken ConnectChose ConnectNoPort;
+        NoSource ConnectUnderWay NoRoute TupleTaken ConnectChose ConnectNoPort;
     Lookup: Refused SelfConnect SynLost HalfOpen LookupExact LookupWildcard ReplyLost;
     Groups: GroupBegun GroupJoined GroupBusy GroupFull LookupGroup LookupEquals LookupProgram LookupCpu
         ProgramNeedsReuseport NoProgram;

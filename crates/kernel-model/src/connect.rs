@@ -15,7 +15,7 @@ use crate::bind::{check_length, refuse};
 use crate::call::{Answer, State};
 use crate::errno::Errno;
 use crate::explain::Trace;
-use crate::host::Kind4;
+use crate::host::{Kind4, is_no_source4};
 use crate::rules::Rule;
 use crate::scan::{Order, Scan};
 use crate::socket::{ADDR_LOCK, CONNECT_BIND, Progress, SockIx};
@@ -194,13 +194,22 @@ impl World {
         let sock = &self.socks[ix];
         let net = self.host.net(sock.net);
         let from = sock.src4;
+        if is_no_source4(self.host.kernel, from) {
+            return refuse(trace, Rule::NoSource, Errno::EINVAL);
+        }
         let foreign =
             from != 0 && net.kind4(self.host.kernel, from, self.device_vrf(ix)) != Kind4::Local;
         if foreign && !sock.transparent {
             return refuse(trace, Rule::ForeignSource, Errno::ENETUNREACH);
         }
-        if sock.device != 0 && net.interface(sock.device).is_none() {
-            return refuse(trace, Rule::NoSuchDevice, Errno::ENODEV);
+        match net.interface(sock.device) {
+            None if sock.device != 0 => {
+                return refuse(trace, Rule::NoSuchDevice, Errno::ENODEV);
+            }
+            Some(through) if !through.up => {
+                return refuse(trace, Rule::NoRoute, Errno::ENETUNREACH);
+            }
+            _ => {}
         }
         let device = (sock.device != 0).then_some(sock.device);
         let all_zero = (to, from) == (0, 0);
@@ -212,7 +221,7 @@ impl World {
             (to, _) => to,
         };
         let found = match (device, from) {
-            (Some(device), 0) if !net.is_on4(to, device) => net.source_on_link4(device),
+            (Some(device), 0) if !net.is_on4(to, device) => net.source_on_link4(to, device),
             (_, 0) => net.source4(to, self.device_vrf(ix)),
             (_, from) => from,
         };
@@ -251,19 +260,24 @@ impl World {
     ) -> Result<(), Errno> {
         let sock = &self.socks[ix];
         let net = self.host.net(sock.net);
-        let kind = net.kind4(self.host.kernel, to, self.device_vrf(ix));
+        let (kernel, vrf) = (self.host.kernel, self.device_vrf(ix));
+        let kind = net.kind4(kernel, to, vrf);
         let many = kind == Kind4::Multicast || to == u32::MAX;
-        let loops = from >> 24 == 127;
-        let stays = match sock.device {
+        let leaves = match sock.device {
             0 if kind == Kind4::Local => return Ok(()),
-            0 => many || kind == Kind4::Foreign,
+            // Through the interface that the source is on.
+            0 if many => net.device_of4(from, vrf),
+            0 if kind == Kind4::Broadcast => net.device_of_broadcast(kernel, to),
+            // Nowhere.
+            0 => None,
             device if net.is_on4(to, device) => return Ok(()),
-            device => device == LOOPBACK_DEVICE,
+            device => Some(device),
         };
-        if loops && !stays {
+        let beyond = leaves.is_some_and(|device| device != LOOPBACK_DEVICE);
+        if from >> 24 == 127 && beyond {
             return refuse(trace, Rule::LoopbackSource, Errno::EINVAL);
         }
-        let neighbour = sock.device != 0 && !many && !net.is_broadcast_of(to, sock.device);
+        let neighbour = sock.device != 0 && !many && !net.is_broadcast_of(kernel, to, sock.device);
         if neighbour {
             return Ok(());
         }

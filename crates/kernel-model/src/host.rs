@@ -2,7 +2,7 @@
 //!
 //! Decides:  whether an address belongs to a namespace and as what; whether a process holds a
 //!           capability over a namespace.
-//! Kernel:   net/ipv4/fib_frontend.c, inet_addr_type_table(); net/ipv6/addrconf.c,
+//! Kernel:   net/ipv4/fib_frontend.c, inet_addr_type_table(), fib_add_ifaddr(); net/ipv6/addrconf.c,
 //!           __ipv6_chk_addr_and_flags(); security/commoncap.c, cap_capable(), 3.9 to 6.18
 //! Not here: what a socket option adds to it (bind.rs). policy routing: gaps.toml.
 
@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use core::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::addr::{Kind6, is_multicast4, kind6};
+use crate::connect::LOOPBACK_DEVICE;
 use crate::version::{Change, Kernel};
 
 /// A network namespace, by its place in [`Host::namespaces`].
@@ -125,8 +126,9 @@ pub struct Interface {
     pub index: u32,
     /// Its name.
     pub name: String,
-    /// Whether it is up: addresses of a downed interface are no local addresses (IPv6) or no longer
-    /// routed as such (IPv4).
+    /// Whether it is up. The addresses of one that is down are still this host's (`ip link set down` takes
+    /// the IPv6 ones away, so they are not here any more); its broadcast addresses are not, and nothing
+    /// is sent through it.
     pub up: bool,
     /// Whether it is a VRF, or belongs to one.
     pub vrf: Vrf,
@@ -350,10 +352,11 @@ impl Namespace {
         }
     }
 
-    /// The interfaces that are up and whose addresses a VRF has; 0 for those outside of any.
-    fn up_in(&self, vrf: u32) -> impl Iterator<Item = &Interface> {
-        let up = self.interfaces.iter().filter(|i| i.up);
-        up.filter(move |i| self.vrf_of(i.index) == vrf)
+    /// The interfaces whose addresses a VRF has; 0 for those outside of any. Being down takes no address
+    /// from the host.
+    fn in_vrf(&self, vrf: u32) -> impl Iterator<Item = &Interface> {
+        let all = self.interfaces.iter();
+        all.filter(move |i| self.vrf_of(i.index) == vrf)
     }
 
     /// The interfaces that a bound device stands for: itself; a VRF for its members too.
@@ -364,29 +367,34 @@ impl Namespace {
 
     /// The kind of an IPv4 address, in a VRF or, with 0, outside of any.
     pub(crate) fn kind4(&self, kernel: Kernel, addr: u32, vrf: u32) -> Kind4 {
-        let zeronet = if kernel.has(Change::ZeronetIsOneAddress) {
-            addr == 0
-        } else {
-            addr >> 24 == 0
-        };
-        if zeronet || addr == u32::MAX {
+        if zeronet(kernel, addr) || addr == u32::MAX {
             return Kind4::Broadcast;
         }
         if is_multicast4(addr) {
             return Kind4::Multicast;
         }
-        let mut kind = Kind4::Foreign;
-        for interface in self.up_in(vrf) {
+        // The longest prefix decides; of a VRF's tables the local one is asked before.
+        let merged = !self.interfaces.iter().any(|i| i.vrf == Vrf::Itself);
+        let (mut kind, mut longest) = (Kind4::Foreign, 0);
+        for interface in self.in_vrf(vrf) {
             for &(own, prefix) in &interface.v4 {
-                let own = own.to_bits();
-                let host_bits = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
-                // The whole loopback net is local, not only the address that was set.
-                let whole = own >> 24 == 127 && (addr ^ own) & !host_bits == 0;
-                let broadcast = prefix < 31 && addr == own | host_bits;
-                if broadcast && addr != own {
-                    kind = Kind4::Broadcast;
-                } else if own == addr || whole {
+                let net = Net4::of(own, prefix);
+                if own.to_bits() == addr {
                     return Kind4::Local;
+                }
+                if zeronet(kernel, net.first) || !net.contains(addr) {
+                    continue;
+                }
+                let lowest = addr == net.first && !kernel.has(Change::LowestIsOrdinary);
+                let broadcast = interface.up && prefix < 31 && (addr == net.last || lowest);
+                let here = match (broadcast, interface.is_loopback()) {
+                    (true, _) => (Kind4::Broadcast, 32),
+                    (false, true) => (Kind4::Local, prefix),
+                    (false, false) if merged && interface.up => (Kind4::Foreign, prefix),
+                    (false, false) => continue,
+                };
+                if here.1 > longest || (here.1 == longest && here.0 == Kind4::Local) {
+                    (kind, longest) = here;
                 }
             }
         }
@@ -397,7 +405,7 @@ impl Namespace {
     pub(crate) fn has6(&self, addr: u128, on: Option<u32>) -> bool {
         let narrow = matches!(kind6(addr), Kind6::Loopback | Kind6::LinkLocal);
         let vrf = on.map_or(0, |device| self.vrf_of(device));
-        self.up_in(vrf).any(|interface| {
+        self.in_vrf(vrf).any(|interface| {
             let here = on.is_none_or(|index| index == interface.index || !narrow);
             here && interface
                 .v6
@@ -408,17 +416,23 @@ impl Namespace {
 
     /// Whether an IPv4 address is one of this interface's.
     pub(crate) fn is_on4(&self, addr: u32, device: u32) -> bool {
-        let mut addresses = self.behind(device).flat_map(|interface| &interface.v4);
-        addresses.any(|&own| is4(own, addr))
+        self.behind(device).any(|interface| interface.has4(addr))
     }
 
     /// Whether an IPv4 address is the broadcast address of one of this interface's networks.
-    pub(crate) fn is_broadcast_of(&self, addr: u32, device: u32) -> bool {
+    pub(crate) fn is_broadcast_of(&self, kernel: Kernel, addr: u32, device: u32) -> bool {
         let mut addresses = self.behind(device).flat_map(|interface| &interface.v4);
         addresses.any(|&(own, prefix)| {
-            let host_bits = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
-            prefix < 31 && addr == own.to_bits() | host_bits
+            let net = Net4::of(own, prefix);
+            let lowest = addr == net.first && !kernel.has(Change::LowestIsOrdinary);
+            prefix < 31 && !zeronet(kernel, net.first) && (addr == net.last || lowest)
         })
+    }
+
+    /// The interface that an IPv4 address is a broadcast address of, outside of any VRF.
+    pub(crate) fn device_of_broadcast(&self, kernel: Kernel, addr: u32) -> Option<u32> {
+        let mut all = self.in_vrf(0).map(|interface| interface.index);
+        all.find(|&device| self.is_broadcast_of(kernel, addr, device))
     }
 
     /// Whether an IPv6 address is one of this interface's.
@@ -434,53 +448,113 @@ impl Namespace {
         Some(first.0.to_bits())
     }
 
-    /// The address that neighbours behind an interface are spoken to from: its own, else another
-    /// interface's; never one that is only for the host itself.
-    pub(crate) fn source_on_link4(&self, device: u32) -> u32 {
+    /// The address that a neighbour behind an interface is spoken to from: the interface's own of his
+    /// network, else its first, else another interface's; never one that is only for the host itself.
+    pub(crate) fn source_on_link4(&self, to: u32, device: u32) -> u32 {
         let here = self.interface(device).into_iter();
-        let all = here.chain(self.up_in(self.vrf_of(device)));
-        let mut addresses = all
-            .flat_map(|interface| &interface.v4)
-            .map(|own| own.0.to_bits());
-        addresses.find(|own| own >> 24 != 127).unwrap_or(0)
+        let all = here.chain(self.in_vrf(self.vrf_of(device)));
+        let addresses = all.flat_map(|interface| &interface.v4);
+        let mut addresses = addresses.filter(|own| !own.0.is_loopback());
+        let own = self.interface(device).and_then(|interface| {
+            let of_him = |own: &&(Ipv4Addr, u8)| Net4::of(own.0, own.1).contains(to);
+            let outward = interface.v4.iter().filter(|own| !own.0.is_loopback());
+            // The first of the longest prefix.
+            outward
+                .filter(of_him)
+                .rev()
+                .max_by_key(|&&(_, prefix)| prefix)
+        });
+        own.or_else(|| addresses.next())
+            .map_or(0, |own| own.0.to_bits())
     }
 
     /// The interface that an IPv4 address of this host, in a VRF or outside of any, is on.
     pub(crate) fn device_of4(&self, addr: u32, vrf: u32) -> Option<u32> {
-        let mut up = self.up_in(vrf);
-        up.find(|i| has4(i, addr)).map(|i| i.index)
+        let mut all = self.in_vrf(vrf);
+        all.find(|i| i.has4(addr)).map(|i| i.index)
     }
 
     /// The interface that an IPv6 address of this host, in a VRF or outside of any, is on.
     pub(crate) fn device_of6(&self, addr: u128, vrf: u32) -> Option<u32> {
-        let mut up = self.up_in(vrf);
-        up.find(|i| i.v6.iter().any(|own| own.addr.to_bits() == addr))
+        let mut all = self.in_vrf(vrf);
+        all.find(|i| i.v6.iter().any(|own| own.addr.to_bits() == addr))
             .map(|i| i.index)
     }
 
-    /// The address that packets to this local address are sent from: the route's preferred source.
+    /// The address that packets to this local address are sent from: the route's preferred source, which
+    /// for a second address of one network is the first (`fib_add_ifaddr`).
     pub(crate) fn source4(&self, to: u32, vrf: u32) -> u32 {
-        for interface in self.up_in(vrf) {
+        let (mut source, mut longest) = (to, None);
+        for interface in self.in_vrf(vrf) {
             for &(own, prefix) in &interface.v4 {
-                let own = own.to_bits();
-                let host_bits = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
-                if own >> 24 == 127 && (to ^ own) & !host_bits == 0 {
-                    return own;
+                let net = Net4::of(own, prefix);
+                let length = match own.to_bits() == to {
+                    true => 32,
+                    false if interface.is_loopback() && net.contains(to) => prefix,
+                    false => continue,
+                };
+                if longest.is_none_or(|longest| length > longest) {
+                    longest = Some(length);
+                    source = interface.first_of(net).unwrap_or(own).to_bits();
                 }
             }
         }
-        to
+        source
     }
 }
 
-/// Whether an interface has an IPv4 address itself.
-fn has4(interface: &Interface, addr: u32) -> bool {
-    interface.v4.iter().any(|&own| is4(own, addr))
+impl Interface {
+    /// Whether it is the loopback, whose networks are local as a whole.
+    pub(crate) const fn is_loopback(&self) -> bool {
+        self.index == LOOPBACK_DEVICE
+    }
+
+    /// Whether it has an IPv4 address itself, or as one of the loopback's networks.
+    fn has4(&self, addr: u32) -> bool {
+        self.v4.iter().any(|&(own, prefix)| {
+            own.to_bits() == addr || (self.is_loopback() && Net4::of(own, prefix).contains(addr))
+        })
+    }
+
+    /// Its first address of a network: the others are secondary.
+    fn first_of(&self, net: Net4) -> Option<Ipv4Addr> {
+        let mut all = self.v4.iter();
+        all.find(|own| Net4::of(own.0, own.1) == net)
+            .map(|own| own.0)
+    }
 }
 
-/// Whether an address is this one, or of its whole network for the loopback's.
-fn is4((own, prefix): (Ipv4Addr, u8), addr: u32) -> bool {
-    let own = own.to_bits();
-    let host_bits = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
-    own == addr || (own >> 24 == 127 && (addr ^ own) & !host_bits == 0)
+/// An IPv4 network: its first address and its last one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Net4 {
+    first: u32,
+    last: u32,
+}
+
+impl Net4 {
+    fn of(own: Ipv4Addr, prefix: u8) -> Net4 {
+        let host_bits = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
+        Net4 {
+            first: own.to_bits() & !host_bits,
+            last: own.to_bits() | host_bits,
+        }
+    }
+
+    fn contains(self, addr: u32) -> bool {
+        (self.first..=self.last).contains(&addr)
+    }
+}
+
+/// Whether an address is of "this network": 0.0.0.0, and once all of 0.0.0.0/8.
+fn zeronet(kernel: Kernel, addr: u32) -> bool {
+    if kernel.has(Change::ZeronetIsOneAddress) {
+        addr == 0
+    } else {
+        addr >> 24 == 0
+    }
+}
+
+/// Whether nothing can be sent from an IPv4 address, whoever has it (`ip_route_output_key_hash_rcu`).
+pub(crate) fn is_no_source4(kernel: Kernel, addr: u32) -> bool {
+    addr != 0 && (is_multicast4(addr) || addr == u32::MAX || zeronet(kernel, addr))
 }

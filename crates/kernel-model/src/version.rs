@@ -245,6 +245,9 @@ changes! {
     /// `net.ipv4.tcp_migrate_req`.
     MigrateReq 5 . 14 "Connections can move to another listener of the group when one closes."
         at "net/core/sock_reuseport.c, reuseport_migrate_sock()";
+    /// The first address of a network is an ordinary one.
+    LowestIsOrdinary 5 . 14 "The first address of a network (192.0.2.0 of 192.0.2.0/24) is an ordinary one; before, it is a broadcast address like the last."
+        at "net/ipv4/fib_frontend.c, fib_add_ifaddr()";
     /// A bound device counts in the score again.
     DeviceScore 5 . 15 "A listener bound to the device wins over one that is not, on the same address."
         at "net/ipv4/inet_hashtables.c, compute_score()" also 5 . 4 . 153, 5 . 10 . 73, 5 . 14 . 12;

@@ -83,7 +83,7 @@ fn make(interface: &Interface) -> Result<(), Obstacle> {
         netlink::add_address_with(interface.index, address.addr.into(), 64, detect)?;
     }
     // The routes of a VRF stand in a table of its own.
-    if interface.up && interface.vrf == Vrf::Outside {
+    if interface.vrf == Vrf::Outside {
         acknowledge_at_once(interface)?;
     }
     Ok(())
@@ -93,16 +93,27 @@ fn make(interface: &Interface) -> Result<(), Obstacle> {
 fn acknowledge_at_once(interface: &Interface) -> io::Result<()> {
     let index = interface.index;
     for &(ip, prefix) in &interface.v4 {
-        if ip.is_loopback() && prefix < 32 {
-            let net = Ipv4Addr::from_bits(ip.to_bits() & !(u32::MAX >> prefix));
-            netlink::acknowledge_at_once(index, net.into(), prefix)?;
+        let net = first_of_net(ip, prefix);
+        // The others of its network are secondary: what is sent to them comes from the first.
+        let mut all = interface.v4.iter();
+        let first = all.find(|own| own.1 == prefix && first_of_net(own.0, own.1) == net);
+        let source = first.map_or(ip, |own| own.0).into();
+        if index == 1 && interface.up && prefix < 32 {
+            netlink::acknowledge_at_once(index, net.into(), prefix, source)?;
         }
-        netlink::acknowledge_at_once(index, ip.into(), 32)?;
+        netlink::acknowledge_at_once(index, ip.into(), 32, source)?;
     }
-    for own in interface.v6.iter().filter(|own| !own.tentative) {
-        netlink::acknowledge_at_once(index, own.addr.into(), 128)?;
+    // The kernel takes no IPv6 route of an interface that is down.
+    let v6 = interface.v6.iter().filter(|_| interface.up);
+    for own in v6.filter(|own| !own.tentative) {
+        netlink::acknowledge_at_once(index, own.addr.into(), 128, own.addr.into())?;
     }
     Ok(())
+}
+
+fn first_of_net(ip: Ipv4Addr, prefix: u8) -> Ipv4Addr {
+    let host_bits = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
+    Ipv4Addr::from_bits(ip.to_bits() & !host_bits)
 }
 
 /// Sets a sysctl of the network that this process is in.
