@@ -130,7 +130,9 @@ impl Reader {
             Some(at) => Ok(Port::Named(at)),
             None => {
                 let mut label = did_you_mean(text, known.iter().map(|port| port.0.as_str()));
-                if label.is_empty() {
+                if text.bytes().all(|byte| byte.is_ascii_digit()) {
+                    label = "a port's number is at most 65535".to_owned();
+                } else if label.is_empty() {
                     label = format!("name it first: `port {text}`");
                 }
                 Err(at

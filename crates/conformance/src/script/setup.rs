@@ -212,7 +212,9 @@ impl Reader {
         let here = at.at;
         let name = at.next().unwrap_or("");
         let Some(sysctl) = Sysctl::find(name) else {
-            let label = did_you_mean(name, sysctls::ALL.iter().map(|sysctl| sysctl.name));
+            let names = sysctls::ALL.iter().map(|sysctl| sysctl.name);
+            let last_parts = names.clone().filter_map(|name| name.rsplit('.').next());
+            let label = did_you_mean(name, names.chain(last_parts));
             return Err(at.line.problem(
                 here,
                 format!("no sysctl `{name}` decides anything here"),

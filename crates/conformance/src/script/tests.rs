@@ -59,6 +59,18 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
         "did you mean `net.core.somaxconn`?",
     ),
     (
+        "a misspelt sysctl by its last part",
+        "sysctl somaxcon = 1",
+        "1:8",
+        "did you mean `somaxconn`?",
+    ),
+    (
+        "a port beyond all",
+        "socket a inet\na bind 127.0.0.1:70000",
+        "2:8",
+        "a port's number is at most 65535",
+    ),
+    (
         "a value that a sysctl does not take",
         "sysctl net.ipv6.bindv6only = 7",
         "1:30",
