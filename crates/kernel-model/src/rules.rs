@@ -159,7 +159,7 @@ rules! {
         "A socket bound to an address that is not this host's can connect only with IP_TRANSPARENT."
         "Bind a local address.";
     NoSource "no-source" "net/ipv4/route.c, ip_route_output_key_hash_rcu()" OLD;
-        "Nothing is sent from a multicast address or 255.255.255.255: a socket bound to one in its IPv4-mapped form cannot connect. (An IPv4 socket forgets such an address, and connects from another.)"
+        "Nothing is sent from a multicast address or 255.255.255.255: a socket bound to one in its IPv4-mapped form cannot connect; an IPv4 socket forgets such an address, and connects from another."
         "Bind an address of one host.";
     ConnectUnderWay "connect-under-way" "net/ipv4/af_inet.c, __inet_stream_connect()" OLD;
         "A non-blocking connect is under way; its outcome is told by the next call." "";
