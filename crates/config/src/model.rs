@@ -281,6 +281,8 @@ pub struct Frontend {
     pub backlog: Option<u32>,
     /// `rate-limit sessions`: a second.
     pub session_rate: Option<u32>,
+    /// `tcp-request connection expect-proxy layer4`: as `accept-proxy` of every `bind` line.
+    pub expect_proxy: bool,
     /// `timeout client`; `None`: none, with a warning at the check.
     pub timeout_client: Option<Duration>,
     /// `timeout client-fin`

@@ -277,6 +277,7 @@ pub fn compile(
         lookup,
         &mut problems,
     );
+    backends::may_be_foreign(config, &process.privileges, &mut problems);
     duplicates::find(&listeners, config.global.no_reuse_port, &mut problems);
     let tuning = process::tuning(&config.global);
     // SO_INCOMING_CPU gives a shard the connections of a processor: its worker belongs there.

@@ -10,11 +10,12 @@ use std::sync::{Arc, PoisonError};
 
 use portcullis_balance::group::AllBackups;
 use portcullis_balance::{Group, Member, MemberId};
+use portcullis_config::model;
 use portcullis_proxy::snapshot::{
     Backend, Frontend, FrontendLog, LogMoment, Observe, Outgoing, Server, ServerAddress, Snapshot,
     Watcher,
 };
-use portcullis_proxy::source::{Ports, Source};
+use portcullis_proxy::source::{Ports, Seen, Source};
 use portcullis_proxy::state::{
     BackendState, FrontendState, ListenerState, ProcessState, ServerState,
 };
@@ -271,7 +272,16 @@ impl BackendRuntime {
             ip: source.address,
             ports,
             interface: source.interface.as_deref().map(Into::into),
+            seen: source.seen.map(seen),
         }
+    }
+}
+
+fn seen(seen: model::Seen) -> Seen {
+    match seen {
+        model::Seen::Client => Seen::Client,
+        model::Seen::ClientIp => Seen::ClientIp,
+        model::Seen::Address(address) => Seen::Address(address),
     }
 }
 

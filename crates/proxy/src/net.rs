@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use crate::record::PeerAddress;
 use crate::snapshot::{Keepalive, Server, Sharing};
-use crate::source::Lease;
+use crate::source::{Lease, NoSource};
 
 pub mod linux;
 #[cfg(test)]
@@ -48,6 +48,8 @@ pub struct ClientOptions {
 pub struct ConnectOptions<'a> {
     /// Where, and its own options.
     pub server: &'a Server,
+    /// Where the client comes from, by itself or by a PROXY header.
+    pub client: PeerAddress,
     /// What a PROXY header said that the client connected to.
     pub destination: Option<SocketAddr>,
     /// It is the session's first attempt.
@@ -77,6 +79,26 @@ pub struct Begun<S> {
     pub refused_options: u32,
     /// Descriptors had run out; the reserved one was given up for it.
     pub used_reserve: bool,
+}
+
+/// Why a connection to a server was not begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unconnected {
+    /// Our own end could not be bound.
+    NoSource(NoSource),
+    /// Anything else.
+    Failed(Errno),
+}
+
+impl From<Errno> for Unconnected {
+    fn from(error: Errno) -> Self {
+        match error {
+            // connect(2) chooses the port where none is bound, and says so when there is none.
+            Errno::ADDRNOTAVAIL | Errno::AGAIN => Unconnected::NoSource(NoSource::Ports),
+            Errno::ADDRINUSE => Unconnected::NoSource(NoSource::InUse),
+            error => Unconnected::Failed(error),
+        }
+    }
 }
 
 /// What comes after a write.
@@ -144,7 +166,7 @@ pub trait Net {
         &mut self,
         client: &Self::Socket,
         options: &ConnectOptions<'_>,
-    ) -> Result<Begun<Self::Socket>, Errno>;
+    ) -> Result<Begun<Self::Socket>, Unconnected>;
 
     /// How a begun connection came out, once an event spoke of it.
     fn connect_outcome(&mut self, socket: &Self::Socket) -> Result<(), Errno>;

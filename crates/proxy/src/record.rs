@@ -12,6 +12,7 @@ use std::sync::mpsc;
 
 use crate::proxy_protocol::Fault;
 use crate::snapshot::{Backend, Frontend, Server};
+use crate::source::NoSource;
 
 /// The other end of a client's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +131,8 @@ pub enum RecordKind {
     Ended,
     /// At the end of a connection that never became a session: it had no PROXY header.
     Refused(Fault),
+    /// When a connection to a server got no address of ours, for the first time in its session.
+    NoSource(NoSource),
 }
 
 /// The facts of one session.

@@ -8,9 +8,11 @@
 //! Not here: binding (net/linux.rs).
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::record::PeerAddress;
 
 /// Where connections to a server come from.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +23,62 @@ pub struct Source {
     pub ports: Option<Arc<Ports>>,
     /// `interface`: the device.
     pub interface: Option<Arc<str>>,
+    /// `usesrc`: what the server sees instead; `None`: `ip`.
+    pub seen: Option<Seen>,
+}
+
+/// `usesrc`: another host's address, which the server sees as where the connection comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// The client's address and port.
+    Client,
+    /// The client's address; the kernel chooses the port.
+    ClientIp,
+    /// This one; port 0: the kernel chooses it.
+    Address(SocketAddr),
+}
+
+/// Why a connection to a server got no address of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoSource {
+    /// Every port is taken, of the range or of the host.
+    Ports,
+    /// The port that is said is another connection's.
+    InUse,
+    /// Another host's address needs a capability.
+    Permission,
+    /// It is no address of this host, or of the other family, or the device is not there.
+    Address,
+}
+
+impl std::fmt::Display for NoSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            NoSource::Ports => "no free ports",
+            NoSource::InUse => "local address already in use",
+            NoSource::Permission => "cap_net_raw is missing",
+            NoSource::Address => "the source address or its device cannot be used",
+        })
+    }
+}
+
+impl Source {
+    /// Which foreign address a connection for `client` to `server` is bound to. A client of the other
+    /// family, or without an address, has none that could stand for it.
+    #[must_use]
+    pub fn foreign(&self, client: PeerAddress, server: &SocketAddr) -> Option<SocketAddr> {
+        let address = match (self.seen?, client) {
+            (Seen::Address(address), _) => address,
+            (Seen::Client, PeerAddress::Ip(client)) => client,
+            (Seen::ClientIp, PeerAddress::Ip(client)) => SocketAddr::new(client.ip(), 0),
+            (Seen::Client | Seen::ClientIp, PeerAddress::Unix) => return None,
+        };
+        let ip = match server {
+            SocketAddr::V4(_) => address.ip().to_canonical(),
+            SocketAddr::V6(_) => address.ip(),
+        };
+        Some(SocketAddr::new(ip, address.port()))
+    }
 }
 
 /// The free ports of a range.

@@ -342,6 +342,8 @@ pub struct ProxyDraft {
     pub fullconn: Option<u32>,
     /// `rate-limit sessions`
     pub session_rate: Option<u32>,
+    /// `tcp-request connection expect-proxy layer4`
+    pub expect_proxy: bool,
     /// `retries`
     pub retries: Option<u32>,
     /// `option redispatch`
@@ -381,6 +383,7 @@ impl ProxyDraft {
             hash_type: HashType::default(),
             fullconn: None,
             session_rate: None,
+            expect_proxy: false,
             retries: None,
             redispatch: None,
             source: None,

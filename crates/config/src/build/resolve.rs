@@ -282,6 +282,7 @@ fn frontend(
         default_backend,
         maxconn: positive(draft.maxconn),
         backlog: positive(draft.backlog),
+        expect_proxy: draft.expect_proxy,
         session_rate: draft.session_rate.filter(|rate| *rate > 0),
         timeout_client: time(draft.timeouts.client),
         timeout_client_fin: time(draft.timeouts.client_fin),

@@ -44,6 +44,7 @@ pub fn servers(draft: &ProxyDraft, report: &mut Report) -> Vec<Server> {
             );
         }
         check_has_a_port(line, report);
+        watches_what_it_checks(line, report);
         servers.push(server(line));
     }
     servers
@@ -60,6 +61,17 @@ fn check_has_a_port(line: &ServerLine, report: &mut Report) {
         report.push(
             Diagnostic::error("check-without-port", line.address.place, message)
                 .label("give the address a port, or the server a `port`"),
+        );
+    }
+}
+
+/// Only a check brings a server back that `observe` brought down, so without one nothing is observed.
+fn watches_what_it_checks(line: &ServerLine, report: &mut Report) {
+    if line.settings.observe && !line.settings.check {
+        let message = format!("`observe` of `{}` has no effect without `check`", line.name);
+        report.push(
+            Diagnostic::warning("observe-without-check", line.name_place, message)
+                .label("add `check`: without it the server is always up"),
         );
     }
 }

@@ -197,6 +197,19 @@ pub struct Source {
     pub ports: Option<(u16, u16)>,
     /// `interface`
     pub interface: Option<String>,
+    /// `usesrc`; `None`: the server sees `address`.
+    pub seen: Option<Seen>,
+}
+
+/// `usesrc`: which address a server sees instead of ours (`IP_TRANSPARENT`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// `client`: the client's, with its port.
+    Client,
+    /// `clientip`: the client's, with a port of the kernel's choice.
+    ClientIp,
+    /// This one; port 0: of the kernel's choice.
+    Address(std::net::SocketAddr),
 }
 
 /// Which PROXY header connections to a server begin with.

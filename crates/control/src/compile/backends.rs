@@ -13,7 +13,8 @@ use portcullis_balance::{
     AddressHash, Affinity, Algorithm, HashFunction, HashInput, HashTable, Limits, Member, Tier,
 };
 use portcullis_config::model::{
-    self, Balance, Check, Config, Family, Host, InitAddr, Server, ServerPort, Splice,
+    self, Balance, Capability, Check, Config, Family, Host, Id, InitAddr, Server, ServerPort,
+    Splice,
 };
 use portcullis_proxy::proxy_protocol::Version;
 use portcullis_proxy::snapshot::ServerAddress;
@@ -21,6 +22,7 @@ use portcullis_proxy::snapshot::ServerAddress;
 use super::lookup::{Lookup, host, in_family};
 use super::problems::Problems;
 use super::{BackendPlan, CheckPlan, ServerPlan, keepalive, milliseconds};
+use crate::privileges::Wanted;
 
 /// The bytes of `sun_path`: the kernel's, not ours to choose.
 const SUN_PATH: usize = 108;
@@ -71,6 +73,27 @@ pub(super) fn plan(
         });
     }
     (plans, index)
+}
+
+/// `usesrc` is asked for at each connection: whoever runs by then must be allowed to.
+pub(super) fn may_be_foreign(config: &Config, privileges: &Wanted, problems: &mut Problems) {
+    let becomes_another = matches!(privileges.user, Some(Id::Number(uid)) if uid != 0);
+    let keeps = [Capability::NetAdmin, Capability::NetRaw];
+    if !becomes_another || privileges.keep.iter().any(|kept| keeps.contains(kept)) {
+        return;
+    }
+    for backend in config.backends.iter().filter(|backend| !backend.disabled) {
+        let foreign = |server: &&Server| source(backend, server).is_some_and(|s| s.seen.is_some());
+        if let Some(server) = backend.servers.iter().find(foreign) {
+            let message = format!(
+                "`usesrc` of `{}/{}` needs a capability that `user` gives up",
+                backend.name, server.name
+            );
+            problems
+                .error("missing-capability", Some(server.place), message)
+                .label = Some("add `setcap cap_net_raw` to `global`".to_owned());
+        }
+    }
 }
 
 /// Each server's number: its `id`, else the next that no other has.

@@ -86,7 +86,7 @@ pub(super) fn plan(
                     frontend: index,
                     number,
                     name: bind.options.name.clone(),
-                    accepts_proxy: bind.options.accept_proxy,
+                    accepts_proxy: bind.options.accept_proxy || frontend.expect_proxy,
                     maxconn: bind.options.maxconn.unwrap_or(0),
                 });
             }

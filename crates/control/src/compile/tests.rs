@@ -407,3 +407,50 @@ fn addresses_are_numbered_in_their_frontend_as_haproxy_does() {
     let numbers: Vec<u32> = plan(text).listeners.iter().map(|l| l.number).collect();
     assert_eq!(numbers, [1, 2, 3, 4, 77, 6, 2, 1]);
 }
+
+#[test]
+fn an_address_of_others_needs_a_capability_that_the_user_may_give_up() {
+    for (global, server, refused) in [
+        ("uid 7", "127.0.0.1:1 source 0.0.0.0 usesrc clientip", true),
+        (
+            "uid 7\n setcap cap_net_bind_service",
+            "127.0.0.1:1 source 0.0.0.0 usesrc client",
+            true,
+        ),
+        (
+            "uid 7\n setcap cap_net_raw",
+            "127.0.0.1:1 source 0.0.0.0 usesrc clientip",
+            false,
+        ),
+        (
+            "nbthread 4",
+            "127.0.0.1:1 source 0.0.0.0 usesrc clientip",
+            false,
+        ),
+        ("uid 7", "127.0.0.1:1 source 127.0.0.5", false),
+    ] {
+        let text = proxy("127.0.0.1:8000", server).replace("nbthread 4", global);
+        let (plan, found, _) = compiled(&text, &Overrides::default());
+        let named = found.iter().any(|d| d.code == "missing-capability");
+        assert_eq!(
+            (plan.is_none(), named),
+            (refused, refused),
+            "{global}, {server}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn expect_proxy_holds_for_every_address_of_its_frontend() {
+    let rule = " tcp-request connection expect-proxy layer4\n default_backend b";
+    for (rule, expected) in [(" default_backend b", false), (rule, true)] {
+        let text = proxy("127.0.0.1:8000,127.0.0.1:8001", "127.0.0.1:1")
+            .replace(" default_backend b", rule);
+        let found: Vec<bool> = plan(&text)
+            .listeners
+            .iter()
+            .map(|l| l.accepts_proxy)
+            .collect();
+        assert_eq!(found, [expected; 2]);
+    }
+}

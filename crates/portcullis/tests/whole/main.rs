@@ -13,6 +13,7 @@ mod harness;
 mod servers;
 
 mod balance;
+mod beside;
 mod check;
 mod demo;
 mod draining;
@@ -21,6 +22,7 @@ mod faults;
 mod health;
 mod limits;
 mod logs;
+mod outgoing;
 mod privileges;
 mod proxy_protocol;
 mod queue;

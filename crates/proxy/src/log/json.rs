@@ -76,6 +76,7 @@ fn write_session(record: &SessionRecord, zone: &Zone, out: &mut String) {
         RecordKind::Connected => "connected",
         RecordKind::Ended => "ended",
         RecordKind::Refused(_) => "refused",
+        RecordKind::NoSource(_) => "no-source",
     };
     write_text("event", event, out);
     out.push_str("\"accepted\":\"");
@@ -97,10 +98,10 @@ fn write_session(record: &SessionRecord, zone: &Zone, out: &mut String) {
     let _ = write!(out, "\"bytes_in\":{},", record.bytes_in);
     let _ = write!(out, "\"bytes_out\":{},", record.bytes_out);
     let _ = write!(out, "\"termination\":\"{}\",", record.termination);
-    if let RecordKind::Refused(fault) = record.kind {
-        write_text("reason", &fault.to_string(), out);
-    } else {
-        write_text("reason", reason(record.termination.cause), out);
+    match record.kind {
+        RecordKind::Refused(fault) => write_text("reason", &fault.to_string(), out),
+        RecordKind::NoSource(why) => write_text("reason", &why.to_string(), out),
+        _ => write_text("reason", reason(record.termination.cause), out),
     }
     let _ = write!(out, "\"retries\":{},", record.retries);
     let _ = write!(out, "\"redispatched\":{},", record.redispatched);

@@ -14,6 +14,7 @@ use super::time::{Moment, Zone, write_utc_date};
 use crate::proxy_protocol::Fault;
 use crate::record::{PeerAddress, RecordKind, SessionRecord};
 use crate::snapshot::LogMoment;
+use crate::source::NoSource;
 
 /// The shape of a session's line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,8 +29,10 @@ pub enum Style {
 
 /// Appends a session's line, without frame or newline.
 pub fn session_line(style: Style, record: &SessionRecord, zone: &Zone, out: &mut String) {
-    if let RecordKind::Refused(fault) = record.kind {
-        return write_refused(record, fault, zone, out);
+    match record.kind {
+        RecordKind::Refused(fault) => return write_refused(record, fault, zone, out),
+        RecordKind::NoSource(why) => return write_no_source(record, why, out),
+        _ => {}
     }
     match style {
         Style::Connect => write_connect(record, out),
@@ -41,10 +44,25 @@ pub fn session_line(style: Style, record: &SessionRecord, zone: &Zone, out: &mut
 /// At which level a session is logged; with `option log-separate-errors` errors are `err`.
 #[must_use]
 pub fn session_level(record: &SessionRecord, separate_errors: bool) -> Level {
-    match separate_errors && record.is_error() {
-        true => Level::Error,
-        false => Level::Info,
+    match record.kind {
+        RecordKind::NoSource(_) => Level::Emergency,
+        _ if separate_errors && record.is_error() => Level::Error,
+        _ => Level::Info,
     }
+}
+
+/// HAProxy's words, with the server's name and the reason in every case.
+fn write_no_source(record: &SessionRecord, why: NoSource, out: &mut String) {
+    out.push_str(match why {
+        NoSource::Ports | NoSource::InUse => "Connect() failed for backend ",
+        NoSource::Permission | NoSource::Address => {
+            "Cannot bind to source address before connect() for backend "
+        }
+    });
+    write_escaped(backend_name(record), out);
+    out.push_str(", server ");
+    write_server(record, out);
+    let _ = write!(out, ": {why}.");
 }
 
 fn write_connect(record: &SessionRecord, out: &mut String) {

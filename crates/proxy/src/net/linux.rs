@@ -18,7 +18,9 @@ use rustix::net::sockopt;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrAny, SocketAddrUnix, SocketFlags, ipproto};
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
-use super::{Begun, ClientOptions, Close, ConnectOptions, Interest, Net, Readiness, Then};
+use super::{
+    Begun, ClientOptions, Close, ConnectOptions, Interest, Net, Readiness, Then, Unconnected,
+};
 use crate::record::PeerAddress;
 use crate::snapshot::{Keepalive, Server, ServerAddress, Sharing};
 
@@ -347,7 +349,7 @@ impl Net for LinuxNet {
         &mut self,
         client: &OwnedFd,
         options: &ConnectOptions<'_>,
-    ) -> Result<Begun<OwnedFd>, Errno> {
+    ) -> Result<Begun<OwnedFd>, Unconnected> {
         let target = target(options.server, client, options.destination)?;
         let (family, protocol) = match &target {
             Target::Ip { address, mptcp } => (
@@ -365,14 +367,18 @@ impl Net for LinuxNet {
         let mut lease = None;
         let outcome = match (&target, &options.server.outgoing.source) {
             (Target::Ip { address, .. }, Some(source)) => {
-                outgoing::connect_from(&socket, source, address, &mut lease)
+                outgoing::connect_from(&socket, source, options.client, address, &mut lease)
             }
-            (Target::Ip { address, .. }, None) => rustix::net::connect(&socket, address),
-            (Target::Unix(address), _) => rustix::net::connect(&socket, address),
+            (Target::Ip { address, .. }, None) => {
+                rustix::net::connect(&socket, address).map_err(Unconnected::from)
+            }
+            (Target::Unix(address), _) => {
+                rustix::net::connect(&socket, address).map_err(Unconnected::Failed)
+            }
         };
         let connected = match outcome {
             Ok(()) => true,
-            Err(Errno::INPROGRESS | Errno::INTR) => false,
+            Err(Unconnected::Failed(Errno::INPROGRESS | Errno::INTR)) => false,
             Err(error) => return Err(error),
         };
         Ok(Begun {

@@ -12,7 +12,9 @@ use std::rc::Rc;
 
 use rustix::io::Errno;
 
-use super::{Begun, ClientOptions, Close, ConnectOptions, Interest, Net, Readiness, Then};
+use super::{
+    Begun, ClientOptions, Close, ConnectOptions, Interest, Net, Readiness, Then, Unconnected,
+};
 use crate::record::PeerAddress;
 use crate::snapshot::Sharing;
 
@@ -431,18 +433,22 @@ impl Net for SimulatedNet {
         Ok(PeerAddress::Unix)
     }
 
-    fn connect(&mut self, client: &usize, _: &ConnectOptions<'_>) -> Result<Begun<usize>, Errno> {
+    fn connect(
+        &mut self,
+        client: &usize,
+        _: &ConnectOptions<'_>,
+    ) -> Result<Begun<usize>, Unconnected> {
         let mut world = self.0.borrow_mut();
         let faults = world.faults;
         let mut used_reserve = false;
         if world.dice.once_in(faults.no_descriptor) {
             used_reserve = std::mem::take(&mut world.reserve);
             if !used_reserve {
-                return Err(Errno::MFILE);
+                return Err(Unconnected::Failed(Errno::MFILE));
             }
         }
         if world.dice.once_in(faults.refused) {
-            return Err(Errno::CONNREFUSED);
+            return Err(Unconnected::Failed(Errno::CONNREFUSED));
         }
         let room = world.dice.below(50_000) as usize;
         let connected = world.dice.once_in(4);

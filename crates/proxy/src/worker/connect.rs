@@ -3,7 +3,8 @@
 //! Decides:  a refused attempt is repeated after min(1 s, timeout connect), at the same server or at
 //!           another one by `option redispatch`; a client that goes away meanwhile is noticed, once
 //!           the attempt takes long enough to be worth watching him.
-//! Source:   HAProxy 3.5-dev5, src/backend.c back_handle_st_con(), back_handle_st_cer()
+//! Source:   HAProxy 3.5-dev5, src/backend.c back_handle_st_con(), back_handle_st_cer();
+//!           include/haproxy/stream.h stream_choose_redispatch()
 //! Not here: which server (the balance crate), how to connect (net.rs).
 
 use std::sync::Arc;
@@ -16,12 +17,13 @@ use super::Engine;
 use super::queue::Chosen;
 use super::relay::Carry;
 use super::token::Token;
-use crate::net::{Close, ConnectOptions, Interest, Net, Readiness, Then};
+use crate::net::{Close, ConnectOptions, Interest, Net, Readiness, Then, Unconnected};
 use crate::proxy_protocol::{self, Addresses};
-use crate::record::{EndCause, PeerAddress, SessionEvent};
+use crate::record::{EndCause, EndPhase, PeerAddress, SessionEvent, Termination};
 use crate::session::{Phase, Step, redispatches};
 use crate::slab::Key;
 use crate::snapshot::{Backend, Server, ServerAddress};
+use crate::source::NoSource;
 
 /// The longest wait before a refused attempt is repeated, ms.
 const TURN_AROUND_MS: u32 = 1000;
@@ -36,8 +38,8 @@ pub(super) enum Failure {
     Refused,
     /// Nobody said anything in time.
     TimedOut,
-    /// Here: no port, no route. Another attempt need not wait.
-    Local,
+    /// Here: no port, no address. Another attempt need not wait.
+    Local(NoSource),
     /// Here: descriptors or memory ran out.
     Exhausted,
 }
@@ -47,16 +49,25 @@ impl Failure {
         match error {
             Errno::TIMEDOUT => Failure::TimedOut,
             Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => Failure::Exhausted,
-            Errno::ADDRNOTAVAIL | Errno::ADDRINUSE => Failure::Local,
             _ => Failure::Refused,
         }
     }
 
+    /// What is missing here is told as a failed attempt too, once retries are over: HAProxy's manual
+    /// has `R` for it, its back_handle_st_cer() has not (2.6 to 3.5).
     fn cause(self) -> EndCause {
         match self {
-            Failure::Refused => EndCause::ServerAbort,
+            Failure::Refused | Failure::Local(_) | Failure::Exhausted => EndCause::ServerAbort,
             Failure::TimedOut => EndCause::ServerTimeout,
-            Failure::Local | Failure::Exhausted => EndCause::Resource,
+        }
+    }
+}
+
+impl From<Unconnected> for Failure {
+    fn from(why: Unconnected) -> Self {
+        match why {
+            Unconnected::NoSource(why) => Failure::Local(why),
+            Unconnected::Failed(error) => Failure::of(error),
         }
     }
 }
@@ -100,6 +111,7 @@ impl<N: Net> Engine<N> {
         let tuning = self.snapshot.as_ref().map(|snapshot| snapshot.tuning);
         let options = ConnectOptions {
             server,
+            client: session.peer,
             destination: session.destination.as_deref().copied(),
             first: session.retries == 0,
             keepalive: backend.keepalive,
@@ -110,7 +122,7 @@ impl<N: Net> Engine<N> {
         };
         let begun = match self.net.connect(&session.client, &options) {
             Ok(begun) => begun,
-            Err(error) => return self.after_failure(key, Failure::of(error)),
+            Err(why) => return self.after_failure(key, why.into()),
         };
         if begun.refused_options > 0 {
             let refused = u64::from(begun.refused_options);
@@ -178,6 +190,12 @@ impl<N: Net> Engine<N> {
                 count_error(server);
             }
         }
+        if let (Failure::Local(why), 0) = (failure, session.retries) {
+            self.report_no_source(key, why);
+        }
+        let Some(session) = self.sessions.get_mut(key) else {
+            return Next::Rest;
+        };
         if session.retries >= backend.retries {
             self.end_with(key, failure.cause());
             return Next::Rest;
@@ -210,7 +228,8 @@ impl<N: Net> Engine<N> {
     }
 
     /// By `option redispatch`: on the retries that it names, when the server went down, and on every
-    /// retry where servers take turns and there is another one.
+    /// retry where no hash binds the client to a server and there is another one
+    /// (stream_choose_redispatch(), since 2.7 and backported).
     fn goes_elsewhere(&self, key: Key, backend: &Backend, member: MemberId) -> bool {
         let Some(session) = self.sessions.get(key) else {
             return false;
@@ -219,12 +238,9 @@ impl<N: Net> Engine<N> {
             return false;
         }
         let group = &backend.group;
-        let in_turn = matches!(
-            group.algorithm(),
-            Algorithm::RoundRobin | Algorithm::StaticRoundRobin | Algorithm::Random { .. }
-        );
+        let by_hash = matches!(group.algorithm(), Algorithm::Hash(_));
         redispatches(session.retries, backend.retries, backend.redispatch)
-            || in_turn && group.usable().active > 1
+            || !by_hash && group.usable().active > 1
             || !group.is_usable(member)
     }
 
@@ -432,10 +448,17 @@ impl<N: Net> Engine<N> {
     /// An event of a client who waits for his server. One who hung up with nothing to say, or whose
     /// backend has `option abortonclose`, does not wait any more; what one said is still delivered.
     pub(super) fn client_while_connecting(&mut self, key: Key, readiness: Readiness) {
-        let Some(session) = self.sessions.get(key) else {
+        let Some(session) = self.sessions.get_mut(key) else {
             return;
         };
         debug_assert_ne!(session.phase, Phase::Relaying);
+        if readiness.failed {
+            // HAProxy's process_stream() knows of the reset before it asks what the session was at.
+            session.decided.get_or_insert(Termination {
+                cause: EndCause::ClientAbort,
+                phase: EndPhase::Data,
+            });
+        }
         let aborts = session
             .route
             .backend

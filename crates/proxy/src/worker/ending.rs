@@ -21,6 +21,7 @@ use crate::record::{EndCause, RecordKind, SessionEvent, SessionRecord, Terminati
 use crate::session::{Phase, Verdict};
 use crate::slab::Key;
 use crate::snapshot::LogMoment;
+use crate::source::NoSource;
 
 impl<N: Net> Engine<N> {
     /// Ends a session for `cause`, in the phase that it is in.
@@ -181,6 +182,18 @@ impl<N: Net> Engine<N> {
         let name = session.route.listener.name.lock();
         record.listener_name = name.unwrap_or_else(PoisonError::into_inner).clone();
         sink.send(record);
+    }
+
+    /// Writes, besides the session's own record, that its first attempt found no address of ours.
+    pub(super) fn report_no_source(&self, key: Key, why: NoSource) {
+        let (Some(sink), Some(session)) = (&self.reports.log, self.sessions.get(key)) else {
+            return;
+        };
+        if session.route.frontend.log.is_some() {
+            let mut record = self.record(session, Termination::NORMAL);
+            record.kind = RecordKind::NoSource(why);
+            sink.send(record);
+        }
     }
 
     /// Writes the record of a session that was just connected, with `option logasap`.

@@ -402,7 +402,8 @@ fn check_record(record: &SessionRecord, world: &World) -> Result<(), String> {
         "--" if server.received != client.sent || client.received != server.sent => {
             Err(format!("client {id}: a clean end lost bytes"))
         }
-        "CD" if server.closed != Some(Close::Reset) => {
+        // The same letters end a client's reset before there was a connection to pass it on to.
+        "CD" if record.connect_ms.is_some() && server.closed != Some(Close::Reset) => {
             Err(format!("client {id}: his reset was not passed on"))
         }
         "SD" if client.closed != Some(Close::Reset) => {

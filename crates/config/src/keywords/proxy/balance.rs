@@ -25,7 +25,7 @@ pub const ENTRIES: &[Entry<ProxyDraft>] = entries! {
     "persist rdp-cookie" "[(<name>)]" DLB refused("it changes which server is chosen") "stay with a server by RDP cookie";
     "force-persist" "<condition>" LB inert("persistence") "use a server that is down";
     "ignore-persist" "<condition>" LB inert("persistence") "forget persistence";
-    "source" "<address> [usesrc <address>] [interface <name>]" DLB supported(source) "our own address towards servers, and its device" default("the system's") note("`usesrc` is refused as not supported yet");
+    "source" "<address>[:<port>[-<port>]] [usesrc client|clientip|<address>[:<port>]] [interface <name>]" DLB supported(source) "our own address towards servers, and its device; `usesrc`: another host's (IP_TRANSPARENT)" default("the system's") note("`usesrc hdr_ip()` needs `mode http`, and is refused");
 };
 
 /// Algorithms of the language that are not here yet.

@@ -30,7 +30,7 @@ pub const ENTRIES: &[Entry<ServerDraft>] = entries! {
     "proxy-v2-options" "crc32c" SD supported(proxy_options) "what else the PROXY header tells: a checksum" default("nothing") note("`ssl`, `cert-cn`, `ssl-cipher`, `cert-sig`, `cert-key`, `authority` and `unique-id` are refused as not supported yet");
     "set-proxy-v2-tlv-fmt" "<format>" SD refused("the server would not see the value") "a value of the PROXY header";
     "socks4" "<address>:<port>" SD refused("the server would be reached by another path") "connect through a SOCKS proxy";
-    "source" "<address>[:<port>[-<port>]] [interface <name>]" SD supported(own_source) "our own address towards it, its ports and its device" default("`source` of the backend");
+    "source" "<address>[:<port>[-<port>]] [usesrc client|clientip|<address>[:<port>]] [interface <name>]" SD supported(own_source) "our own address towards it, its ports and its device; `usesrc`: another host's (IP_TRANSPARENT)" default("`source` of the backend") note("`usesrc hdr_ip()` needs `mode http`, and is refused");
     "usesrc" "<address>|client|clientip" SD refused("it belongs to `source`") "the address it sees";
     "interface" "<name>" SD refused("it belongs to `source`") "the device of `source`";
     "namespace" "<name>" SD refused("the server would be looked for in another network") "the network namespace it is in";

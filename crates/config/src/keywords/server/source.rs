@@ -1,15 +1,16 @@
 //! `source`, of a server and of a proxy: our own end of connections to servers.
 //!
 //! Decides:  an address in numbers (`*` and `0.0.0.0` leave it to the kernel), a port or a range of
-//!           them, then `interface`.
+//!           them, then `usesrc` and `interface`.
 //! Source:   HAProxy's manual, `source` in chapters 4.2 and 5.2; src/server.c, srv_parse_source(),
 //!           src/cfgparse-listen.c, 3.5-dev5.
 //! Not here: lending the ports (the proxy crate).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::arguments::Args;
-use crate::model::Source;
+use crate::diagnostic::Diagnostic;
+use crate::model::{Seen, Source};
 
 /// The words after `source`.
 pub(crate) fn source(args: &mut Args<'_>) -> Option<Source> {
@@ -23,13 +24,19 @@ pub(crate) fn source(args: &mut Args<'_>) -> Option<Source> {
         address: address.filter(|ip| !ip.is_unspecified()),
         ports,
         interface: None,
+        seen: None,
     };
     loop {
-        if args.peek_is("usesrc") {
-            let place = args.peek_place();
-            args.rest();
-            let why = "the server would see our address";
-            return args.not_supported(place, "`usesrc`", why);
+        if args.take("usesrc") {
+            source.seen = Some(seen(args)?);
+            if source.ports.is_some() {
+                let message = "the port of `source` has hardly any use beside `usesrc`";
+                args.push(
+                    Diagnostic::warning("unused-port", word.place, message)
+                        .label("it holds for clients on Unix sockets and for checks"),
+                );
+            }
+            continue;
         }
         if !args.take("interface") {
             return Some(source);
@@ -42,6 +49,34 @@ pub(crate) fn source(args: &mut Args<'_>) -> Option<Source> {
             return args.bad_at(name.place, &message, "a device's name has 1 to 15 bytes");
         }
         source.interface = Some(name.text.clone());
+    }
+}
+
+/// The words after `usesrc`.
+fn seen(args: &mut Args<'_>) -> Option<Seen> {
+    let word = args.word("`client`, `clientip` or an address")?;
+    match word.text.as_str() {
+        "client" => return Some(Seen::Client),
+        "clientip" => return Some(Seen::ClientIp),
+        text if text.starts_with("hdr_ip(") => {
+            let label = "use `client` or `clientip`, or an address";
+            return args.bad_at(word.place, "`usesrc hdr_ip()` needs `mode http`", label);
+        }
+        _ => {}
+    }
+    match address_and_ports(&word.text) {
+        Some((Some(ip), None)) if !ip.is_unspecified() => {
+            Some(Seen::Address(SocketAddr::new(ip, 0)))
+        }
+        Some((Some(ip), Some((port, last)))) if !ip.is_unspecified() && port == last => {
+            Some(Seen::Address(SocketAddr::new(ip, port)))
+        }
+        _ => {
+            let message = format!("`{}` is no address for `usesrc`", word.text);
+            let label =
+                "expected `client`, `clientip`, or an address in numbers, with a port or without";
+            args.bad_at(word.place, &message, label)
+        }
     }
 }
 
