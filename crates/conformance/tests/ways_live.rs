@@ -4,7 +4,7 @@
 //!           peer, a capability, another kernel, a minute's waiting) are counted, not run.
 //! Not here: that every rule has a way out (ways_out.rs).
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 use std::path::PathBuf;
 

@@ -106,7 +106,8 @@ impl World {
     ) -> Option<bool> {
         let sock = &self.socks[listener];
         let cookies = self.host.net(sock.net).sysctls.tcp_syncookies;
-        let full = sock.requests > sock.backlog;
+        // An int that becomes unsigned: fewer than none are many.
+        let full = sock.syn_queue_len as u32 > sock.backlog;
         if follows_time_wait || !(full || cookies == 2) {
             return Some(false);
         }
@@ -124,7 +125,7 @@ impl World {
         let sysctls = &self.host.net(sock.net).sysctls;
         let room = i64::from(sysctls.tcp_max_syn_backlog);
         sysctls.tcp_syncookies == 0
-            && room - i64::from(sock.requests) < room >> 2
+            && room - i64::from(sock.syn_queue_len) < room >> 2
             && !self.proven.contains(&(tuple.net, tuple.addr, tuple.peer))
     }
 
@@ -174,6 +175,7 @@ impl World {
         sock.v6only = false;
         address(sock, tuple);
         self.socks[listener].requests += 1;
+        self.socks[listener].syn_queue_len += 1;
         self.hash_connection(ix);
         self.set_timer(ix, SYNACK_FIRST_MS);
     }
@@ -184,7 +186,16 @@ impl World {
         self.socks[ix].parent = NONE;
         self.unhash_connection(ix);
         self.free_sock(ix);
+        self.socks[listener].syn_queue_len -= 1;
         self.release_request(listener);
+    }
+
+    /// The same after a reset, which takes it off the count of who answered it.
+    fn reset_request(&mut self, ix: SockIx, answerer: SockIx) {
+        let listener = self.socks[ix].parent;
+        self.socks[listener].syn_queue_len += 1;
+        self.socks[answerer].syn_queue_len -= 1;
+        self.drop_request(ix);
     }
 
     /// A listener has one half-open connection less. If it is gone but for them, the last one ends it.
@@ -257,7 +268,7 @@ impl World {
         if segment.flag == Flag::Reset || (segment.flag == Flag::Syn && !old_syn) {
             trace.blame(Rule::RequestReset, self.handle(listener));
             self.reply_reset(segment, Some(listener));
-            self.drop_request(ix);
+            self.reset_request(ix, listener);
             return Some(());
         }
         if segment.ack.is_some() {
@@ -301,7 +312,7 @@ impl World {
             if net.sysctls.tcp_abort_on_overflow {
                 trace.blame(Rule::OverflowReset, self.handle(listener));
                 self.reply_reset(segment, Some(listener));
-                self.drop_request(ix);
+                self.reset_request(ix, listener);
             } else {
                 trace.blame(Rule::LastAckDropped, self.handle(listener));
                 self.socks[ix].acked = true;
@@ -402,6 +413,7 @@ impl World {
                 || (family == Family::Inet6 && is_mapped(handshake.tuple.peer)),
             windowless: false,
             requests: 0,
+            syn_queue_len: 0,
             cookies_given: false,
             // Both stand in the accept queue, which a child gets empty (inet_csk_clone_lock()).
             defer_accept: 0,

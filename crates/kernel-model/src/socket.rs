@@ -139,6 +139,9 @@ pub(crate) struct Sock {
     pub parent: u32,
     /// Of a listener: how many connections are half open; they keep its place until they end.
     pub requests: u32,
+    /// How many the kernel counts, which can fall below zero: a half-open connection of a listener that
+    /// is gone is counted there, and taken off the one that its reset moved it to (tcp_check_req()).
+    pub syn_queue_len: i32,
     /// It is gone but for them.
     pub awaited: bool,
     /// It has answered SYNs by cookies.
@@ -217,6 +220,7 @@ impl Sock {
             queue: VecDeque::new(),
             parent: NONE,
             requests: 0,
+            syn_queue_len: 0,
             awaited: false,
             cookies_given: false,
             snd_una: 0,

@@ -93,6 +93,8 @@ impl World {
         if self.socks[ix].parent != listener {
             let old = core::mem::replace(&mut self.socks[ix].parent, listener);
             self.socks[listener].requests += 1;
+            self.socks[listener].syn_queue_len += 1;
+            self.socks[old].syn_queue_len -= 1;
             self.release_request(old);
         }
         let wait = SYNACK_FIRST_MS << self.socks[ix].retries.min(16);

@@ -543,8 +543,8 @@ fn everything(seed: u64) -> Trial {
     Trial {
         seed,
         faults: all_faults(),
-        timeouts: seed % 2 == 0,
-        limits: seed % 3 != 0,
+        timeouts: seed.is_multiple_of(2),
+        limits: !seed.is_multiple_of(3),
         checks: seed % 4 < 2,
         clients: 12,
     }
