@@ -100,9 +100,12 @@ impl World {
         let sock = &self.socks[ix];
         // The IPv4 wildcard does not cover a true IPv6 address.
         let wild4 = Some(mapped(0)).filter(|_| self.meets_ipv4_wildcard(sock, bucket));
-        let addrs = [Some(0), wild4, Some(sock.hash_addr())];
-        let lists = addrs.into_iter().flatten();
-        for list in lists.filter_map(|addr| self.owners_at(bucket, addr)) {
+        let mut wild = [Some(0), wild4].map(|addr| self.owners_at(bucket, addr?));
+        if !self.host.kernel.has(Change::EveryWildcard) {
+            wild = [self.newer_list(bucket, wild), None];
+        }
+        let own = self.owners_at(bucket, sock.hash_addr());
+        for list in wild.into_iter().chain([own]).flatten() {
             for other in self.owners_in(list) {
                 let them = &self.socks[other];
                 let v4 = sock.family == Family::Inet || is_mapped(sock.rcv6);
@@ -116,6 +119,14 @@ impl World {
             }
         }
         false
+    }
+
+    /// Of two lists the one that was begun later, which a walk of the port's lists meets first.
+    fn newer_list(&self, bucket: BucketIx, two: [Option<OwnersIx>; 2]) -> Option<OwnersIx> {
+        match two {
+            [Some(_), Some(_)] => self.lists_of(bucket).find(|&l| two.contains(&Some(l))),
+            [one, other] => one.or(other),
+        }
     }
 
     /// Whether the owners of 0.0.0.0 are asked about a socket with an address.
