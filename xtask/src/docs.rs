@@ -15,10 +15,7 @@ type Document = (&'static str, fn() -> Result<String, Failure>);
 
 const DOCUMENTS: &[Document] = &[
     ("docs/bind-rules.md", bind_rules::markdown),
-    (
-        "docs/kernel-versions.md",
-        || Ok(kernel_versions::markdown()),
-    ),
+    ("docs/kernel-versions.md", kernel_versions::markdown),
     ("docs/reference/keywords.md", || {
         Ok(portcullis_config::reference::markdown())
     }),

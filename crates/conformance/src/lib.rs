@@ -12,6 +12,7 @@ pub mod cases;
 pub mod compare;
 pub mod draws;
 mod encounters;
+pub mod evidence;
 pub mod exhaustive;
 mod follow;
 mod forms;

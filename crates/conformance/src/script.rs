@@ -55,6 +55,7 @@ pub use program::{
     Action, Address, Expect, Kernels, Pattern, Port, PortPattern, Reaches, STATES, Script, Slot,
     Step, Verb, state_name,
 };
+pub(crate) use run::check_patience;
 pub use run::{Complaint, Mode, Reason, Row, Run, Tally, apart};
 pub use show::{Detail, answer, errno, row, table};
 pub use sysctls::{ALL as SYSCTLS, Sysctl};

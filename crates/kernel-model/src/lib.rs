@@ -215,7 +215,7 @@ pub use host::{
 };
 pub use ports::PortChoice;
 pub use rules::{Rule, RuleInfo};
-pub use version::{Change, Kernel, VERIFIED};
+pub use version::{Change, Kernel, LIVE, Live, Ran};
 pub use view::{BucketView, Owner};
 pub use wire::TIME_WAIT_MS;
 pub use world::{SocketId, World};

@@ -4,7 +4,11 @@
 //! Kernel:   read in 6.12.117 and 6.18.24; the older rows from the release in which the change landed
 //! Not here: the algorithms (each in its own file, asking [`Kernel::has`]).
 //!
-//! Only what a live kernel has been compared with is verified: 6.18. The rest is transcribed.
+//! What a live kernel was tried for is in docs/kernel-versions.md; the rest is transcribed. Both sides of
+//! four rows that had come from memory were read since: task_work_run() in 4.2.8 and 4.3.0 (ExitBackwards),
+//! inet_csk_get_port() in 4.10.17 and 4.11.0 (StrictReuseport), the capability in net/core/sock.c in 5.6.4
+//! and 5.7.14 (DeviceForEveryone). SO_BINDTOIFINDEX is not in 5.0.1; it entered net-next on 17 January 2019
+//! (commit f5dd3d0c9638), which became 5.1.
 
 use core::fmt;
 
@@ -18,6 +22,8 @@ pub struct Kernel {
     /// The third number: the stable update, which can bring a change of a later release along.
     /// [`Kernel::LAST_UPDATE`] where none is named.
     pub update: u16,
+    /// A change that is turned round ([`Kernel::flipped`]).
+    flipped: Option<Change>,
 }
 
 impl Kernel {
@@ -36,6 +42,7 @@ impl Kernel {
             major,
             minor,
             update: Kernel::LAST_UPDATE,
+            flipped: None,
         }
     }
 
@@ -46,7 +53,16 @@ impl Kernel {
             major,
             minor,
             update,
+            flipped: None,
         }
+    }
+
+    /// This release with one change turned round: what it would be like on the other side of it. Nothing
+    /// runs such a kernel; it is for finding out what depends on the change.
+    #[must_use]
+    pub const fn flipped(mut self, change: Change) -> Kernel {
+        self.flipped = Some(change);
+        self
     }
 
     /// Whether both are of one release, whatever their updates.
@@ -58,6 +74,13 @@ impl Kernel {
     /// Whether this release contains the change, of its own or by a stable update.
     #[must_use]
     pub const fn has(self, change: Change) -> bool {
+        match self.flipped {
+            Some(flipped) if flipped as u8 == change as u8 => !self.contains(change),
+            _ => self.contains(change),
+        }
+    }
+
+    const fn contains(self, change: Change) -> bool {
         let since = change.since();
         if self.major > since.major || (self.major == since.major && self.minor >= since.minor) {
             return true;
@@ -88,6 +111,7 @@ impl Kernel {
             major,
             minor,
             update: update.unwrap_or(Kernel::LAST_UPDATE),
+            flipped: None,
         })
     }
 
@@ -108,27 +132,80 @@ impl Kernel {
     /// Whether a live kernel of this release has agreed with the model.
     #[must_use]
     pub fn verified(self) -> bool {
-        VERIFIED.iter().any(|seen| seen.0.is_release(self))
+        LIVE.iter().any(|live| live.kernel.is_release(self))
     }
 }
 
-/// The live kernels that the model has been compared with, oldest first, and where they ran.
-pub const VERIFIED: &[(Kernel, &str)] = &[
-    (Kernel::stable(5, 4, 291), "Ubuntu's 5.4.0-216, emulated"),
-    (Kernel::stable(6, 1, 192), "Debian's 6.1.0-56, emulated"),
-    (
+/// What of the conformance run was run on a live kernel, as it is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ran {
+    /// Exhaustive and random scripts, and by every test run the scenarios that are about such a release.
+    Always {
+        /// Those that are skipped for want of something on that machine, by file name.
+        skipped: &'static [&'static str],
+    },
+    /// Exhaustive and random scripts, and once the scenarios in crates/conformance/ran, in the file of
+    /// that release.
+    Once,
+    /// Exhaustive and random scripts.
+    Scripts,
+}
+
+/// A live kernel that agreed with the model in all that was run there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Live {
+    /// Its release.
+    pub kernel: Kernel,
+    /// Where it ran.
+    pub place: &'static str,
+    /// What was run.
+    pub ran: Ran,
+}
+
+const fn live(kernel: Kernel, place: &'static str, ran: Ran) -> Live {
+    Live { kernel, place, ran }
+}
+
+/// Scenarios that need a VRF.
+const VRFS: &[&str] = &[
+    "a_listener_without_a_device_hears_no_vrf.bind",
+    "a_vrf_has_ports_of_its_own.bind",
+    "an_address_of_a_vrf_is_bound_through_it.bind",
+    "tcp_l3mdev_accept_makes_the_ports_of_all_vrfs_one.bind",
+    "with_tcp_l3mdev_accept_a_listener_hears_every_vrf.bind",
+];
+/// The live kernels that the model has been compared with, oldest first.
+pub const LIVE: &[Live] = &[
+    live(
+        Kernel::stable(5, 4, 291),
+        "Ubuntu's 5.4.0-216, emulated",
+        Ran::Scripts,
+    ),
+    live(
+        Kernel::stable(6, 1, 192),
+        "Debian's 6.1.0-56, emulated",
+        Ran::Once,
+    ),
+    live(
         Kernel::stable(6, 12, 117),
         "Debian's 6.12.117+deb13, emulated",
+        Ran::Once,
     ),
-    (
+    live(
         Kernel::stable(6, 17, 13),
         "Debian's 6.17.13+deb13, emulated",
+        Ran::Scripts,
     ),
-    (
+    live(
         Kernel::stable(6, 18, 44),
-        "the machine that the tests run on",
+        "the machine that the tests run on, which has no VRFs",
+        Ran::Always { skipped: VRFS },
     ),
-    (Kernel::stable(7, 3, 4), "Debian's 7.3.4+deb13, emulated"),
+    live(
+        Kernel::stable(7, 3, 4),
+        "Debian's 7.3.4+deb13, emulated",
+        Ran::Scripts,
+    ),
 ];
 
 impl fmt::Display for Kernel {
@@ -321,6 +398,18 @@ mod tests {
         assert!(Kernel::new(6, 3).has(range) && Kernel::new(7, 0).has(range));
         assert!(Kernel::new(6, 1).has(range) && Kernel::stable(6, 1, 32).has(range));
         assert!(!Kernel::stable(6, 1, 31).has(range) && !Kernel::new(6, 2).has(range));
+    }
+
+    #[test]
+    fn a_flipped_change_is_the_only_one_that_differs() {
+        let kernel = Kernel::stable(6, 1, 192);
+        for &flipped in Change::ALL {
+            let other = kernel.flipped(flipped);
+            for &change in Change::ALL {
+                let differs = other.has(change) != kernel.has(change);
+                assert_eq!(differs, change == flipped, "{flipped:?} {change:?}");
+            }
+        }
     }
 
     #[test]

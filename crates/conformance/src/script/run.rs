@@ -245,7 +245,7 @@ fn reasons(model: &Model) -> Vec<Reason> {
 }
 
 /// A script that waits for long is for those who ask for it.
-fn check_patience(script: &Script) -> Result<(), Obstacle> {
+pub(crate) fn check_patience(script: &Script) -> Result<(), Obstacle> {
     let waits_ms = script.waits_ms();
     if waits_ms <= script.patience_ms {
         return Ok(());
