@@ -54,7 +54,7 @@ macro_rules! rules {
 const OLD: Kernel = Kernel::OLDEST;
 
 rules! {
-    BadDescriptor "bad-descriptor" "net/socket.c, sockfd_lookup_light()" OLD;
+    BadDescriptor "bad-descriptor" "net/socket.c, __sys_bind(), sockfd_lookup_light()" OLD;
         "The descriptor is closed." "Use an open descriptor.";
     AddressTooLong "address-too-long" "net/socket.c, move_addr_to_kernel()" OLD;
         "An address argument longer than sockaddr_storage, or of negative length, is refused."
