@@ -314,7 +314,7 @@ fn log_targets_mean_what_they_mean_in_haproxy() {
         ("uxst@/dev/log", Err("address-not-supported 0..5")),
         ("tcp@1.2.3.4:5", Err("address-not-supported 0..4")),
         ("stream+1.2.3.4:5", Err("address-not-supported 0..7")),
-        ("ring@r", Err("address-not-supported 0..5")),
+        ("ring@r", Ok("Ring(\"r\")")),
         ("backend@b", Err("address-not-supported 0..8")),
         ("sockpair@3", Err("address-not-possible-here 0..9")),
         ("abns@x", Err("address-not-supported 0..5")),

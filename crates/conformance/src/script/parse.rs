@@ -127,6 +127,7 @@ impl Reader {
         let script = Script {
             from: Vec::new(),
             kernel: None,
+            beside: None,
             host: Host::new(settings.kernel),
             users: vec!["root".to_owned()],
             namespaces: vec!["host".to_owned()],

@@ -56,6 +56,8 @@ pub struct Script {
     pub from: Vec<String>,
     /// The kernels that it is about, where it says so.
     pub kernel: Option<Kernels>,
+    /// The release of the model beside a live kernel; `None`: that kernel's.
+    pub beside: Option<Kernel>,
     /// Interfaces, addresses, users and sysctls before the first step.
     pub host: Host,
     /// The names of users and processes: set up first, then forked ones in the order of their steps.

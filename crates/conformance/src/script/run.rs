@@ -120,8 +120,8 @@ impl Run {
         let kernel = match mode {
             Mode::Model => None,
             Mode::Live | Mode::Both => {
-                // Beside a live kernel the model is of its release.
-                host.kernel = fitting_kernel(script)?;
+                let running = fitting_kernel(script)?;
+                host.kernel = script.beside.unwrap_or(running);
                 check_patience(script)?;
                 Some(Kernel::enter(&script.host, &users(script))?)
             }

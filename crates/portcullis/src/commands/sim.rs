@@ -42,9 +42,9 @@ pub struct Arguments {
     /// Lay the files out in the one format instead of running them; `-` is written to standard output
     #[arg(long, conflicts_with_all = ["live", "both", "explain"])]
     format: bool,
-    /// The kernel that the model is, where a scenario names none
-    #[arg(long, value_name = "RELEASE", default_value = "6.18", value_parser = kernel)]
-    kernel: Kernel,
+    /// The kernel that the model is, where a scenario names none [default: 6.18; with --both the running one]
+    #[arg(long, value_name = "RELEASE", value_parser = kernel)]
+    kernel: Option<Kernel>,
     /// The number of the first port by name
     #[arg(long, value_name = "PORT", default_value_t = 20001, value_parser = clap::value_parser!(u16).range(1..=60000))]
     first_port: u16,
@@ -61,7 +61,7 @@ fn kernel(text: &str) -> Result<Kernel, String> {
 /// Runs, formats or prompts.
 pub fn run(arguments: &Arguments) -> Exit {
     let settings = Settings {
-        kernel: arguments.kernel,
+        kernel: arguments.kernel.unwrap_or(Kernel::V6_18),
         first_port: arguments.first_port,
         patience_ms: if arguments.slow {
             u64::MAX
@@ -162,13 +162,16 @@ fn scenarios(arguments: &Arguments, files: &[PathBuf], settings: Settings) -> Ex
             Err(message) => return usage(&message),
         };
         match script::parse(&text, settings) {
-            Ok(script) => match scenario(arguments, &name, &script) {
-                Ok(tally) => total.add(tally),
-                Err(message) => {
-                    terminal::err(&format!("error: {name}: {message}\n"));
-                    return exit::INTERNAL;
+            Ok(mut script) => {
+                script.beside = arguments.kernel;
+                match scenario(arguments, &name, &script) {
+                    Ok(tally) => total.add(tally),
+                    Err(message) => {
+                        terminal::err(&format!("error: {name}: {message}\n"));
+                        return exit::INTERNAL;
+                    }
                 }
-            },
+            }
             Err(problems) => {
                 wrong += 1;
                 for problem in problems {
