@@ -353,7 +353,7 @@ changes! {
     AddressKind 6 . 8 "The owners of 0.0.0.0 are met by an IPv4 address in IPv6 form whoever they are; updates of 6.1 that have the walk by address and not this let it bind beside ::ffff:0.0.0.0."
         at "net/ipv4/inet_hashtables.c, inet_bind2_bucket_match_addr_any()";
     /// All lists of a wildcard's owners are asked.
-    EveryWildcard 6 . 9 "A bind to an IPv4 address asks every list of owners of a wildcard; before, only the newest, so an IPV6_V6ONLY socket on [::] hides one on 0.0.0.0 that was there before it."
+    EveryWildcard 6 . 9 "A bind to an IPv4 address asks every list of owners of a wildcard; before, only the newest, so an IPV6_V6ONLY socket on `::` hides one on 0.0.0.0 that was there before it."
         at "net/ipv4/inet_connection_sock.c, inet_bhash2_addr_any_conflict()" also 6 . 1 . 85, 6 . 6 . 26;
     /// `net.ipv4.tcp_tw_reuse_delay`.
     TwReuseDelay 6 . 14 "How old a TIME_WAIT connection must be for connect's own choice is a sysctl; before, a second."
