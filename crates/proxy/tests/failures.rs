@@ -170,7 +170,7 @@ fn a_client_that_goes_away_while_his_server_hangs_is_noticed() {
     let mut gone = proxy.connect();
     gone.write_all(b"words").unwrap();
     reset(gone);
-    assert_eq!(proxy.ending(), "CC");
+    assert_eq!(proxy.ending(), "CD");
     // One who said something and sent his end still waits for an answer.
     let mut patient = proxy.connect();
     patient.write_all(b"words").unwrap();
