@@ -136,13 +136,23 @@ impl Process {
     /// When it does not come within the time, or the process ends without having written it.
     #[track_caller]
     pub fn wait_line(&mut self, text: &str, within: Duration) -> String {
+        self.wait_line_of(&[text], within)
+    }
+
+    /// Waits for a line that contains every one of `texts`, on either stream, and returns it.
+    ///
+    /// # Panics
+    ///
+    /// As [`Process::wait_line`].
+    #[track_caller]
+    pub fn wait_line_of(&mut self, texts: &[&str], within: Duration) -> String {
         let deadline = Instant::now() + within;
         let mut streams = self.streams();
         loop {
             let found = [&streams.stdout, &streams.stderr]
                 .into_iter()
                 .flat_map(|stream| stream.lines())
-                .find(|line| line.contains(text));
+                .find(|line| texts.iter().all(|text| line.contains(text)));
             if let Some(line) = found {
                 return line.to_owned();
             }
@@ -155,7 +165,7 @@ impl Process {
         }
         drop(streams);
         panic!(
-            "{} did not say {text:?} within {within:?}:\n{}",
+            "{} did not say {texts:?} within {within:?}:\n{}",
             self.name,
             self.transcript()
         );

@@ -38,9 +38,11 @@ fn both(lines: &str) -> Option<[(Balancer, SocketAddr); 2]> {
 }
 
 /// What is compared of a session's line: server, code, and retries with the `+` of a redispatch.
+/// The frontend is part of what tells a session: on another one a client may have had this port.
 #[track_caller]
-fn verdict(process: &mut Process, client_port: u16) -> String {
-    let line = process.wait_line(&format!("127.0.0.1:{client_port} ["), SOON);
+fn verdict(process: &mut Process, front: &str, client_port: u16) -> String {
+    let client = format!("127.0.0.1:{client_port} [");
+    let line = process.wait_line_of(&[&client, &format!("] {front} ")], SOON);
     let words: Vec<&str> = line.split(' ').collect();
     let [_, _, _, server, _, _, code, counts, queues] = words[..] else {
         panic!("no session's line: {line}");
@@ -282,7 +284,7 @@ fn the_same_faults_have_haproxys_codes() {
             let Some(pair) = both(&lines) else { return };
             let [ours, theirs] = pair.map(|(mut balancer, front)| {
                 let port = deed(front, &mut balancer.process);
-                verdict(&mut balancer.process, port)
+                verdict(&mut balancer.process, "front", port)
             });
             println!("{what}: {ours}");
             if ours != theirs {
@@ -358,19 +360,21 @@ fn retries_go_elsewhere_when_haproxys_do() {
         let mut theirs = Balancer::spawn(&mut command, place, &[local(21_000)]);
         let mut ours = Balancer::start(&redispatch_config(20_000), &[local(20_000)]);
         // The first goes to the server that refuses, unless a hash says otherwise.
-        let twice = |balancer: &mut Balancer, port| {
+        let twice = |balancer: &mut Balancer, first: u16, row: u16| {
+            let port = first + row;
+            let front = format!("row{row}");
             [(); 2].map(|()| {
                 let mut client = connect(local(port));
                 drain_after_a_word(&mut client);
-                verdict(&mut balancer.process, self::port(&client))
+                verdict(&mut balancer.process, &front, self::port(&client))
             })
         };
         let mut different = Vec::new();
         let mut elsewhere = 0;
         for (index, row) in (0..).zip(redispatch_rows()) {
             let (here, there) = (
-                twice(&mut ours, 20_000 + index),
-                twice(&mut theirs, 21_000 + index),
+                twice(&mut ours, 20_000, index),
+                twice(&mut theirs, 21_000, index),
             );
             elsewhere += here.iter().filter(|line| line.contains(" +")).count();
             if here != there {
