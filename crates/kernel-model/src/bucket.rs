@@ -26,7 +26,7 @@ pub(crate) struct BucketIx(pub u32);
 pub(crate) struct OwnersIx(pub u32);
 
 /// `fastreuse` and `fastreuseport` of a bucket whose ports connect chose.
-const CONNECT_ONLY: i8 = -1;
+pub(crate) const CONNECT_ONLY: i8 = -1;
 const NO: i8 = 0;
 const ANY: i8 = 1;
 const STRICT: i8 = 2;

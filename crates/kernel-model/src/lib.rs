@@ -146,6 +146,7 @@
 //! | chance | [`World::port_choice`], [`World::seed`], [`World::tell_port`], [`World::tell_draw`], [`World::tell_member`] |
 //! | time | [`World::pass_time`], [`TIME_WAIT_MS`] |
 //! | releases | [`Kernel`], and what each of them changed: [`Change`] |
+//! | a live host | [`World::found`], [`Found`]: a world whose sockets were there before |
 //! | one's own tracing | [`Trace`], [`World::call_traced`], [`Coverage`] |
 //!
 //! # What it does not know
@@ -176,6 +177,7 @@ mod difference;
 mod errno;
 mod explain;
 mod files;
+mod found;
 pub mod guide;
 mod host;
 mod listen;
@@ -209,6 +211,7 @@ pub use chapters::Chapter;
 pub use difference::{Difference, Setting, WayOut};
 pub use errno::Errno;
 pub use explain::{Coverage, Explanation, NoTrace, Trace};
+pub use found::{Chosen, Found, FoundBucket, FoundGroup, FoundSocket, Impossible, Membership};
 pub use host::{
     Addr6, Cap, Caps, FilesId, Host, Interface, Namespace, NetId, Process, ProcessId, Sysctls, Uid,
     UserNamespace, UserNsId, Vrf,
