@@ -9,7 +9,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use portcullis_kernel_model::{AF_INET, AF_INET6, Call, Family, Opt, OptName, Program, SockAddr};
+use portcullis_kernel_model::{
+    AF_INET, AF_INET6, Bytes, Call, Family, Opt, OptName, Program, SockAddr,
+};
 use portcullis_sys::bare::{self, ADDRESS_MAX, Instruction};
 use portcullis_sys::sockopt;
 use rustix::io::Errno;
@@ -226,6 +228,7 @@ impl Live {
                 Ok(value) => Outcome::Value(value),
                 Err(errno) => Outcome::Err(errno.raw_os_error()),
             },
+            Call::GetLen(name, len) => get_with_length(fd, name, len),
             Call::Bind(addr) => outcome(bare::bind(fd, &bytes(&addr), addr.len)),
             Call::Listen(backlog) => {
                 let done = rustix::net::listen(fd, backlog);
@@ -345,7 +348,7 @@ pub(crate) fn set(fd: BorrowedFd<'_>, option: Opt) -> rustix::io::Result<()> {
         }
         option => {
             let (level, number, value) = value_of(option);
-            bare::set_option(fd, level, number, &value, value.len() as u32)
+            bare::set_option(fd, level, number, &value, value.len() as i32)
         }
     }
 }
@@ -354,7 +357,7 @@ pub(crate) fn set(fd: BorrowedFd<'_>, option: Opt) -> rustix::io::Result<()> {
 pub(crate) fn set_with_length<'a>(
     fd: BorrowedFd<'_>,
     option: Opt,
-    len: u32,
+    len: i32,
     device: impl FnOnce(u32) -> &'a str,
 ) -> rustix::io::Result<()> {
     let (level, number, value) = match option {
@@ -396,32 +399,57 @@ fn value_of(option: Opt) -> (i32, i32, Vec<u8>) {
     }
 }
 
-pub(crate) fn get(fd: BorrowedFd<'_>, name: OptName) -> rustix::io::Result<i32> {
-    let int = |level, number| sockopt::get_int(fd, level, number);
+/// `getsockopt` with this much room for the value.
+pub(crate) fn get_with_length(fd: BorrowedFd<'_>, name: OptName, len: i32) -> Outcome {
+    let (level, number) = number_of(name);
+    match bare::get_option(fd, level, number, len) {
+        // Of TCP_INFO only the state is compared (gaps.toml).
+        Ok((bytes, len)) if name == OptName::State => {
+            Outcome::Bytes(Bytes::new(&bytes[..len.min(1)]))
+        }
+        Ok((bytes, len)) if len <= Bytes::MAX => Outcome::Bytes(Bytes::new(&bytes[..len])),
+        Ok((_, len)) => Outcome::Value(len as i32),
+        Err(errno) => Outcome::Err(errno.raw_os_error()),
+    }
+}
+
+fn number_of(name: OptName) -> (i32, i32) {
     match name {
-        OptName::ReuseAddr => int(SOL_SOCKET, libc::SO_REUSEADDR),
-        OptName::ReusePort => int(SOL_SOCKET, libc::SO_REUSEPORT),
-        OptName::V6Only => int(IPV6, libc::IPV6_V6ONLY),
-        OptName::Freebind => int(IP, libc::IP_FREEBIND),
-        OptName::Transparent => int(IP, libc::IP_TRANSPARENT),
-        OptName::Freebind6 => int(IPV6, IPV6_FREEBIND),
-        OptName::Transparent6 => int(IPV6, IPV6_TRANSPARENT),
+        OptName::ReuseAddr => (SOL_SOCKET, libc::SO_REUSEADDR),
+        OptName::ReusePort => (SOL_SOCKET, libc::SO_REUSEPORT),
+        OptName::V6Only => (IPV6, libc::IPV6_V6ONLY),
+        OptName::Freebind => (IP, libc::IP_FREEBIND),
+        OptName::Transparent => (IP, libc::IP_TRANSPARENT),
+        OptName::Freebind6 => (IPV6, IPV6_FREEBIND),
+        OptName::Transparent6 => (IPV6, IPV6_TRANSPARENT),
+        OptName::BindToDevice => (SOL_SOCKET, libc::SO_BINDTODEVICE),
+        OptName::BindToIfindex => (SOL_SOCKET, SO_BINDTOIFINDEX),
+        OptName::BindAddressNoPort => (IP, libc::IP_BIND_ADDRESS_NO_PORT),
+        OptName::LocalPortRange => (IP, IP_LOCAL_PORT_RANGE),
+        OptName::Linger => (SOL_SOCKET, libc::SO_LINGER),
+        OptName::IncomingCpu => (SOL_SOCKET, libc::SO_INCOMING_CPU),
+        OptName::AcceptConn => (SOL_SOCKET, libc::SO_ACCEPTCONN),
+        OptName::Error => (SOL_SOCKET, libc::SO_ERROR),
+        OptName::Repair => (TCP, libc::TCP_REPAIR),
+        OptName::FastOpen => (TCP, libc::TCP_FASTOPEN),
+        OptName::DeferAccept => (TCP, libc::TCP_DEFER_ACCEPT),
+        OptName::State => (TCP, libc::TCP_INFO),
+    }
+}
+
+pub(crate) fn get(fd: BorrowedFd<'_>, name: OptName) -> rustix::io::Result<i32> {
+    match name {
         // By its name, which this process's network knows the index of.
         OptName::BindToDevice => match sockopt::device(fd)?.as_str() {
             "" => Ok(0),
             name => rustix::net::netdevice::name_to_index(fd, name).map(|index| index as i32),
         },
-        OptName::BindToIfindex => int(SOL_SOCKET, SO_BINDTOIFINDEX),
-        OptName::BindAddressNoPort => int(IP, libc::IP_BIND_ADDRESS_NO_PORT),
-        OptName::LocalPortRange => int(IP, IP_LOCAL_PORT_RANGE),
         OptName::Linger => sockopt::linger(fd).map(|seconds| seconds.unwrap_or(-1)),
-        OptName::IncomingCpu => int(SOL_SOCKET, libc::SO_INCOMING_CPU),
-        OptName::AcceptConn => int(SOL_SOCKET, libc::SO_ACCEPTCONN),
-        OptName::Error => int(SOL_SOCKET, libc::SO_ERROR),
-        OptName::Repair => int(TCP, libc::TCP_REPAIR),
-        OptName::FastOpen => int(TCP, libc::TCP_FASTOPEN),
-        OptName::DeferAccept => int(TCP, libc::TCP_DEFER_ACCEPT),
         OptName::State => bare::tcp_state(fd).map(i32::from),
+        name => {
+            let (level, number) = number_of(name);
+            sockopt::get_int(fd, level, number)
+        }
     }
 }
 

@@ -64,6 +64,7 @@ fn seen(seen: &Seen) -> String {
             Errno::from_number(number).map_or(format!("errno {number}"), |e| e.name().to_owned())
         }
         Outcome::Value(value) => format!("value {value}"),
+        Outcome::Bytes(bytes) => format!("bytes {bytes}"),
         Outcome::Address(address) => format!("address {address}"),
         Outcome::Accepted => "accepted".to_owned(),
         Outcome::Blocks => "blocks".to_owned(),

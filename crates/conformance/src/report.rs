@@ -11,6 +11,9 @@ use portcullis_kernel_model::Rule;
 
 use crate::mutant;
 
+const SYSCTLS_ARE_SET: &str =
+    "a run sets sysctls before its scripts; scenarios and tests write them";
+
 /// Rules that no run on the newest kernel can reach, with the reason.
 pub const OUT_OF_REACH: &[(Rule, &str)] = &[
     (
@@ -25,6 +28,9 @@ pub const OUT_OF_REACH: &[(Rule, &str)] = &[
         Rule::GroupBusy,
         "bind refuses a socket that is in a group of several before listen could",
     ),
+    (Rule::NoSuchSysctl, SYSCTLS_ARE_SET),
+    (Rule::SysctlValue, SYSCTLS_ARE_SET),
+    (Rule::SysctlPrivileged, SYSCTLS_ARE_SET),
 ];
 
 /// What was found.

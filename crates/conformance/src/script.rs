@@ -37,7 +37,6 @@ mod program;
 mod run;
 mod setup;
 mod show;
-mod sysctls;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -50,6 +49,7 @@ pub use kernel::{Kernel, Obstacle};
 pub use model::Model;
 pub use options::{Entry, READABLE, SETTABLE, Value, print as print_option, print_name};
 pub use parse::{Reader, Settings, parse};
+pub use portcullis_kernel_model::Sysctl;
 pub use problem::Problem;
 pub use program::{
     Action, Address, Expect, Kernels, Pattern, Port, PortPattern, Reaches, STATES, Script, Slot,
@@ -58,7 +58,6 @@ pub use program::{
 pub(crate) use run::check_patience;
 pub use run::{Complaint, Mode, Reason, Row, Run, Tally, apart};
 pub use show::{Detail, answer, errno, row, table};
-pub use sysctls::{ALL as SYSCTLS, Sysctl};
 pub use world::{Observation, Outcome, World, perform};
 pub use write::{label, write};
 

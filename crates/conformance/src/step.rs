@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use portcullis_kernel_model::{Answer, Call, Family, Opt, SockAddr};
+use portcullis_kernel_model::{Answer, Bytes, Call, Family, Opt, SockAddr};
 
 /// Sockets of one script.
 pub const SLOTS: usize = 12;
@@ -121,6 +121,8 @@ pub enum Outcome {
     Err(i32),
     /// An option's value.
     Value(i32),
+    /// An option's value as bytes.
+    Bytes(Bytes),
     /// A socket's name.
     Address(SocketAddr),
     /// `accept` gave a socket.
@@ -135,6 +137,7 @@ impl From<Answer> for Outcome {
             Answer::Ok => Outcome::Ok,
             Answer::Err(errno) => Outcome::Err(errno.number()),
             Answer::Value(value) => Outcome::Value(value),
+            Answer::Bytes(bytes) => Outcome::Bytes(bytes),
             Answer::Address(address) => Outcome::Address(address),
             Answer::Accepted(_) => Outcome::Accepted,
             Answer::Blocks => Outcome::Blocks,

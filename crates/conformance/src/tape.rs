@@ -8,6 +8,8 @@ use std::io::{self, BufWriter, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::Path;
 
+use portcullis_kernel_model::Bytes;
+
 use crate::compare::Source;
 use crate::step::{Op, Outcome, Script, Seen, Step};
 use crate::times::Ended;
@@ -114,6 +116,7 @@ fn encode(seen: &Seen, to: &mut Vec<u8>) {
         Outcome::Address(_) => 3,
         Outcome::Accepted => 4,
         Outcome::Blocks => 5,
+        Outcome::Bytes(_) => 6,
     };
     let flag = |on: bool, bit: u8| if on { bit } else { 0 };
     to.push(
@@ -124,6 +127,11 @@ fn encode(seen: &Seen, to: &mut Vec<u8>) {
     match seen.outcome {
         Outcome::Err(errno) => to.push(errno as u8),
         Outcome::Value(value) => to.extend(value.to_le_bytes()),
+        Outcome::Bytes(bytes) => {
+            let bytes = bytes.as_slice();
+            to.push(bytes.len() as u8);
+            to.extend(bytes);
+        }
         Outcome::Address(address) => encode_address(address, to),
         Outcome::Ok | Outcome::Accepted | Outcome::Blocks => {}
     }
@@ -233,6 +241,16 @@ impl<'a> Reader<'a> {
             3 => Outcome::Address(self.address()?),
             4 => Outcome::Accepted,
             5 => Outcome::Blocks,
+            6 => {
+                let [len] = self.take()?;
+                let len = usize::from(len);
+                if len > Bytes::MAX || len > self.bytes.len() {
+                    return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+                }
+                let (bytes, rest) = self.bytes.split_at(len);
+                self.bytes = rest;
+                Outcome::Bytes(Bytes::new(bytes))
+            }
             _ => return Err(io::Error::other("not a tape, or of another version")),
         };
         let name = if flags & HAS_NAME != 0 {
@@ -316,6 +334,10 @@ mod tests {
             },
             Seen {
                 outcome: Outcome::Blocks,
+                ..Seen::default()
+            },
+            Seen {
+                outcome: Outcome::Bytes(Bytes::new(b"eth0\0")),
                 ..Seen::default()
             },
         ];

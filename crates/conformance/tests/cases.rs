@@ -131,7 +131,10 @@ fn a_case_fails_under_another_kernels_rules() {
             kernel: Kernel::new(5, 4),
             ..Settings::default()
         };
-        let script = script::parse(&text, old).unwrap();
+        // Its sysctls may be newer.
+        let Ok(script) = script::parse(&text, old) else {
+            continue;
+        };
         let mut run = Run::prepare(&script, Mode::Model).unwrap();
         failed += script
             .steps

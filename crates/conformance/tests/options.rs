@@ -44,8 +44,8 @@ fn values(value: Value) -> &'static [&'static str] {
     }
 }
 
-/// Lengths to try, for the first value of each option.
-const LENGTHS: &[u32] = &[0, 1, 3, 4, 5, 7, 8, 15, 16, 17, 64];
+/// Lengths to try, for the first and the last value of each option and for reading each.
+const LENGTHS: &[i32] = &[i32::MIN, -1, 0, 1, 3, 4, 5, 7, 8, 15, 16, 17, 64];
 
 /// A line on `x`, and the options to read after it.
 struct Setting {
@@ -74,7 +74,7 @@ fn with_lengths(state: &str, who: &str) -> bool {
 
 /// Each option: every value, and every length of the first and the last. The first value is followed by
 /// a look at all options.
-fn settings(lengths: &[u32]) -> Vec<Setting> {
+fn settings(lengths: &[i32]) -> Vec<Setting> {
     let mut all = Vec::new();
     for entry in SETTABLE {
         let own = READABLE.iter().filter(|readable| readable.0 == entry.word);
@@ -103,6 +103,31 @@ fn settings(lengths: &[u32]) -> Vec<Setting> {
     all
 }
 
+/// Each option is read with every length, as it is and after what makes its value unusual.
+fn readings() -> Vec<String> {
+    let before = [
+        "reuseaddr on", // nothing that matters
+        "linger 300",
+        "device eth0",
+        "port-range 40000..40003",
+        "fastopen 300",
+        "defer-accept 70000",
+        "incoming-cpu -1",
+        "transparent on",
+    ];
+    let mut all = Vec::new();
+    for set in before {
+        let mut text = format!("x set {set} as root -> any\n");
+        for (word, _, _) in READABLE {
+            for len in LENGTHS {
+                text += &format!("x get {word} length {len} as WHO -> any\n");
+            }
+        }
+        all.push(text);
+    }
+    all
+}
+
 fn every_state(family: &str) {
     let (short, long) = (settings(&[]), settings(LENGTHS));
     let mut all = Vec::new();
@@ -113,7 +138,12 @@ fn every_state(family: &str) {
             } else {
                 &short
             };
-            let groups: Vec<String> = settings.iter().map(|setting| setting.lines(who)).collect();
+            let mut groups: Vec<String> =
+                settings.iter().map(|setting| setting.lines(who)).collect();
+            if matches!(*who, "everything") {
+                let readings = readings();
+                groups.extend(readings.iter().map(|text| text.replace("WHO", who)));
+            }
             let process = format!("{who} with {caps}");
             let host = "interface eth0 = 192.0.2.7/24\n";
             let text = states::scenario(family, lines, &process, host, &groups);

@@ -9,9 +9,10 @@
 use std::path::PathBuf;
 
 use portcullis_conformance::script::{
-    self, Action, Address, Complaint, Expect, Mode, Obstacle, Pattern, Port, Run, SYSCTLS, Script,
-    Settings, Slot, Step, Tally, Verb,
+    self, Action, Address, Complaint, Expect, Mode, Obstacle, Pattern, Port, Run, Script, Settings,
+    Slot, Step, Tally, Verb,
 };
+use portcullis_kernel_model::Sysctl;
 use portcullis_kernel_model::{
     AF_UNSPEC, Call, Difference, Errno, Family, Kernel, Opt, ProcessId, SocketId, State, WayOut,
     World,
@@ -113,10 +114,11 @@ impl Refusal<'_> {
                 Vec::new()
             }
             Difference::WholeOption => {
-                let Verb::SetLen(opt, _) = *verb else {
-                    return None;
+                *verb = match *verb {
+                    Verb::SetLen(opt, _) => Verb::Set(opt),
+                    Verb::GetLen(name, _) => Verb::Get(name),
+                    _ => return None,
                 };
-                *verb = Verb::Set(opt);
                 Vec::new()
             }
             Difference::Port(_) | Difference::Ip(_) | Difference::Scope(_) => {
@@ -153,7 +155,7 @@ impl Refusal<'_> {
             Difference::Sysctl(setting) => {
                 let said = setting.to_string();
                 let (name, value) = said.split_once(" = ")?;
-                let sysctl = SYSCTLS.iter().find(|sysctl| sysctl.name == name)?;
+                let sysctl = Sysctl::ALL.iter().find(|sysctl| sysctl.name == name)?;
                 let net = self.before.host().processes[usize::from(user.0)].net;
                 vec![Action::Sysctl(sysctl, net, value.to_owned())]
             }

@@ -106,6 +106,7 @@ impl Attempt {
             (Difference::How(how), Call::Shutdown(told)) => *told = how,
             (Difference::Value(value), Call::Set(opt)) => *opt = value,
             (Difference::WholeOption, Call::SetLen(opt, _)) => self.call = Call::Set(*opt),
+            (Difference::WholeOption, Call::GetLen(name, _)) => self.call = Call::Get(*name),
             _ => return false,
         }
         true

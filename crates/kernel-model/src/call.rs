@@ -3,6 +3,7 @@
 //! Decides:  nothing; plain data, so that a script can be kept, shrunk, printed and replayed.
 //! Not here: the answers themselves (one file for each call).
 
+use core::fmt;
 use core::net::SocketAddr;
 
 use crate::addr::SockAddr;
@@ -16,9 +17,11 @@ pub enum Call {
     /// `setsockopt`.
     Set(Opt),
     /// `setsockopt` with another length than the value's: its first bytes, or zeros behind it.
-    SetLen(Opt, u32),
+    SetLen(Opt, i32),
     /// `getsockopt`.
     Get(OptName),
+    /// `getsockopt` with this much room for the value: too little, too much, or negative.
+    GetLen(OptName, i32),
     /// `bind`.
     Bind(SockAddr),
     /// `listen` with this backlog.
@@ -148,12 +151,69 @@ pub enum Answer {
     Err(Errno),
     /// An option's value.
     Value(i32),
+    /// What `getsockopt` wrote, with the room that it was given.
+    Bytes(Bytes),
     /// An address, of `getsockname` or `getpeername`, with its scope for IPv6.
     Address(SocketAddr),
     /// `accept`'s new socket.
     Accepted(SocketId),
     /// The call would wait: a blocking `accept` or `connect` on a socket without `O_NONBLOCK`.
     Blocks,
+}
+
+/// An option's value as its bytes stand in memory, on a little-endian machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Bytes {
+    bytes: [u8; Bytes::MAX],
+    len: u8,
+}
+
+impl Bytes {
+    /// The longest value: a device's name with its end.
+    pub const MAX: usize = 16;
+
+    /// Of these bytes, the first [`Bytes::MAX`].
+    #[must_use]
+    pub fn new(of: &[u8]) -> Bytes {
+        let len = of.len().min(Bytes::MAX);
+        let mut bytes = [0; Bytes::MAX];
+        bytes[..len].copy_from_slice(&of[..len]);
+        Bytes {
+            bytes,
+            len: len as u8,
+        }
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+
+    /// Reads what [`Bytes`] is shown as, `0x01000000`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Bytes> {
+        let digits = text.strip_prefix("0x")?.as_bytes();
+        let (pairs, odd) = digits.as_chunks::<2>();
+        if !odd.is_empty() || pairs.len() > Bytes::MAX {
+            return None;
+        }
+        let mut bytes = [0; Bytes::MAX];
+        for (byte, pair) in bytes.iter_mut().zip(pairs) {
+            let digit = |at: usize| char::from(pair[at]).to_digit(16);
+            *byte = (digit(0)? << 4 | digit(1)?) as u8;
+        }
+        Some(Bytes::new(&bytes[..pairs.len()]))
+    }
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("0x")?;
+        self.as_slice()
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
 }
 
 impl Answer {

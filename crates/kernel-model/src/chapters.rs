@@ -115,6 +115,9 @@ chapters! {
          SO_REUSEPORT the user does not matter there.";
     Options "Which options can be set when?"
         "Most options can be set at any time, and take effect at the next question that reads them.";
+    Sysctls "What do the sysctls take?"
+        "A write to a file under /proc/sys that is refused changes nothing. Of a number, white space before \
+         it and whatever follows white space behind it is not read: `1 2` is 1.";
 }
 
 impl fmt::Display for Chapter {
@@ -168,6 +171,7 @@ places! {
         Disconnected PortKept NotConnected;
     TimeWait: TimeWaitHolds TimeWaitReused;
     Options: OptionForeign V6OnlyTooLate NeedsCapability DeviceTaken OptionLength BadValue;
+    Sysctls: NoSuchSysctl SysctlValue SysctlPrivileged;
 }
 
 impl Rule {

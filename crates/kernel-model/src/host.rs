@@ -161,7 +161,9 @@ pub struct Addr6 {
 }
 
 /// The sysctls that decide something here, with the kernel's own values to begin with.
-#[derive(Debug, Clone)]
+///
+/// Here anything can be set; [`Sysctl`](crate::Sysctl) takes what the kernel takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sysctls {
     /// `net.ipv4.ip_local_port_range`.
     pub ip_local_port_range: (u16, u16),
@@ -180,7 +182,7 @@ pub struct Sysctls {
     /// `net.core.somaxconn`.
     pub somaxconn: u32,
     /// `net.ipv4.tcp_max_syn_backlog`.
-    pub tcp_max_syn_backlog: u32,
+    pub tcp_max_syn_backlog: i32,
     /// `net.ipv4.tcp_syncookies`.
     pub tcp_syncookies: u8,
     /// `net.ipv4.tcp_fastopen`, a bit mask.

@@ -136,7 +136,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | the host | [`Host`], [`Kernel`], [`Namespace`], [`Interface`], [`Sysctls`], [`Process`], [`Caps`], [`UserNamespace`] |
+//! | the host | [`Host`], [`Kernel`], [`Namespace`], [`Interface`], [`Sysctls`], [`Sysctl`], [`World::write_sysctl`], [`Process`], [`Caps`], [`UserNamespace`] |
 //! | sockets | [`World::socket`], [`SocketId`], [`World::state`], [`World::name`], [`World::queue_len`], [`World::bucket`] |
 //! | calls | [`Call`] and [`Opt`], made by [`World::call`] or, with the caller, by [`World::call_as`]; [`Answer`], [`Errno`] |
 //! | addresses | [`SockAddr`]: right ones, and those with a wrong family or length |
@@ -193,6 +193,7 @@ mod rules;
 mod scan;
 mod slab;
 mod socket;
+mod sysctl;
 mod timer;
 mod version;
 mod view;
@@ -206,7 +207,7 @@ pub use addr::{
     AF_INET, AF_INET6, AF_UNSPEC, Family, SOCKADDR_IN_LEN, SOCKADDR_IN6_LEN, SOCKADDR_IN6_OLD_LEN,
     SOCKADDR_MAX_LEN, SockAddr,
 };
-pub use call::{Answer, Call, Opt, OptName, Program, State};
+pub use call::{Answer, Bytes, Call, Opt, OptName, Program, State};
 pub use chapters::Chapter;
 pub use difference::{Difference, Setting, WayOut};
 pub use errno::Errno;
@@ -218,6 +219,7 @@ pub use host::{
 };
 pub use ports::PortChoice;
 pub use rules::{Rule, RuleInfo};
+pub use sysctl::Sysctl;
 pub use version::{Change, Kernel, LIVE, Live, Ran};
 pub use view::{BucketView, Owner};
 pub use wire::TIME_WAIT_MS;

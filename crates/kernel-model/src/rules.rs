@@ -255,14 +255,22 @@ rules! {
         "The option needs CAP_NET_ADMIN or CAP_NET_RAW over the network namespace." "Run with the capability.";
     DeviceTaken "device-taken" "net/core/sock.c, sock_bindtoindex_locked()" OLD;
         "A socket bound to a device can be moved to another only with CAP_NET_RAW." "Set the device once.";
-    OptionLength "option-length" "net/core/sock.c, sk_setsockopt(); net/ipv4/ip_sockglue.c, do_ip_setsockopt(); net/ipv6/ipv6_sockglue.c, do_ipv6_setsockopt(); net/ipv4/tcp.c, do_tcp_setsockopt()" OLD;
-        "An option's value is at least as long as its type; those of IPv4 alone take one byte as well." "Pass the size of the type.";
+    OptionLength "option-length" "net/core/sock.c, sk_setsockopt(); net/ipv4/ip_sockglue.c, do_ip_setsockopt(); net/ipv6/ipv6_sockglue.c, do_ipv6_setsockopt(); net/ipv4/tcp.c, do_tcp_setsockopt(), do_tcp_getsockopt()" OLD;
+        "An option's value is at least as long as its type; those of IPv4 alone take one byte as well. Who reads gets as much as he has room for, but a device's name wants room for any; a negative length is refused, except by the options of IPv6." "Pass the size of the type.";
     BadValue "bad-value" "net/core/sock.c, sk_setsockopt(); net/ipv4/tcp.c, do_tcp_setsockopt()" OLD;
         "The option does not take this value in this state." "Give a value in range.";
     ProgramNeedsReuseport "program-needs-reuseport" "net/core/sock_reuseport.c, reuseport_attach_prog()" Change::ReuseportGroups.since();
         "A program can be attached only to a socket with SO_REUSEPORT." "Set SO_REUSEPORT first.";
     NoProgram "no-program" "net/core/sock_reuseport.c, reuseport_detach_prog()" Change::ReuseportGroups.since();
         "No program is attached." "";
+    NoSuchSysctl "no-such-sysctl" "net/ipv4/sysctl_net_ipv4.c, ipv4_net_table" OLD;
+        "This kernel has no such sysctl: there is no file to write to." "Use a kernel that has it.";
+    SysctlValue "sysctl-value" "kernel/sysctl.c, proc_get_long(), proc_dointvec_minmax(), proc_dou8vec_minmax(), proc_do_large_bitmap()" OLD;
+        "A sysctl takes numbers within its bounds, decimal, octal or hexadecimal, with white space behind them; a list of ports has commas and dashes, and no blanks."
+        "Write a number within the bounds.";
+    SysctlPrivileged "sysctl-privileged" "net/ipv4/sysctl_net_ipv4.c, ipv4_local_port_range(), ipv4_privileged_ports()" Change::UnprivilegedPortStart.since();
+        "ip_local_port_range begins no lower than ip_unprivileged_port_start: whichever of the two is written so that it would is refused."
+        "Write the other one first.";
     NotConnected "not-connected" "net/ipv4/af_inet.c, inet_getname()" OLD;
         "The socket has no peer." "Connect first.";
 }

@@ -319,6 +319,9 @@ changes! {
     /// `net.ipv4.ip_autobind_reuse`.
     AutobindReuse 5 . 8 "ip_autobind_reuse lets the last resort of bind to port 0 share ports."
         at "net/ipv4/inet_connection_sock.c, inet_csk_find_open_port()";
+    /// Sysctls that are switches are bytes.
+    ByteSysctls 5 . 13 "A sysctl that is a switch takes 0 to 255; before, any int."
+        at "kernel/sysctl.c, proc_dou8vec_minmax()" also 5 . 10 . 178;
     /// `net.ipv4.tcp_migrate_req`.
     MigrateReq 5 . 14 "Connections can move to another listener of the group when one closes."
         at "net/core/sock_reuseport.c, reuseport_migrate_sock()";
@@ -340,6 +343,9 @@ changes! {
     /// `net.ipv4.tcp_syn_linear_timeouts`.
     LinearSyn 6 . 5 "The first four repetitions of a SYN come a second apart; before, each waits twice as long as the last."
         at "net/ipv4/tcp_timer.c, tcp_retransmit_timer()";
+    /// setsockopt looks at the descriptor before the length.
+    DescriptorFirst 6 . 7 "setsockopt with a negative length on a closed descriptor is EBADF; before, EINVAL."
+        at "net/socket.c, __sys_setsockopt(), do_sock_setsockopt()";
     /// connect tries every port of `IP_LOCAL_PORT_RANGE` in turn.
     OwnRangeWhole 6 . 8 "In a socket's own range connect tries each port in turn, instead of even ones first."
         at "net/ipv4/inet_hashtables.c, __inet_hash_connect()";
@@ -355,6 +361,9 @@ changes! {
     /// All lists of a wildcard's owners are asked.
     EveryWildcard 6 . 9 "A bind to an IPv4 address asks every list of owners of a wildcard; before, only the newest, so an IPV6_V6ONLY socket on `::` hides one on 0.0.0.0 that was there before it."
         at "net/ipv4/inet_connection_sock.c, inet_bhash2_addr_any_conflict()" also 6 . 1 . 85, 6 . 6 . 26;
+    /// getsockopt of TCP looks at a negative length before it becomes a large one.
+    TcpLengthChecked 6 . 9 "getsockopt of a TCP option with a negative length is EINVAL; before, it is taken for a large one."
+        at "net/ipv4/tcp.c, do_tcp_getsockopt()" also 5 . 10 . 214, 6 . 1 . 83, 6 . 7 . 11;
     /// `net.ipv4.tcp_tw_reuse_delay`.
     TwReuseDelay 6 . 14 "How old a TIME_WAIT connection must be for connect's own choice is a sysctl; before, a second."
         at "net/ipv4/tcp_ipv4.c, tcp_twsk_unique()";

@@ -80,6 +80,10 @@ impl Search {
                 self.try_set(opt);
             }
             Call::Get(_) => self.try_releases(),
+            Call::GetLen(..) => {
+                self.attempt(&[Difference::WholeOption]);
+                self.try_releases();
+            }
             Call::GetPeerName => self.try_peer(),
             _ => {}
         }
@@ -550,6 +554,9 @@ impl Rule {
             Rule::GroupFull => Some("The size of a group is fixed in the kernel."),
             Rule::ConnectUnderWay => Some("Nothing was refused: the connection is being made."),
             Rule::HalfOpen => Some("The SYN is sent again after a second, and is answered then."),
+            Rule::NoSuchSysctl | Rule::SysctlValue | Rule::SysctlPrivileged => {
+                Some("Ways out are looked for where a socket call is refused.")
+            }
             _ => None,
         }
     }

@@ -21,6 +21,7 @@ use crate::reuseport::Group;
 use crate::rules::Rule;
 use crate::slab::Slab;
 use crate::socket::{Sock, SockIx};
+use crate::version::Change;
 use crate::wire::{Segment, Tuple};
 
 /// A socket, as its descriptors name it. An old name of a place used again is not mistaken for the new.
@@ -163,6 +164,12 @@ impl World {
         call: Call,
         trace: &mut T,
     ) -> Answer {
+        if let Call::SetLen(_, ..0) = call
+            && !self.host.kernel.has(Change::DescriptorFirst)
+        {
+            trace.rule(Rule::OptionLength);
+            return Answer::Err(Errno::EINVAL);
+        }
         let files = self.files_of(process);
         let (Some(ix), Some(files)) = (self.open(process, socket), files) else {
             trace.rule(Rule::BadDescriptor);
@@ -175,6 +182,10 @@ impl World {
             }
             Call::Get(name) => match self.get_option(ix, name, trace) {
                 Ok(value) => Answer::Value(value),
+                Err(errno) => Answer::Err(errno),
+            },
+            Call::GetLen(name, len) => match self.get_with_length(ix, name, len, trace) {
+                Ok(bytes) => Answer::Bytes(bytes),
                 Err(errno) => Answer::Err(errno),
             },
             Call::Bind(addr) => self.bind(process, ix, &addr, trace).into(),

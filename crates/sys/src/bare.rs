@@ -78,27 +78,63 @@ pub fn tcp_state(fd: impl AsFd) -> Result<u8> {
     check(done).map(|()| state)
 }
 
-/// The longest value that [`set_option`] passes.
+/// The longest value that [`set_option`] and [`get_option`] pass.
 pub const OPTION_MAX: usize = 64;
+/// Bytes that a kernel may write whatever the room that it is told: the longest of the structures behind
+/// the options here, `struct tcp_info`, and more to come.
+const WRITTEN_MAX: usize = 4096;
 
-/// `setsockopt` with a length of its own, right or wrong: the value's first bytes, or zeros behind it.
+/// `getsockopt` with any room, right or wrong, negative too: what was written, and its length.
+///
+/// Only for options that write no more than [`OPTION_MAX`] bytes, or `TCP_INFO`.
+pub fn get_option(
+    fd: impl AsFd,
+    level: i32,
+    number: i32,
+    room: i32,
+) -> Result<([u8; OPTION_MAX], usize)> {
+    let mut bytes = [0u8; WRITTEN_MAX];
+    if room > OPTION_MAX as i32 {
+        return Err(Errno::TOOBIG);
+    }
+    let mut len = room as libc::socklen_t;
+    // SAFETY: a negative room, which an old kernel takes for a large one, is cut to the size of the
+    // option's own structure, for which there is place; any other is smaller than the array.
+    let done = unsafe {
+        libc::getsockopt(
+            fd.as_fd().as_raw_fd(),
+            level,
+            number,
+            bytes.as_mut_ptr().cast::<c_void>(),
+            &mut len,
+        )
+    };
+    check(done)?;
+    let mut first = [0; OPTION_MAX];
+    first.copy_from_slice(&bytes[..OPTION_MAX]);
+    Ok((first, len as usize))
+}
+
+/// `setsockopt` with a length of its own, right or wrong, negative too: the value's first bytes, or zeros
+/// behind it.
 ///
 /// A value holds no pointer.
-pub fn set_option(fd: impl AsFd, level: i32, number: i32, value: &[u8], len: u32) -> Result<()> {
+pub fn set_option(fd: impl AsFd, level: i32, number: i32, value: &[u8], len: i32) -> Result<()> {
     let mut bytes = [0u8; OPTION_MAX];
-    if len as usize > OPTION_MAX || value.len() > OPTION_MAX {
+    if len > OPTION_MAX as i32 || value.len() > OPTION_MAX {
         return Err(Errno::TOOBIG);
     }
     bytes[..value.len()].copy_from_slice(value);
-    // SAFETY: the kernel reads at most `len` initialised bytes, no more than there are. An option whose
-    // value holds a pointer has zeros there: it finds no address, and says EFAULT.
+    // SAFETY: the kernel refuses a negative length before it reads, and reads at most `len` initialised
+    // bytes, no more than there are. An option whose value holds a pointer has zeros there: it finds no
+    // address, and says EFAULT.
     let done = unsafe {
         libc::setsockopt(
             fd.as_fd().as_raw_fd(),
             level,
             number,
             bytes.as_ptr().cast::<c_void>(),
-            len,
+            len as libc::socklen_t,
         )
     };
     check(done)

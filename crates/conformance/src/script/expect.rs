@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use portcullis_kernel_model::{AF_INET, AF_INET6, AF_UNSPEC, Errno, Rule};
+use portcullis_kernel_model::{AF_INET, AF_INET6, AF_UNSPEC, Bytes, Errno, Rule};
 
 use super::cursor::Cursor;
 use super::parse::Reader;
@@ -28,6 +28,7 @@ impl Pattern {
             }
             (Pattern::Errno(errno), Outcome::Err(number)) => errno.number() == *number,
             (Pattern::Value(value), Outcome::Value(got)) => value == got,
+            (Pattern::Bytes(bytes), Outcome::Bytes(got)) => bytes == got,
             (Pattern::State(state), Outcome::Value(got)) => *state as i32 == *got,
             (Pattern::Address(ip, port), Outcome::Address(got)) => {
                 *ip == got.ip() && port.fits(got.port(), ports)
@@ -239,6 +240,9 @@ impl Reader {
         }
         if let Ok(value) = word.parse() {
             return Ok(Pattern::Value(value));
+        }
+        if let Some(bytes) = Bytes::parse(word) {
+            return Ok(Pattern::Bytes(bytes));
         }
         match word {
             "ok" => Ok(Pattern::Ok),

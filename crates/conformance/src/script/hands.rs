@@ -92,6 +92,7 @@ impl Hands {
                 Ok(value) => Outcome::Value(value),
                 Err(errno) => Outcome::Err(errno.raw_os_error()),
             },
+            Call::GetLen(name, len) => live::get_with_length(self.fd(slot), name, len),
             Call::Bind(addr) => done(bare::bind(self.fd(slot), &live::bytes(&addr), addr.len)),
             Call::Listen(backlog) => done(rustix::net::listen(self.fd(slot), backlog)),
             Call::Connect(addr) => {

@@ -10,7 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use portcullis_kernel_model::{Call, Caps, Family, Host, State};
+use portcullis_kernel_model::{Bytes, Call, Caps, Family, Host, State};
 use portcullis_sys::process::{self, Fork};
 use portcullis_sys::{bare, pass};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -424,6 +424,7 @@ fn print(outcome: &Outcome) -> String {
         Outcome::Blocks => write!(text, "blocks"),
         Outcome::Err(number) => write!(text, "err {number}"),
         Outcome::Value(value) => write!(text, "value {value}"),
+        Outcome::Bytes(bytes) => write!(text, "bytes {bytes}"),
         Outcome::Address(address) => write!(text, "address {address}"),
     };
     text
@@ -437,6 +438,7 @@ fn read(text: &str) -> Option<Outcome> {
         "blocks" => Outcome::Blocks,
         "err" => Outcome::Err(rest.parse().ok()?),
         "value" => Outcome::Value(rest.parse().ok()?),
+        "bytes" => Outcome::Bytes(Bytes::parse(rest)?),
         "address" => Outcome::Address(rest.parse().ok()?),
         _ => return None,
     })
@@ -455,6 +457,8 @@ mod tests {
             Outcome::Blocks,
             Outcome::Err(98),
             Outcome::Value(-1),
+            Outcome::Bytes(Bytes::new(b"eth0\0")),
+            Outcome::Bytes(Bytes::default()),
         ];
         all.extend(addresses.map(|text| Outcome::Address(text.parse().unwrap())));
         for outcome in all {

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use portcullis_kernel_model::{
-    Call, Caps, Errno, Family, FilesId, Host, NetId, Process, ProcessId, State, UserNsId,
+    Call, Caps, Errno, Family, FilesId, Host, NetId, Process, ProcessId, State, Sysctl, UserNsId,
 };
 use portcullis_sys::{bare, process};
 use rustix::thread::LinkNameSpaceType;
@@ -21,7 +21,6 @@ use super::hands::{Hands, failed};
 use super::helper::{Helper, Identity, make_user_namespace, this_namespace, wield};
 use super::network;
 use super::program::Slot;
-use super::sysctls::Sysctl;
 use super::world::{Outcome, World};
 
 /// The kernel that runs here.

@@ -6,12 +6,11 @@
 use std::net::SocketAddr;
 
 use portcullis_kernel_model::{
-    Answer, Call, Errno, Explanation, Family, Host, NetId, ProcessId, SocketId, State, WayOut,
-    World as Sockets,
+    Answer, Call, Errno, Explanation, Family, Host, NetId, ProcessId, SocketId, State, Sysctl,
+    WayOut, World as Sockets,
 };
 
 use super::program::{Action, Slot};
-use super::sysctls::Sysctl;
 use super::world::{Observation, Outcome, World, perform};
 
 /// The model.
@@ -186,10 +185,10 @@ impl World for Model {
 
     fn sysctl(&mut self, sysctl: &'static Sysctl, net: NetId, value: &str) -> Outcome {
         self.forget_reasons();
-        let namespace = &mut self.sockets.host_mut().namespaces[usize::from(net.0)];
-        match sysctl.set(&mut namespace.sysctls, value) {
-            Some(()) => Outcome::Ok,
-            None => Outcome::Err(Errno::EINVAL.number()),
+        let sockets = &mut self.sockets;
+        match sockets.write_sysctl_traced(net, sysctl, value, &mut self.explanation) {
+            Ok(()) => Outcome::Ok,
+            Err(errno) => Outcome::Err(errno.number()),
         }
     }
 

@@ -7,10 +7,9 @@
 use std::io;
 use std::net::Ipv4Addr;
 
-use portcullis_kernel_model::{Interface, Namespace, Sysctls, Vrf};
+use portcullis_kernel_model::{Interface, Namespace, Sysctl, Sysctls, Vrf};
 
 use super::kernel::Obstacle;
-use super::sysctls::{self, Sysctl};
 use crate::netlink;
 
 /// Interfaces are pairs: the far end of number N has number N + 1000.
@@ -22,7 +21,13 @@ pub(super) fn set_up(wanted: &Namespace) -> Result<(), Obstacle> {
         make(interface)?;
     }
     let usual = Sysctls::default();
-    for sysctl in sysctls::ALL {
+    // Out of the way of the range of ports, which comes before its own value.
+    match std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        outcome => outcome
+            .map_err(|error| Obstacle::Skip(format!("sysctls cannot be set here: {error}")))?,
+    }
+    for sysctl in Sysctl::ALL {
         let value = sysctl.show(&wanted.sysctls);
         match write(sysctl, &value) {
             // An older kernel, which does as one with the usual value.

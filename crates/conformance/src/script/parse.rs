@@ -376,7 +376,14 @@ impl Reader {
                     Verb::Set(option)
                 }
             }
-            "get" => Verb::Get(read_name(at)?),
+            "get" => {
+                let name = read_name(at)?;
+                if at.take("length") {
+                    Verb::GetLen(name, length(at)?)
+                } else {
+                    Verb::Get(name)
+                }
+            }
             "bind" => Verb::Bind(self.address(at)?),
             "connect" => Verb::Connect(self.address(at)?),
             "listen" => Verb::Plain(Call::Listen(at.number()?.unwrap_or(128))),
@@ -503,12 +510,11 @@ impl Reader {
     }
 }
 
-/// The length of an option's value: more than any option takes, less than a page.
-fn length(at: &mut Cursor<'_>) -> Result<u32, Problem> {
+/// The length of an option's value: any negative one, or at most more than an option takes.
+fn length(at: &mut Cursor<'_>) -> Result<i32, Problem> {
     const LONGEST: i32 = portcullis_sys::bare::OPTION_MAX as i32;
     let here = at.at;
-    let len = at.number()?.filter(|len| (0..=LONGEST).contains(len));
-    len.map(|len| len as u32).ok_or_else(|| {
+    at.number()?.filter(|&len| len <= LONGEST).ok_or_else(|| {
         at.line.problem(
             here,
             format!("a length is a number of bytes, {LONGEST} at most"),

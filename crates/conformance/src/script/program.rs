@@ -7,11 +7,9 @@ use std::fmt;
 use std::net::IpAddr;
 
 use portcullis_kernel_model::{
-    AF_UNSPEC, Call, Errno, Family, Host, Kernel, NetId, Opt, OptName, ProcessId, Rule, SockAddr,
-    State,
+    AF_UNSPEC, Bytes, Call, Errno, Family, Host, Kernel, NetId, Opt, OptName, ProcessId, Rule,
+    SockAddr, State, Sysctl,
 };
-
-use super::sysctls::Sysctl;
 
 /// A socket of the script, by its place in [`Script::labels`].
 pub type Slot = usize;
@@ -172,9 +170,11 @@ pub enum Verb {
     /// `setsockopt`.
     Set(Opt),
     /// `setsockopt` with this length.
-    SetLen(Opt, u32),
+    SetLen(Opt, i32),
     /// `getsockopt`.
     Get(OptName),
+    /// `getsockopt` with this much room.
+    GetLen(OptName, i32),
     /// `bind`.
     Bind(Address),
     /// `connect`.
@@ -193,6 +193,7 @@ impl Verb {
             Verb::Set(option) => Call::Set(option),
             Verb::SetLen(option, len) => Call::SetLen(option, len),
             Verb::Get(name) => Call::Get(name),
+            Verb::GetLen(name, len) => Call::GetLen(name, len),
             Verb::Bind(address) => Call::Bind(address.resolve(ports)),
             Verb::Connect(address) => Call::Connect(address.resolve(ports)),
             Verb::Plain(call) => call,
@@ -292,6 +293,8 @@ pub enum Pattern {
     Value(i32),
     /// A state.
     State(State),
+    /// A value's bytes.
+    Bytes(Bytes),
     /// An address and a port among these.
     Address(IpAddr, PortPattern),
 }

@@ -5,13 +5,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use portcullis_kernel_model::{Addr6, Caps, Interface, Kernel, NetId, Uid, Vrf};
+use portcullis_kernel_model::{Addr6, Caps, Interface, Kernel, NetId, NoTrace, Sysctl, Uid, Vrf};
 
 use super::cursor::Cursor;
 use super::parse::{Caller, Reader};
 use super::problem::{Problem, did_you_mean};
 use super::program::{Action, Kernels};
-use super::sysctls::{self, Sysctl};
 
 impl Reader {
     pub(super) fn before_sockets(&self, at: &Cursor<'_>) -> Result<(), Problem> {
@@ -212,7 +211,7 @@ impl Reader {
         let here = at.at;
         let name = at.next().unwrap_or("");
         let Some(sysctl) = Sysctl::find(name) else {
-            let names = sysctls::ALL.iter().map(|sysctl| sysctl.name);
+            let names = Sysctl::ALL.iter().map(|sysctl| sysctl.name);
             let last_parts = names.clone().filter_map(|name| name.rsplit('.').next());
             let label = did_you_mean(name, names.chain(last_parts));
             return Err(at.line.problem(
@@ -224,21 +223,19 @@ impl Reader {
         let net = self.inside(at)?;
         at.must("=", "sysctl NAME = VALUE")?;
         let value_at = at.at;
-        let mut value = String::new();
-        while let Some(word) = at.peek().filter(|&word| word != "->") {
-            let gap = if value.is_empty() || word == "," {
-                ""
-            } else {
-                " "
-            };
-            value = format!("{value}{gap}{word}");
-            at.at += 1;
-        }
+        let value = sysctl_value(at);
         let mut trial = self.script.host.namespaces[usize::from(net.0)]
             .sysctls
             .clone();
-        if sysctl.set(&mut trial, &value).is_none() {
-            let message = format!("{} does not take `{value}`", sysctl.name);
+        let kernel = self.script.host.kernel;
+        let written = sysctl.write(kernel, &mut trial, &value, &mut NoTrace);
+        if !FIN_TIMEOUTS.contains(&trial.tcp_fin_timeout) {
+            let message = "a tcp_fin_timeout of more than 60 s, or of none, is not modelled";
+            return Err(at.line.problem(value_at, message, "see gaps.toml"));
+        }
+        // A write that is refused is for scenarios about that.
+        if let (Err(errno), false) = (written, self.begun) {
+            let message = format!("{} does not take `{value}`: {errno}", sysctl.name);
             let example = format!("for example {}", sysctl.show(&trial));
             return Err(at.line.problem(value_at, message, example));
         }
@@ -248,6 +245,22 @@ impl Reader {
         self.script.host.namespaces[usize::from(net.0)].sysctls = trial;
         Ok(None)
     }
+}
+
+/// The seconds that the model knows, of `tcp_fin_timeout`.
+const FIN_TIMEOUTS: std::ops::RangeInclusive<u32> = 1..=60;
+
+/// Everything up to `->`: blanks between words, none beside a comma, which no sysctl takes.
+fn sysctl_value(at: &mut Cursor<'_>) -> String {
+    let mut value = String::new();
+    while let Some(word) = at.peek().filter(|&word| word != "->") {
+        if !value.is_empty() && word != "," && !value.ends_with(',') {
+            value.push(' ');
+        }
+        value.push_str(word);
+        at.at += 1;
+    }
+    value
 }
 
 /// `= ADDRESS/PREFIX [tentative], …`, or nothing.

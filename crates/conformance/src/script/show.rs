@@ -187,6 +187,7 @@ pub fn answer(script: &Script, step: &Step, seen: &Observation, ports: &[u16]) -
             format!("{}..{}", value & 0xffff, (*value as u32) >> 16)
         }
         Outcome::Value(value) => value.to_string(),
+        Outcome::Bytes(bytes) => bytes.to_string(),
         Outcome::Address(address) => {
             let plain = print_address(*address);
             let name = script
@@ -257,6 +258,7 @@ fn print_pattern(script: &Script, pattern: Pattern) -> String {
         Pattern::Blocks => "blocks".to_owned(),
         Pattern::Value(value) => value.to_string(),
         Pattern::State(state) => print_state(state).to_owned(),
+        Pattern::Bytes(bytes) => bytes.to_string(),
         Pattern::Address(ip, port) => {
             let port = match port {
                 PortPattern::Any => "any".to_owned(),

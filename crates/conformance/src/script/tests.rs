@@ -72,9 +72,9 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
     ),
     (
         "a value that a sysctl does not take",
-        "sysctl net.ipv6.bindv6only = 7",
+        "sysctl net.ipv6.bindv6only = 256",
         "1:30",
-        "does not take `7`",
+        "does not take `256`",
     ),
     (
         "an address that is none",
@@ -339,7 +339,7 @@ fn the_page_of_the_language_names_every_word() {
         let line = format!("| `{word}` | `{c_name}` |");
         assert!(page.contains(&line), "docs/scenarios.md lacks: {line}");
     }
-    for sysctl in SYSCTLS {
+    for sysctl in Sysctl::ALL {
         assert!(
             page.contains(&format!("`{}`", sysctl.name)),
             "docs/scenarios.md lacks {}",

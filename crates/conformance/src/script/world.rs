@@ -5,10 +5,9 @@
 
 use std::net::SocketAddr;
 
-use portcullis_kernel_model::{AF_UNSPEC, Call, Family, NetId, ProcessId, State};
+use portcullis_kernel_model::{AF_UNSPEC, Call, Family, NetId, ProcessId, State, Sysctl};
 
 use super::program::{Action, Slot, Verb};
-use super::sysctls::Sysctl;
 pub use crate::step::Outcome;
 
 /// Where calls are made. Sockets are named by slots, which the caller numbers.

@@ -6,11 +6,11 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use portcullis_kernel_model::{Call, Family, Kernel, Opt, SockAddr, Sysctls};
+use portcullis_kernel_model::{Call, Family, Kernel, Opt, SockAddr, Sysctl, Sysctls};
 
 use super::options::{print as print_option, print_name};
 use super::program::state_name;
-use super::{SYSCTLS, errno, format};
+use super::{errno, format};
 use crate::host::{self, CALLERS, device_name};
 use crate::step::{NAMES, OF_SLOT, ORDINARY, Op, Outcome, Ports, RANGE, SLOTS, Script, Seen, Step};
 
@@ -93,7 +93,7 @@ fn host_lines(script: &Script) -> String {
         }
     }
     let (usual, sysctls) = (Sysctls::default(), host::sysctls(script.profile, &PORTS));
-    for sysctl in SYSCTLS {
+    for sysctl in Sysctl::ALL {
         let value = sysctl.show(&sysctls);
         if value != sysctl.show(&usual) {
             let _ = writeln!(out, "sysctl {} = {value}", sysctl.name);
@@ -177,6 +177,7 @@ pub(super) fn words_of(
         Call::Accept => "accept".to_owned(),
         Call::Set(option) => format!("set {}", print_option(&option, device)),
         Call::SetLen(option, len) => format!("set {} length {len}", print_option(&option, device)),
+        Call::GetLen(name, len) => format!("get {} length {len}", print_name(name)),
         Call::Get(name) => format!("get {}", print_name(name)),
         Call::Listen(backlog) => format!("listen {backlog}"),
         Call::Shutdown(how) => format!("shutdown {how}"),
@@ -241,6 +242,7 @@ fn expectation(step: &Step, answer: &Outcome) -> String {
         Outcome::Err(number) => errno(*number),
         Outcome::Value(value) if state => state_name(*value).unwrap_or("any").to_owned(),
         Outcome::Value(value) => value.to_string(),
+        Outcome::Bytes(bytes) => bytes.to_string(),
         // It holds a port, which may be another in another run.
         Outcome::Address(_) => "any".to_owned(),
         Outcome::Blocks => "blocks".to_owned(),

@@ -59,7 +59,7 @@ impl Live {
         };
         match call {
             Call::Set(option) => done(set(fd, option)),
-            Call::SetLen(..) => panic!("no odd length in these scripts"),
+            Call::SetLen(..) | Call::GetLen(..) => panic!("no odd length in these scripts"),
             Call::Get(name) => match get(fd, name) {
                 Ok(value) => Answer::Value(value),
                 Err(errno) => error(errno),
