@@ -52,10 +52,10 @@ struct Options {
     /// About a minute for all: short windows
     #[arg(long)]
     quick: bool,
-    /// Interleaved rounds (9; 5 with --quick)
+    /// Interleaved rounds (15; 5 with --quick); more are made in place of disturbed ones
     #[arg(long, value_name = "NUMBER")]
     rounds: Option<usize>,
-    /// The length of each contender's window in a round (1000; 200 with --quick)
+    /// The length of each contender's window in a round (500; 200 with --quick)
     #[arg(long, value_name = "MS")]
     window: Option<u64>,
     /// Exit code 1 if a target is missed
@@ -132,6 +132,10 @@ fn run(options: &Options) -> io::Result<bool> {
         directory,
         worker_processor: first,
         second_processor: processors.get(1).copied().unwrap_or(first),
+        processors: [Some(first), processors.get(1).copied(), Some(last)]
+            .into_iter()
+            .flatten()
+            .collect(),
     };
     let mut results = Results::default();
     for workload in &workloads {

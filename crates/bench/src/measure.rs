@@ -2,9 +2,11 @@
 //!
 //! Decides:  contenders take turns within a round, and each round begins with another one; processor
 //!           time is read when the contender sleeps, since only then is it exact; connections that
-//!           stay are opened before the window and closed after it.
+//!           stay are opened before the window and closed after it; more rounds are made until enough
+//!           were calm, up to a limit.
 //! Not here: the load (rig.rs), what /proc says (process.rs).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,7 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::calls::Counter;
 use crate::contender::{Contender, Kind, Running, Setup};
 use crate::process::{self, Usage};
-use crate::results::{Results, Round, Series};
+use crate::results::{Results, Round, Series, calm_rounds, keep_calmest};
 use crate::rig::{Rig, Service, Tally, now_ns};
 use crate::workload::{Effort, Shape, Workload};
 
@@ -24,8 +26,10 @@ pub const BACKEND_PORT: u16 = 7000;
 const FIRST_PORT: u16 = 8000;
 /// Connections through a contender before it is measured.
 const WARM_UP: u64 = 200;
+/// So many times the rounds that are wanted are made at most, to find as many calm ones.
+const MOST_ROUNDS: usize = 2;
 /// Bytes of one bulk demand.
-const DEMAND: u64 = 32 << 20;
+const DEMAND: u64 = 8 << 20;
 /// The same of paced bulk.
 const PACED_DEMAND: u64 = 2 << 20;
 /// How long bulk runs before it is measured.
@@ -50,6 +54,8 @@ pub struct Bench {
     pub worker_processor: usize,
     /// That of a second one.
     pub second_processor: usize,
+    /// Those, and the load's.
+    pub processors: BTreeSet<usize>,
 }
 
 /// A contender that runs, in one variant.
@@ -146,12 +152,19 @@ impl Bench {
             self.warm_up(entry)?;
         }
         let count = entries.len();
-        for round in 0..self.effort.rounds {
+        let wanted = self.effort.rounds;
+        for round in 0..wanted * MOST_ROUNDS {
+            let all: Vec<&Series> = entries.iter().map(|entry| &entry.series).collect();
+            if calm_rounds(&all) == wanted {
+                break;
+            }
             for turn in 0..count {
                 let entry = &mut entries[(round + turn) % count];
                 self.window(workload.shape, entry)?;
             }
         }
+        let all = entries.iter_mut().map(|entry| &mut entry.series);
+        keep_calmest(all.collect(), wanted);
         Ok(entries.into_iter().map(Entry::finish).collect())
     }
 
@@ -200,10 +213,13 @@ impl Bench {
         load: impl FnOnce(&mut Rig) -> Result<(), rustix::io::Errno>,
     ) -> io::Result<Round> {
         let before = entry.when_still()?;
+        let busy = process::busy_ns(&self.processors)?;
         let (begun, own) = (now_ns(), own_cpu_ns());
         load(&mut self.rig)?;
         let (wall, own) = (now_ns() - begun, own_cpu_ns() - own);
         let after = entry.when_still()?;
+        let busy = process::busy_ns(&self.processors)? - busy;
+        let all = (now_ns() - begun) * self.processors.len() as u64;
         entry.used.cpu_ns += after.cpu_ns - before.cpu_ns;
         entry.used.user_ticks += after.user_ticks - before.user_ticks;
         entry.used.system_ticks += after.system_ticks - before.system_ticks;
@@ -211,7 +227,11 @@ impl Bench {
         let cpu = (after.cpu_ns - before.cpu_ns) as f64;
         let round = round_of(&tally, wall as f64, cpu, own as f64);
         entry.note(tally);
-        Ok(round)
+        let foreign = (busy as f64 - cpu - own as f64) / all as f64;
+        Ok(Round {
+            foreign: Some(foreign.clamp(0.0, 1.0)),
+            ..round
+        })
     }
 
     /// Round trips alone, then beside paced bulk, in each round.
@@ -233,7 +253,12 @@ impl Bench {
             })
             .collect();
         let (count, window) = (entries.len(), self.effort.window);
-        for round in 0..self.effort.rounds {
+        let wanted = self.effort.rounds;
+        for round in 0..wanted * MOST_ROUNDS {
+            let all = entries.iter().map(|entry| &entry.series);
+            if calm_rounds(&all.chain(&beside).collect::<Vec<_>>()) == wanted {
+                break;
+            }
             for turn in 0..count {
                 let place = (round + turn) % count;
                 let entry = &mut entries[place];
@@ -254,6 +279,8 @@ impl Bench {
                 entry.note(self.rig.take_tally());
             }
         }
+        let all = entries.iter_mut().map(|entry| &mut entry.series);
+        keep_calmest(all.chain(&mut beside).collect(), wanted);
         let alone = entries.into_iter().map(Entry::finish);
         Ok(alone.zip(beside).flat_map(|(a, b)| [a, b]).collect())
     }

@@ -2,8 +2,9 @@
 //!
 //! Decides:  a contender is a process and all its descendants, with all their threads; processor time
 //!           is the first number of schedstat, which the scheduler counts in ns; the user's share is
-//!           that of utime in utime + stime, which the kernel samples at its ticks.
-//! Kernel:   proc_pid_schedstat(5), proc_pid_stat(5), proc_pid_smaps(5); fs/proc/base.c
+//!           that of utime in utime + stime, which the kernel samples at its ticks; whoever else ran is
+//!           found out by /proc/stat, to a few ticks.
+//! Kernel:   proc_pid_schedstat(5), proc_pid_stat(5), proc_pid_smaps(5), proc_stat(5); fs/proc/base.c
 //!           proc_pid_schedstat(), kernel/sched/cputime.c cputime_adjust(), 6.1 to 6.18
 //! Not here: starting and ending contenders (contender.rs).
 
@@ -51,10 +52,10 @@ pub fn usage(pids: &[u32]) -> io::Result<Usage> {
                 Err(error) if is_gone(&error) => continue,
                 text => text?,
             };
-            sum.cpu_ns += first_number(&text).ok_or_else(|| unexpected("schedstat"))?;
+            sum.cpu_ns += first_number(&text).ok_or_else(|| unexpected("/proc/PID/schedstat"))?;
         }
         let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let (user, system) = stat_times(&text).ok_or_else(|| unexpected("stat"))?;
+        let (user, system) = stat_times(&text).ok_or_else(|| unexpected("/proc/PID/stat"))?;
         sum.user_ticks += user;
         sum.system_ticks += system;
     }
@@ -66,9 +67,36 @@ pub fn resident(pids: &[u32]) -> io::Result<u64> {
     let mut sum = 0;
     for pid in pids {
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-        sum += rollup_rss(&text).ok_or_else(|| unexpected("smaps_rollup"))?;
+        sum += rollup_rss(&text).ok_or_else(|| unexpected("/proc/PID/smaps_rollup"))?;
     }
     Ok(sum)
+}
+
+/// A tick of /proc/stat, ns.
+const TICK_NS: u64 = 10_000_000;
+
+/// How long these processors were not idle since the start, ns, whoever kept them busy: another
+/// machine on the same host too (steal).
+pub fn busy_ns(processors: &BTreeSet<usize>) -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/stat")?;
+    let ticks = busy_ticks(&text, processors).ok_or_else(|| unexpected("/proc/stat"))?;
+    Ok(ticks * TICK_NS)
+}
+
+/// `cpuN user nice system idle iowait irq softirq steal …`; guests are in user and nice.
+fn busy_ticks(text: &str, processors: &BTreeSet<usize>) -> Option<u64> {
+    let mut sum = 0;
+    for processor in processors {
+        let line = text.lines().find_map(|line| {
+            let rest = line.strip_prefix("cpu")?;
+            rest.strip_prefix(&format!("{processor} "))
+        })?;
+        let fields: Option<Vec<u64>> = line.split_whitespace().map(|n| n.parse().ok()).collect();
+        let fields = fields?;
+        let idle = fields.get(3)? + fields.get(4)?;
+        sum += fields.get(..8)?.iter().sum::<u64>() - idle;
+    }
+    Some(sum)
 }
 
 /// The processors that any thread of these processes may run on.
@@ -83,8 +111,8 @@ pub fn processors(pids: &[u32]) -> io::Result<BTreeSet<usize>> {
             let list = text
                 .lines()
                 .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-            let list = list.ok_or_else(|| unexpected("status"))?;
-            all.extend(processor_list(list).ok_or_else(|| unexpected("status"))?);
+            let list = list.ok_or_else(|| unexpected("/proc/PID/status"))?;
+            all.extend(processor_list(list).ok_or_else(|| unexpected("/proc/PID/status"))?);
         }
     }
     Ok(all)
@@ -120,7 +148,7 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 fn unexpected(file: &str) -> io::Error {
-    io::Error::other(format!("/proc/PID/{file} is not as expected"))
+    io::Error::other(format!("{file} is not as expected"))
 }
 
 fn first_number(text: &str) -> Option<u64> {
@@ -165,6 +193,23 @@ mod tests {
     }
 
     #[test]
+    fn a_processor_is_busy_when_it_is_not_idle() {
+        let stat = "cpu  99 99 99 99 99 99 99 99 99 99\ncpu0 1 2 4 800 900 8 16 32 0 0\n\
+                    cpu1 64 0 0 1 1 0 0 0 64 0\ncpu10 7 7 7 7 7 7 7 7 7 7\nintr 5\n";
+        let table: [(&[usize], Option<u64>); 4] = [
+            (&[0], Some(63)),
+            (&[1], Some(64)),
+            (&[0, 1], Some(127)),
+            (&[2], None),
+        ];
+        for (processors, expected) in table {
+            let processors = processors.iter().copied().collect();
+            assert_eq!(busy_ticks(stat, &processors), expected, "{processors:?}");
+        }
+        assert!(busy_ns(&BTreeSet::from([0])).unwrap() > 0);
+    }
+
+    #[test]
     fn resident_memory_is_in_kib() {
         let text = "55a0-7ffe ---p 00000000 00:00 0 [rollup]\nRss:     3544 kB\nPss: 1 kB\n";
         assert_eq!(rollup_rss(text), Some(3544 * 1024));
@@ -172,22 +217,28 @@ mod tests {
 
     #[test]
     fn a_process_that_computes_is_seen_to() {
-        let pids = family(std::process::id());
-        let before = usage(&pids).unwrap();
-        let mut sum = 0u64;
-        let cpu_ns = || {
-            let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-            time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-        };
-        let until = cpu_ns() + 20_000_000;
-        while cpu_ns() < until {
-            sum = std::hint::black_box(sum.wrapping_add(1));
+        // A process of its own: threads of this one come and go with other tests.
+        let begun = std::time::Instant::now();
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "while :; do :; done"])
+            .spawn()
+            .unwrap();
+        let pids = [child.id()];
+        let mut used = usage(&pids).unwrap();
+        while used.cpu_ns < 40_000_000 && begun.elapsed() < std::time::Duration::from_secs(20) {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            used = usage(&pids).unwrap();
         }
-        std::thread::sleep(std::time::Duration::from_millis(5));
-        let used = usage(&pids).unwrap().cpu_ns - before.cpu_ns;
-        assert!(used >= 19_000_000, "{used} ns, {sum} rounds");
-        assert!(resident(&pids).unwrap() > 100 * 1024);
-        assert!(!processors(&pids).unwrap().is_empty());
+        let (resident, processors) = (resident(&pids), processors(&pids));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(used.cpu_ns >= 40_000_000, "{used:?}");
+        assert!(
+            u128::from(used.cpu_ns) <= begun.elapsed().as_nanos(),
+            "{used:?}"
+        );
+        assert!(resident.unwrap() > 100 * 1024);
+        assert!(!processors.unwrap().is_empty());
     }
 
     #[test]

@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use crate::contender::Contender;
 use crate::host::Machine;
-use crate::results::{Metric, Results, Series, ratio};
-use crate::statistics::spread;
+use crate::results::{CALM, Metric, Results, Series, calm_rounds, ratio};
+use crate::statistics::quartiles;
 use crate::targets::{OURS, Verdict, second_worker};
 use crate::workload::{Effort, Workload};
 
@@ -20,12 +20,12 @@ fn number(value: Option<f64>, digits: usize) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
 }
 
-/// Median, least and greatest.
+/// Median and quartiles.
 fn ranged(series: &Series, metric: Metric, digits: usize, scale: f64) -> String {
     let values: Vec<f64> = series.values(metric).iter().map(|v| v / scale).collect();
-    match (crate::statistics::median(&values), spread(&values)) {
-        (Some(median), Some((least, greatest))) if values.len() > 1 => {
-            format!("{median:.digits$} ({least:.digits$}–{greatest:.digits$})")
+    match (crate::statistics::median(&values), quartiles(&values)) {
+        (Some(median), Some((lower, upper))) if values.len() > 1 => {
+            format!("{median:.digits$} ({lower:.digits$}–{upper:.digits$})")
         }
         (Some(median), _) => format!("{median:.digits$}"),
         _ => "-".to_owned(),
@@ -48,14 +48,14 @@ pub fn workload(workload: &Workload, results: &Results) -> String {
     };
     let _ = writeln!(
         text,
-        "  {:<26} {:<22} {:<18} {:>9} {:>9} {:>9} {:>5} {:>5} {:>8}",
-        "", cpu, "ratio to it", "per s", "p50 µs", "p99 µs", "busy", "user", "load CPU"
+        "  {:<26} {:<22} {:<18} {:>9} {:>9} {:>9} {:>5} {:>5} {:>8} {:>6}",
+        "", cpu, "ratio to it", "per s", "p50 µs", "p99 µs", "busy", "user", "load CPU", "others"
     );
     for series in &series {
         let name = format!("{} {}", series.contender, series.variant);
         let _ = writeln!(
             text,
-            "  {:<26} {:<22} {:<18} {:>9} {:>9} {:>9} {:>5} {:>5} {:>8}{}",
+            "  {:<26} {:<22} {:<18} {:>9} {:>9} {:>9} {:>5} {:>5} {:>8} {:>6}{}",
             name,
             ranged(series, |r| r.cpu_us, if of_bulk { 4 } else { 2 }, scale),
             against(series, results),
@@ -68,10 +68,28 @@ pub fn workload(workload: &Workload, results: &Results) -> String {
                 series.median(|r| r.load_cpu_us).map(|v| v / scale),
                 if of_bulk { 3 } else { 1 }
             ),
+            number(series.median(|r| r.foreign), 2),
             extras(series, results),
         );
     }
-    text
+    text + &weather(&series)
+}
+
+/// How disturbed the rounds were that count, if they were.
+fn weather(all: &[&Series]) -> String {
+    let rounds = all.first().map_or(0, |series| series.rounds.len());
+    let (calm, aside) = (
+        calm_rounds(all),
+        all.first().map_or(0, |s| s.disturbed.len()),
+    );
+    if calm == rounds {
+        return String::new();
+    }
+    format!(
+        "  disturbed: in {} of {rounds} rounds others had more than {CALM} of the processors, \
+         though {aside} worse rounds were put aside\n",
+        rounds - calm
+    )
 }
 
 /// Ours over this one's.
@@ -81,7 +99,7 @@ fn against(series: &Series, results: &Results) -> String {
     found.map_or_else(String::new, |ratio| {
         format!(
             "{:.2} ({:.2}–{:.2})",
-            ratio.median, ratio.least, ratio.greatest
+            ratio.median, ratio.lower, ratio.upper
         )
     })
 }
@@ -217,9 +235,21 @@ mod tests {
         theirs.errors.insert("wrong bytes", 3);
         let series = vec![series_of("short-64", OURS, &[8.0, 9.0, 9.9]), theirs];
         let text = workload(&WORKLOADS[0], &Results { series });
-        assert!(text.contains("11.00 (10.00–12.00)"), "{text}");
-        assert!(text.contains("0.80 (0.75–0.90)"), "{text}");
+        assert!(text.contains("11.00 (10.50–11.50)"), "{text}");
+        assert!(text.contains("0.80 (0.78–0.85)"), "{text}");
         assert!(text.contains("ERROR wrong bytes: 3"), "{text}");
+        assert!(!text.contains("disturbed"), "{text}");
+    }
+
+    #[test]
+    fn a_table_says_when_others_disturbed_the_rounds_that_count() {
+        let mut ours = series_of("short-64", OURS, &[8.0, 9.0]);
+        ours.rounds[1].foreign = Some(0.4);
+        ours.disturbed = ours.rounds.clone();
+        let series = vec![ours];
+        let text = workload(&WORKLOADS[0], &Results { series });
+        assert!(text.contains("disturbed: in 1 of 2 rounds"), "{text}");
+        assert!(text.contains("2 worse rounds"), "{text}");
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! What a run found, and what follows from it: medians and ratios.
 //!
 //! Decides:  a ratio is the median of the rounds' ratios, since two windows of one round met the same
-//!           weather; a series with a mistake in it makes the run invalid.
+//!           weather; rounds that others disturbed are put aside, calmer ones taken in their place; a
+//!           series with a mistake in it makes the run invalid.
 //! Not here: how it was found (measure.rs), how it is shown (report.rs).
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::statistics::{median, spread};
+use crate::statistics::{median, quartiles};
 
 /// One contender's window in one round. What a workload does not measure is absent.
 #[derive(Debug, Clone, Default, Serialize, PartialEq)]
@@ -40,6 +41,9 @@ pub struct Round {
     /// System calls for one operation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calls: Option<f64>,
+    /// The share of the processors' time that others had, the window's neighbours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub foreign: Option<f64>,
 }
 
 /// One number of a round.
@@ -59,6 +63,9 @@ pub struct Series {
     pub contender: String,
     /// Its rounds, in order.
     pub rounds: Vec<Round>,
+    /// Rounds that were put aside, because others were busy during anybody's window of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub disturbed: Vec<Round>,
     /// The share of its processor time in user mode, over all rounds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_share: Option<f64>,
@@ -86,15 +93,50 @@ impl Series {
     }
 }
 
+/// A round is calm if others had no more than this of the processors' time in any window of it.
+pub const CALM: f64 = 0.1;
+
+/// The share of others in the windows of each round of these series, whichever was the worst.
+fn disturbances(all: &[&Series]) -> Vec<f64> {
+    let rounds = all.iter().map(|series| series.rounds.len()).min();
+    let worst = |round: usize| {
+        let shares = all.iter().map(|series| series.rounds[round].foreign);
+        shares.map(|share| share.unwrap_or(0.0)).fold(0.0, f64::max)
+    };
+    (0..rounds.unwrap_or(0)).map(worst).collect()
+}
+
+/// How many rounds of these series were calm?
+pub fn calm_rounds(all: &[&Series]) -> usize {
+    let disturbances = disturbances(all);
+    disturbances.iter().filter(|&&share| share <= CALM).count()
+}
+
+/// Keeps the `wanted` calmest rounds of these series, in their order, and puts the others aside.
+pub fn keep_calmest(mut all: Vec<&mut Series>, wanted: usize) {
+    let disturbances = disturbances(&all.iter().map(|series| &**series).collect::<Vec<_>>());
+    let mut calmest: Vec<usize> = (0..disturbances.len()).collect();
+    calmest.sort_by(|&a, &b| disturbances[a].total_cmp(&disturbances[b]));
+    calmest.truncate(wanted);
+    for series in &mut all {
+        for (round, found) in std::mem::take(&mut series.rounds).into_iter().enumerate() {
+            match calmest.contains(&round) {
+                true => series.rounds.push(found),
+                false => series.disturbed.push(found),
+            }
+        }
+    }
+}
+
 /// A ratio over rounds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Ratio {
     /// The median of the rounds' ratios.
     pub median: f64,
-    /// The least of them.
-    pub least: f64,
-    /// The greatest.
-    pub greatest: f64,
+    /// A quarter of them are no more than this.
+    pub lower: f64,
+    /// A quarter of them are no less than this.
+    pub upper: f64,
 }
 
 /// `over / under`, round by round.
@@ -104,11 +146,11 @@ pub fn ratio(over: &Series, under: &Series, metric: Metric) -> Option<Ratio> {
         .filter_map(|(over, under)| Some(metric(over)? / metric(under)?))
         .filter(|ratio| ratio.is_finite())
         .collect();
-    let (least, greatest) = spread(&ratios)?;
+    let (lower, upper) = quartiles(&ratios)?;
     Some(Ratio {
         median: median(&ratios)?,
-        least,
-        greatest,
+        lower,
+        upper,
     })
 }
 
@@ -175,8 +217,8 @@ mod tests {
             found,
             Ratio {
                 median: 0.8,
-                least: 0.8,
-                greatest: 0.9
+                lower: 0.8,
+                upper: 0.8500000000000001
             }
         );
         assert_eq!(ratio(&ours, &theirs, |round| round.p99_us), None);
@@ -193,5 +235,25 @@ mod tests {
                 .against("w", "", ["ours", "nobody"], |r| r.cpu_us)
                 .is_none()
         );
+    }
+
+    #[test]
+    fn the_calmest_rounds_of_all_are_kept_in_their_order() {
+        let with = |contender: &str, shares: [f64; 4]| {
+            let mut series = series_of("w", contender, &[1.0, 2.0, 3.0, 4.0]);
+            let rounds = series.rounds.iter_mut().zip(shares);
+            rounds.for_each(|(round, share)| round.foreign = Some(share));
+            series
+        };
+        // Whoever is disturbed, the round is for all.
+        let mut ours = with("ours", [0.02, 0.4, 0.05, 0.09]);
+        let mut theirs = with("theirs", [0.3, 0.0, 0.06, 0.01]);
+        assert_eq!(calm_rounds(&[&ours, &theirs]), 2);
+        assert_eq!(calm_rounds(&[&ours]), 3);
+        keep_calmest(vec![&mut ours, &mut theirs], 3);
+        for series in [ours, theirs] {
+            assert_eq!(series.values(|r| r.cpu_us), [1.0, 3.0, 4.0]);
+            assert_eq!(series.disturbed[0].cpu_us, Some(2.0));
+        }
     }
 }

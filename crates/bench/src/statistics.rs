@@ -16,11 +16,18 @@ pub fn median(values: &[f64]) -> Option<f64> {
     Some((sorted[middle - 1] + upper) / 2.0)
 }
 
-/// The least and the greatest.
-pub fn spread(values: &[f64]) -> Option<(f64, f64)> {
-    let least = values.iter().copied().min_by(f64::total_cmp)?;
-    let greatest = values.iter().copied().max_by(f64::total_cmp)?;
-    Some((least, greatest))
+/// The lower and the upper quartile, between two values where they fall there; `None` of nothing.
+pub fn quartiles(values: &[f64]) -> Option<(f64, f64)> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let last = sorted.len().checked_sub(1)?;
+    let at = |share: f64| {
+        let place = share * last as f64;
+        let below = sorted[place as usize];
+        let above = sorted[(place as usize + 1).min(last)];
+        below + (above - below) * place.fract()
+    };
+    Some((at(0.25), at(0.75)))
 }
 
 /// Steps within each power of two, as a power of two.
@@ -111,8 +118,19 @@ mod tests {
         for (values, expected) in table {
             assert_eq!(median(values), expected, "{values:?}");
         }
-        assert_eq!(spread(&[4.0, 1.0, 2.0]), Some((1.0, 4.0)));
-        assert_eq!(spread(&[]), None);
+    }
+
+    #[test]
+    fn half_of_the_values_lie_between_the_quartiles() {
+        let table: [(&[f64], f64, f64); 3] = [
+            (&[3.0], 3.0, 3.0),
+            (&[4.0, 1.0, 2.0], 1.5, 3.0),
+            (&[5.0, 1.0, 2.0, 4.0, 3.0], 2.0, 4.0),
+        ];
+        for (values, lower, upper) in table {
+            assert_eq!(quartiles(values), Some((lower, upper)), "{values:?}");
+        }
+        assert_eq!(quartiles(&[]), None);
     }
 
     #[test]

@@ -169,8 +169,8 @@ impl Effort {
     /// The usual one, and that of `--quick`.
     pub fn new(quick: bool) -> Effort {
         Effort {
-            rounds: if quick { 5 } else { 9 },
-            window: Duration::from_millis(if quick { 200 } else { 1000 }),
+            rounds: if quick { 5 } else { 15 },
+            window: Duration::from_millis(if quick { 200 } else { 500 }),
             fresh_rounds: if quick { 1 } else { 5 },
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! Decides:  each client does one thing after the other, until told to stop; an operation counts only
 //!           if every byte was right; bulk is counted whole and looked at now and then, since a
-//!           receiver that copied everything would measure itself.
+//!           receiver that copied everything would measure itself; who receives bulk asks for more
+//!           while some is still on its way, so that one stream never runs dry.
 //! Kernel:   tcp(7), MSG_TRUNC: what is received is thrown away without being copied.
 //! Not here: the loop (rig.rs), how a workload is made of these (measure.rs).
 
@@ -38,6 +39,8 @@ pub struct Client {
     sequence: u64,
     started_ns: u64,
     got: u64,
+    /// Bytes of bulk that were asked for and did not come yet.
+    owed: u64,
     /// Bytes of bulk received over all demands.
     offset: u64,
     reads: u32,
@@ -175,6 +178,7 @@ impl Rig {
             sequence: self.sequence,
             started_ns,
             got: 0,
+            owed: 0,
             offset: 0,
             reads: 0,
         };
@@ -305,6 +309,7 @@ impl Rig {
         match sent {
             Ok(true) => {
                 client.asked = true;
+                client.owed += self.goal.demand;
                 Next::Wait
             }
             Ok(false) => Next::Wrong("a short write of a request"),
@@ -376,10 +381,7 @@ impl Rig {
             } else {
                 RecvFlags::TRUNC
             };
-            let wanted = self
-                .scratch
-                .len()
-                .min((self.goal.demand - client.got) as usize);
+            let wanted = self.scratch.len().min(client.owed as usize);
             let read = match recv(fd, &mut self.scratch[..wanted], flags) {
                 Ok((_, 0)) => return Next::Wrong("the end before all was sent"),
                 Ok((_, read)) => read,
@@ -390,9 +392,16 @@ impl Rig {
                 return Next::Wrong("wrong bytes");
             }
             client.offset += read as u64;
-            client.got += read as u64;
+            client.owed -= read as u64;
             self.tally.bytes += read as u64;
-            if client.got == self.goal.demand {
+            let runs_dry = client.owed <= self.goal.demand / 2;
+            if runs_dry
+                && now_ns() < self.goal.until_ns
+                && let wrong @ Next::Wrong(_) = self.ask(fd, client)
+            {
+                return wrong;
+            }
+            if client.owed == 0 {
                 return Next::Idle;
             }
         }
