@@ -405,7 +405,9 @@ impl Net for LinuxNet {
     }
 
     fn read(&mut self, socket: &OwnedFd, buffer: &mut [u8]) -> Result<usize, Errno> {
-        rustix::io::read(socket, buffer)
+        // Cheaper than read(2), which is for files too: docs/performance.md.
+        let (count, _) = rustix::net::recv(socket, buffer, rustix::net::RecvFlags::empty())?;
+        Ok(count)
     }
 
     fn peek(&mut self, socket: &OwnedFd, buffer: &mut [u8]) -> Result<usize, Errno> {
