@@ -11,3 +11,4 @@ pub mod socket;
 pub mod sockopt;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod trace;

@@ -68,6 +68,11 @@ const ARROWS: &[Arrows] = &[
         never: RUNTIME,
     },
     Arrows {
+        name: "trace",
+        may_use: &["sys", "sockopt", "kernel-model"],
+        never: RUNTIME,
+    },
+    Arrows {
         name: "portcullis",
         may_use: &[
             "sys",
@@ -79,6 +84,7 @@ const ARROWS: &[Arrows] = &[
             "control",
             "kernel-model",
             "conformance",
+            "trace",
         ],
         never: &[],
     },
