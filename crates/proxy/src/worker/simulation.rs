@@ -21,6 +21,7 @@ use crate::record::{self, EndCause, LogSource, PeerAddress, SessionRecord};
 use crate::snapshot::*;
 use crate::state::{BackendState, FrontendState, ListenerState, ProcessState};
 
+mod canaries;
 mod invariants;
 
 const MAXCONN: u32 = 7;
@@ -160,6 +161,7 @@ struct Run {
     wall_ms: u64,
     limits: [u32; 3],
     health: Vec<Health>,
+    checked: Vec<invariants::Reference>,
     line: invariants::Line,
     /// Wake-ups, and things that happened.
     steps: u64,
@@ -198,6 +200,7 @@ impl Run {
             wall_ms: 1_000,
             limits,
             health: vec![Health::new(CHECKS); 3],
+            checked: vec![invariants::Reference::new(CHECKS.rise, CHECKS.fall); 3],
             line: invariants::Line::default(),
             steps: 0,
         }
@@ -237,13 +240,14 @@ impl Run {
     }
 
     /// A check of a server comes out.
-    fn check_server(&mut self) {
+    fn check_server(&mut self) -> Result<(), String> {
         let at = self.dice.below(3) as usize;
         let status = match self.dice.once_in(2) {
             true => CheckStatus::L4Ok,
             false => CheckStatus::L4Connection,
         };
         let change = self.health[at].observe(status).change;
+        let up = self.checked[at].observe(status == CheckStatus::L4Ok);
         let backend = self.snapshot.frontends[0].backend.as_ref();
         let backend = Arc::clone(backend.expect("there is one"));
         if let Some(change) = change {
@@ -254,6 +258,13 @@ impl Run {
         // `on-marked-down shutdown-sessions` of the first server only.
         if let (0, Some(Change::Down), Some(server)) = (at, change, &backend.servers[at]) {
             self.engine.end_sessions_of(&server.state, EndCause::Down);
+        }
+        let usable = backend.group.is_usable(MemberId(at as u32));
+        match (self.health[at].is_up(), usable) == (up, up) {
+            true => Ok(()),
+            false => Err(format!(
+                "checks: server {at} should be up: {up}; usable: {usable}"
+            )),
         }
     }
 
@@ -283,9 +294,9 @@ impl Run {
     }
 
     /// The control plane says something.
-    fn command(&mut self) {
+    fn command(&mut self) -> Result<(), String> {
         if self.trial.checks && self.dice.once_in(12) {
-            self.check_server();
+            self.check_server()?;
         }
         match self.dice.below(400) {
             0..3 => self.engine.pause(),
@@ -297,6 +308,7 @@ impl Run {
             }
             _ => {}
         }
+        Ok(())
     }
 
     /// Everybody finishes what he does, and the engine gets all the time it wants.
@@ -417,8 +429,18 @@ fn check_record(record: &SessionRecord, world: &World) -> Result<(), String> {
 }
 
 fn run(trial: Trial) -> Result<(Vec<SessionRecord>, u64), String> {
-    let mut run = Run::new(trial);
+    run_with(trial, |_| false)
+}
+
+/// With a defect, made once: true says that it was.
+fn run_with(
+    trial: Trial,
+    mut defect: impl FnMut(&mut Run) -> bool,
+) -> Result<(Vec<SessionRecord>, u64), String> {
+    // Where something is wrong, giving everything back would fail once more.
+    let mut run = std::mem::ManuallyDrop::new(Run::new(trial));
     let mut to_come = trial.clients;
+    let mut broken = false;
     for _ in 0..trial.clients * 60 {
         if to_come > 0 && run.dice.once_in(20) {
             to_come -= 1;
@@ -431,7 +453,8 @@ fn run(trial: Trial) -> Result<(Vec<SessionRecord>, u64), String> {
             true => run.dice.below(3_000),
             false => run.dice.below(3),
         };
-        run.command();
+        run.command()?;
+        broken = broken || defect(&mut run);
         run.wake_up()?;
     }
     run.engine.resume();
@@ -457,7 +480,7 @@ fn run(trial: Trial) -> Result<(Vec<SessionRecord>, u64), String> {
         records,
         steps,
         ..
-    } = run;
+    } = std::mem::ManuallyDrop::into_inner(run);
     drop(engine);
     if snapshot.process.pipes.load(Ordering::SeqCst) != 0 || !world.borrow().pipes.is_empty() {
         return Err("pipes are left".to_owned());

@@ -2,7 +2,8 @@
 //!
 //! Decides:  a session is in one place: it waits, or a server counts it; no socket belongs to two;
 //!           no server has more than its `maxconn`; who came to the queue first leaves it first;
-//!           nobody is older than `timeout lifetime`, or `timeout drain-age` once it drains.
+//!           nobody is older than `timeout lifetime`, or `timeout drain-age` once it drains; a server
+//!           is up or down as its checks have it, and chosen accordingly.
 //! Not here: what holds at the end (simulation.rs).
 
 use std::collections::BTreeSet;
@@ -124,5 +125,42 @@ impl Line {
         }
         self.waiting = now;
         Ok(())
+    }
+}
+
+/// Up or down, said once more: `fall` failures in a row take a server down, `rise` successes bring it
+/// up, and of a server that was never checked the first failure is enough.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reference {
+    rise: u32,
+    fall: u32,
+    up: bool,
+    /// Results in a row that would change it.
+    left: u32,
+}
+
+impl Reference {
+    pub(super) fn new(rise: u32, fall: u32) -> Reference {
+        Reference {
+            rise,
+            fall,
+            up: true,
+            left: 1,
+        }
+    }
+
+    /// Is it up after this result?
+    pub(super) fn observe(&mut self, passed: bool) -> bool {
+        let against = passed != self.up;
+        self.left = match (against, self.up) {
+            (true, _) => self.left - 1,
+            (false, true) => self.fall,
+            (false, false) => self.rise,
+        };
+        if self.left == 0 {
+            self.up = !self.up;
+            self.left = if self.up { self.fall } else { self.rise };
+        }
+        self.up
     }
 }
