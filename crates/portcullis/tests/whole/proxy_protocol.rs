@@ -328,3 +328,173 @@ fn connections_come_from_the_source_that_is_said() {
         balancer.stop();
     });
 }
+
+/// Version 2: what follows its signature, and how much it says that there is.
+fn second(version_command: u8, family: u8, said: usize, rest: &[u8]) -> Vec<u8> {
+    let mut bytes = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
+    bytes.extend([version_command, family]);
+    bytes.extend(u16::try_from(said).unwrap().to_be_bytes());
+    bytes.extend(rest);
+    bytes
+}
+
+/// Headers that are half there, forged or too long, each in one piece and followed by data.
+fn bad_headers() -> Vec<(&'static str, Vec<u8>)> {
+    let four: &[u8] = &[203, 0, 113, 7, 192, 0, 2, 1, 17, 92, 1, 187];
+    let line = |text: &str| format!("{text}\r\n").into_bytes();
+    let long = [four, &[0xea, 0x3e, 0x80], &[b'z'; 16_000]].concat();
+    let beyond = [four, &[0xea, 0x4e, 0x20], &[b'z'; 20_000]].concat();
+    vec![
+        (
+            "an ordinary one",
+            line("PROXY TCP4 203.0.113.7 192.0.2.1 4567 443"),
+        ),
+        (
+            "an address that is none",
+            line("PROXY TCP4 999.0.113.7 192.0.2.1 4567 443"),
+        ),
+        (
+            "an address of IPv4 for TCP6",
+            line("PROXY TCP6 203.0.113.7 192.0.2.1 4567 443"),
+        ),
+        (
+            "an address of IPv6 for TCP4",
+            line("PROXY TCP4 2001:db8::7 2001:db8::1 4567 443"),
+        ),
+        (
+            "a word for a port",
+            line("PROXY TCP4 203.0.113.7 192.0.2.1 many 443"),
+        ),
+        (
+            "too few words",
+            line("PROXY TCP4 203.0.113.7 192.0.2.1 4567"),
+        ),
+        (
+            "too many words",
+            line("PROXY TCP4 203.0.113.7 192.0.2.1 4567 443 5"),
+        ),
+        (
+            "a protocol that is none",
+            line("PROXY UDP4 203.0.113.7 192.0.2.1 4567 443"),
+        ),
+        (
+            "small letters",
+            line("proxy tcp4 203.0.113.7 192.0.2.1 4567 443"),
+        ),
+        (
+            "two spaces",
+            line("PROXY TCP4  203.0.113.7 192.0.2.1 4567 443"),
+        ),
+        (
+            "a line feed alone",
+            b"PROXY TCP4 203.0.113.7 192.0.2.1 4567 443\n".to_vec(),
+        ),
+        (
+            "an oversized line",
+            format!("PROXY TCP4 {}\r\n", "1".repeat(2_000)).into_bytes(),
+        ),
+        (
+            "a null byte",
+            b"PROXY TCP4 203.0.113.7\0 192.0.2.1 4567 443\r\n".to_vec(),
+        ),
+        ("v2, ordinary", second(0x21, 0x11, 12, four)),
+        ("v2, local", second(0x20, 0x00, 0, &[])),
+        ("v2, local with an address", second(0x20, 0x11, 12, four)),
+        ("v2, of version 1", second(0x11, 0x11, 12, four)),
+        ("v2, of version 3", second(0x31, 0x11, 12, four)),
+        ("v2, a command that is none", second(0x22, 0x11, 12, four)),
+        (
+            "v2, too short for its family",
+            second(0x21, 0x11, 11, &four[..11]),
+        ),
+        (
+            "v2, of IPv6 with addresses of IPv4",
+            second(0x21, 0x21, 12, four),
+        ),
+        ("v2, UDP over IPv4", second(0x21, 0x12, 12, four)),
+        ("v2, of Unix", second(0x21, 0x31, 216, &[b'u'; 216])),
+        ("v2, of a family that is none", second(0x21, 0x41, 12, four)),
+        (
+            "v2, a value beyond its end",
+            second(0x21, 0x11, 15, &[four, &[0xea, 0, 9]].concat()),
+        ),
+        (
+            "v2, half of a value's head",
+            second(0x21, 0x11, 14, &[four, &[0xea, 0]].concat()),
+        ),
+        ("v2, long but whole", second(0x21, 0x11, 16_015, &long)),
+        (
+            "v2, longer than a buffer",
+            second(0x21, 0x11, 20_015, &beyond),
+        ),
+        (
+            "v2, a wrong checksum",
+            second(0x21, 0x11, 19, &[four, &[3, 0, 4, 9, 9, 9, 9]].concat()),
+        ),
+    ]
+}
+
+/// What became of it: served with which address, or the words of the log.
+fn fate(balancer: &mut Balancer, port: u16, header: &[u8]) -> String {
+    let mut client = connect(local(port));
+    // A header as long as this may meet a reset half-way.
+    let _ = client.write_all(&[header, b"x\n"].concat());
+    let mut reply = [0; 5];
+    if client.read_exact(&mut reply).is_ok() {
+        drop(client);
+        let told = balancer.process.wait_line_of(&["[", " 5 --"], SOON);
+        // HAProxy makes some address of one that is none.
+        let address = match told.starts_with("203.0.113.7:") {
+            true => "the told",
+            false => "its own",
+        };
+        return format!("served with {address} address");
+    }
+    // HAProxy logs the address that even a bad one told, and we the connection's own: it is the only
+    // one of its balancer.
+    let line = balancer.process.wait_line("] front/1: ", SOON);
+    line.split_once("front/1: ").unwrap().1.to_owned()
+}
+
+#[test]
+fn bad_headers_have_the_same_fate_before_haproxy_and_us() {
+    if ours_only() {
+        return;
+    }
+    private_network(|| {
+        let _server = Server::start(local(9001), |mut stream| {
+            let _ = stream.read(&mut [0; 64]);
+            let _ = stream.write_all(b"hello");
+        });
+        let text = |port| {
+            config("accept-proxy", port, "").replace("timeout client 60s", "timeout client 500ms")
+        };
+        let mut different = Vec::new();
+        let mut refused = 0;
+        for (what, header) in bad_headers() {
+            let place = Place::new();
+            let file = place.write("peer.cfg", &text(SECOND));
+            let Some(mut command) = haproxy(&file) else {
+                return;
+            };
+            let mut theirs = Balancer::spawn(&mut command, place, &[local(SECOND)]);
+            let mut ours = Balancer::start(&text(FRONT), &[local(FRONT)]);
+            let here = fate(&mut ours, FRONT, &header);
+            let there = fate(&mut theirs, SECOND, &header);
+            println!("{what}: {here}");
+            refused += usize::from(!here.starts_with("served"));
+            if here != there {
+                different.push(format!("{what}: {here:?}, HAProxy {there:?}"));
+            }
+            ours.stop();
+        }
+        // Each of these is in docs/differences.md.
+        let known = [
+            "an address that is none: \"Received an invalid PROXY protocol header\", HAProxy \"served with its own address\"",
+            "v2, UDP over IPv4: \"served with its own address\", HAProxy \"Received an invalid PROXY protocol header\"",
+            "v2, of Unix: \"served with its own address\", HAProxy \"Received an invalid PROXY protocol header\"",
+        ];
+        assert_eq!(different, known);
+        assert!(refused > 10, "{refused}");
+    });
+}

@@ -114,9 +114,22 @@ fn headers_of_version_2_are_read_as_the_specification_says() {
         (binary(0x21, 0x11, 16, &overrun), malformed),
         (binary(0x21, 0x11, 14, &odd), malformed),
         (binary(0x21, 0x11, 19, &wrong_sum), malformed),
-        (binary(0x11, 0x11, 12, &v4), malformed),
+        (
+            binary(0x11, 0x11, 12, &v4),
+            Decoded::Invalid(Fault::NoHeader),
+        ),
+        (
+            binary(0x31, 0x11, 12, &v4),
+            Decoded::Invalid(Fault::NoHeader),
+        ),
         (binary(0x22, 0x11, 12, &v4), malformed),
-        (binary(0x21, 0x11, 65_535, &v4), malformed),
+        (binary(0x21, 0x41, 12, &v4), malformed),
+        (binary(0x21, 0x13, 12, &v4), malformed),
+        (binary(0x20, 0x43, 12, &v4), nothing(28)),
+        (
+            binary(0x21, 0x11, 65_535, &v4),
+            Decoded::Invalid(Fault::Truncated),
+        ),
         (binary(0x21, 0x11, 13, &v4), Decoded::Incomplete),
     ] {
         assert_eq!(decode(&bytes), expected, "{bytes:?}");

@@ -12,6 +12,7 @@ pub(super) const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// Signature, version and command, family and protocol, length.
 const HEAD: usize = 16;
+const VERSION: u8 = 0xf0;
 const LOCAL: u8 = 0x20;
 const PROXY: u8 = 0x21;
 const TCP_OVER_IPV4: u8 = 0x11;
@@ -20,20 +21,25 @@ const CHECKSUM: u8 = 0x03;
 
 pub(super) fn decode(bytes: &[u8]) -> Decoded {
     // What is wrong is told before all of it is there.
-    if let Some(&command) = bytes.get(12)
-        && command != LOCAL
-        && command != PROXY
-    {
-        return Decoded::Invalid(Fault::Malformed);
+    match bytes.get(12) {
+        Some(&(LOCAL | PROXY)) | None => {}
+        Some(command) if command & VERSION != LOCAL & VERSION => {
+            return Decoded::Invalid(Fault::NoHeader);
+        }
+        Some(_) => return Decoded::Invalid(Fault::Malformed),
     }
     let Some(head) = bytes.get(..HEAD) else {
         return Decoded::Incomplete;
     };
     let length = HEAD + usize::from(u16::from_be_bytes([head[14], head[15]]));
     if length > LONGEST {
-        return Decoded::Invalid(Fault::Malformed);
+        return Decoded::Invalid(Fault::Truncated);
     }
     let family = head[13];
+    // "Other values … must be rejected as invalid by receivers": beyond Unix, beyond datagrams.
+    if head[12] == PROXY && (family >> 4 > 3 || family & 0x0f > 2) {
+        return Decoded::Invalid(Fault::Malformed);
+    }
     let addresses_length = match (head[12], family) {
         (PROXY, TCP_OVER_IPV4) => 12,
         (PROXY, TCP_OVER_IPV6) => 36,
