@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use crate::record::PeerAddress;
 use crate::snapshot::{Keepalive, Server, Sharing};
-use crate::source::{Lease, NoSource};
+use crate::source::{Lease, NoAddress};
 
 pub mod linux;
 #[cfg(test)]
@@ -85,7 +85,7 @@ pub struct Begun<S> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unconnected {
     /// Our own end could not be bound.
-    NoSource(NoSource),
+    NoAddress(NoAddress),
     /// Anything else.
     Failed(Errno),
 }
@@ -94,8 +94,8 @@ impl From<Errno> for Unconnected {
     fn from(error: Errno) -> Self {
         match error {
             // connect(2) chooses the port where none is bound, and says so when there is none.
-            Errno::ADDRNOTAVAIL | Errno::AGAIN => Unconnected::NoSource(NoSource::Ports),
-            Errno::ADDRINUSE => Unconnected::NoSource(NoSource::InUse),
+            Errno::ADDRNOTAVAIL | Errno::AGAIN => Unconnected::NoAddress(NoAddress::Ports),
+            Errno::ADDRINUSE => Unconnected::NoAddress(NoAddress::InUse),
             error => Unconnected::Failed(error),
         }
     }

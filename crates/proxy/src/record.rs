@@ -12,7 +12,7 @@ use std::sync::mpsc;
 
 use crate::proxy_protocol::Fault;
 use crate::snapshot::{Backend, Frontend, Server};
-use crate::source::NoSource;
+use crate::source::NoAddress;
 
 /// The other end of a client's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,7 +132,7 @@ pub enum RecordKind {
     /// At the end of a connection that never became a session: it had no PROXY header.
     Refused(Fault),
     /// When a connection to a server got no address of ours, for the first time in its session.
-    NoSource(NoSource),
+    NoAddress(NoAddress),
 }
 
 /// The facts of one session.

@@ -38,9 +38,9 @@ pub enum Seen {
     Address(SocketAddr),
 }
 
-/// Why a connection to a server got no address of ours.
+/// Why a connection to a server got no address: of ours, but for the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoSource {
+pub enum NoAddress {
     /// Every port is taken, of the range or of the host.
     Ports,
     /// The port that is said is another connection's.
@@ -49,15 +49,18 @@ pub enum NoSource {
     Permission,
     /// It is no address of this host, or of the other family, or the device is not there.
     Address,
+    /// The server's port, the client's own plus or minus something, would be this, which is none.
+    ServerPort(i64),
 }
 
-impl std::fmt::Display for NoSource {
+impl std::fmt::Display for NoAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            NoSource::Ports => "no free ports",
-            NoSource::InUse => "local address already in use",
-            NoSource::Permission => "cap_net_raw is missing",
-            NoSource::Address => "the source address or its device cannot be used",
+            NoAddress::Ports => "no free ports",
+            NoAddress::InUse => "local address already in use",
+            NoAddress::Permission => "cap_net_raw is missing",
+            NoAddress::Address => "the source address or its device cannot be used",
+            NoAddress::ServerPort(port) => return write!(f, "the server's port would be {port}"),
         })
     }
 }

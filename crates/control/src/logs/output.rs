@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use portcullis_proxy::log::{Format, Frame, Level, Moment, Zone};
-use portcullis_proxy::record::SessionRecord;
+use portcullis_proxy::record::{RecordKind, SessionRecord};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
@@ -97,21 +97,28 @@ impl Outputs {
         Ok(warnings)
     }
 
-    /// Writes a session's line, which `line` makes, to its frontend's targets.
+    /// Writes a session's line, which `line` makes, to its frontend's targets; that it found no
+    /// address towards its server goes to its backend's.
     pub(super) fn session(
         &mut self,
         record: &SessionRecord,
         at: Moment,
         line: impl FnOnce(&SessionLog, &Zone) -> (Level, String),
     ) {
-        if let Some(log) = self.plan.sessions.get_mut(&*record.frontend.name) {
-            let (level, text) = line(log, &self.pen.zone);
-            let said = Said {
-                text: &text,
-                record: Some(record),
-            };
-            self.pen.send(&mut log.route, level, said, at);
-        }
+        let Some(log) = self.plan.sessions.get_mut(&*record.frontend.name) else {
+            return;
+        };
+        let (level, text) = line(log, &self.pen.zone);
+        let said = Said {
+            text: &text,
+            record: Some(record),
+        };
+        let of_backend = match (&record.kind, &record.backend) {
+            (RecordKind::NoAddress(_), Some(backend)) => self.plan.backends.get_mut(&*backend.name),
+            _ => None,
+        };
+        let route = of_backend.unwrap_or(&mut log.route);
+        self.pen.send(route, level, said, at);
     }
 
     /// Writes a message to its audience's targets, and to standard error where that is wanted.

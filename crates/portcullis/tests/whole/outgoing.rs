@@ -283,7 +283,7 @@ fn keepalive_reaches_the_sockets_of_the_side_that_it_is_said_for() {
 }
 
 /// A counter of `TcpExt` in /proc/net/netstat, of this network namespace.
-fn tcp_counter(name: &str) -> u64 {
+pub fn tcp_counter(name: &str) -> u64 {
     let text = std::fs::read_to_string("/proc/net/netstat").unwrap();
     let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
@@ -330,5 +330,144 @@ fn what_a_client_said_already_goes_with_the_syn_by_tfo() {
             wait_for("both to be gone", SOON, || server.now() == 0);
             balancer.stop();
         }
+    });
+}
+
+/// As [`route_foreign_answers_here`], for 2001:db8:7::/48.
+fn route_foreign_ipv6_answers_here() -> bool {
+    let Some(ip) = need_program("ip") else {
+        return false;
+    };
+    for words in [
+        "-6 rule add iif lo lookup 100",
+        "-6 route add local 2001:db8:7::/48 dev lo table 100",
+    ] {
+        let done = Command::new(&ip).args(words.split(' ')).status().unwrap();
+        assert!(done.success(), "ip {words}");
+    }
+    true
+}
+
+#[test]
+fn a_server_sees_a_foreign_ipv6_address_by_usesrc() {
+    private_network(|| {
+        if !route_foreign_ipv6_answers_here() {
+            return;
+        }
+        let six = |text: &str| -> SocketAddr { text.parse().unwrap() };
+        let _server = Server::start(six("[::1]:9001"), |mut stream| {
+            let from = stream.peer_addr().unwrap();
+            let _ = stream.write_all(format!("{from}\n").as_bytes());
+            let _ = stream.read(&mut [0; 64]);
+        });
+        let told = "PROXY TCP6 2001:db8:7::5 2001:db8::1 4567 443\r\n";
+        for (bind, usesrc, expected) in [
+            ("accept-proxy", "client", "[2001:db8:7::5]:4567"),
+            ("accept-proxy", "clientip", "[2001:db8:7::5]:"),
+            ("", "2001:db8:7::9", "[2001:db8:7::9]:"),
+            ("", "[2001:db8:7::9]:7777", "[2001:db8:7::9]:7777"),
+        ] {
+            let lines = format!("    server s1 [::1]:9001 source :: usesrc {usesrc}");
+            let balancer = Balancer::start(&config(bind, &lines), &[local(FRONT)]);
+            let mut client = connect(local(FRONT));
+            if !bind.is_empty() {
+                client.write_all(told.as_bytes()).unwrap();
+            }
+            let from = read_line(&mut client);
+            assert!(from.starts_with(expected), "{usesrc}: {from}");
+            balancer.stop();
+        }
+    });
+}
+
+/// What a session's line says of its end, and its retries.
+#[track_caller]
+fn end_of(balancer: &mut Balancer, client: &TcpStream) -> (String, String) {
+    let about = format!("127.0.0.1:{} [", client.local_addr().unwrap().port());
+    let line = balancer.process.wait_line(&about, SOON);
+    let words: Vec<&str> = line.split(' ').collect();
+    let retries = words[7].rsplit('/').next().unwrap();
+    (words[6].to_owned(), retries.to_owned())
+}
+
+#[test]
+fn without_a_free_port_on_the_host_a_session_ends_with_sc_and_the_next_is_served() {
+    private_network(|| {
+        let server = Server::echo(local(9001), "one");
+        set_sysctl("net.ipv4.ip_local_port_range", "40000 40003");
+        let mut balancer = Balancer::start(
+            &config("", "    retries 1\n    server s1 127.0.0.1:9001"),
+            &[local(FRONT)],
+        );
+        // The clients' own ports are none of the range.
+        let client = |port: u16| {
+            use rustix::net::{AddressFamily, SocketType, bind, socket};
+            let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+            bind(&socket, &SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
+            rustix::net::connect(&socket, &local(FRONT)).unwrap();
+            super::clients::with_deadlines(TcpStream::from(socket))
+        };
+        let mut held: Vec<_> = (50_000..50_004).map(client).collect();
+        for client in &mut held {
+            assert_eq!(ask(client, "x"), "one x");
+        }
+        let mut fifth = client(50_004);
+        assert_eq!(drain(&mut fifth).0, 0);
+        balancer
+            .process
+            .wait_line("Connect() failed for backend front", SOON);
+        balancer.process.wait_line("no free ports", SOON);
+        let (code, retries) = end_of(&mut balancer, &fifth);
+        assert_eq!((code.as_str(), retries.as_str()), ("SC", "1"));
+        assert_eq!(server.connections(), 4);
+        // A reset leaves no TIME_WAIT that would keep the port.
+        held.drain(..).for_each(super::clients::reset);
+        wait_for("all to be gone", SOON, || server.now() == 0);
+        assert_eq!(ask(&mut client(50_005), "x"), "one x");
+        balancer.stop();
+    });
+}
+
+#[test]
+fn a_servers_port_that_would_be_none_is_said_and_a_log_of_the_backend_gets_it() {
+    // HAProxy takes the port modulo 65,536, and connects to another service.
+    if ours_only() {
+        return;
+    }
+    private_network(|| {
+        let wrapped = Server::echo(local(464), "another service");
+        let place = super::harness::Place::new();
+        let path = place.path().join("log");
+        let log = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        log.set_read_timeout(Some(SOON)).unwrap();
+        let text = format!(
+            "{DEFAULTS}
+frontend front
+    bind 127.0.0.1:{FRONT}
+    default_backend far
+backend far
+    log {} format raw local0
+    retries 0
+    server s1 127.0.0.1:+58000
+",
+            path.display()
+        );
+        let balancer = Balancer::start(&text, &[local(FRONT)]);
+        let mut client = connect(local(FRONT));
+        assert_eq!(drain(&mut client).0, 0);
+        let mut buffer = [0; 4096];
+        let said = loop {
+            let count = log.recv(&mut buffer).expect("a line about the attempt");
+            let line = String::from_utf8_lossy(&buffer[..count]).into_owned();
+            if line.contains("onnect") {
+                break line;
+            }
+        };
+        assert_eq!(
+            said.trim_end(),
+            "Connect() failed for backend far, server s1: the server's port would be 66000."
+        );
+        assert_eq!(wrapped.connections(), 0);
+        balancer.stop();
     });
 }

@@ -76,7 +76,7 @@ fn write_session(record: &SessionRecord, zone: &Zone, out: &mut String) {
         RecordKind::Connected => "connected",
         RecordKind::Ended => "ended",
         RecordKind::Refused(_) => "refused",
-        RecordKind::NoSource(_) => "no-source",
+        RecordKind::NoAddress(_) => "no-address",
     };
     write_text("event", event, out);
     out.push_str("\"accepted\":\"");
@@ -100,7 +100,7 @@ fn write_session(record: &SessionRecord, zone: &Zone, out: &mut String) {
     let _ = write!(out, "\"termination\":\"{}\",", record.termination);
     match record.kind {
         RecordKind::Refused(fault) => write_text("reason", &fault.to_string(), out),
-        RecordKind::NoSource(why) => write_text("reason", &why.to_string(), out),
+        RecordKind::NoAddress(why) => write_text("reason", &why.to_string(), out),
         _ => write_text("reason", reason(record.termination.cause), out),
     }
     let _ = write!(out, "\"retries\":{},", record.retries);

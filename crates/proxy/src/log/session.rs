@@ -14,7 +14,7 @@ use super::time::{Moment, Zone, write_utc_date};
 use crate::proxy_protocol::Fault;
 use crate::record::{PeerAddress, RecordKind, SessionRecord};
 use crate::snapshot::LogMoment;
-use crate::source::NoSource;
+use crate::source::NoAddress;
 
 /// The shape of a session's line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,7 +31,7 @@ pub enum Style {
 pub fn session_line(style: Style, record: &SessionRecord, zone: &Zone, out: &mut String) {
     match record.kind {
         RecordKind::Refused(fault) => return write_refused(record, fault, zone, out),
-        RecordKind::NoSource(why) => return write_no_source(record, why, out),
+        RecordKind::NoAddress(why) => return write_no_address(record, why, out),
         _ => {}
     }
     match style {
@@ -45,17 +45,19 @@ pub fn session_line(style: Style, record: &SessionRecord, zone: &Zone, out: &mut
 #[must_use]
 pub fn session_level(record: &SessionRecord, separate_errors: bool) -> Level {
     match record.kind {
-        RecordKind::NoSource(_) => Level::Emergency,
+        RecordKind::NoAddress(_) => Level::Emergency,
         _ if separate_errors && record.is_error() => Level::Error,
         _ => Level::Info,
     }
 }
 
 /// HAProxy's words, with the server's name and the reason in every case.
-fn write_no_source(record: &SessionRecord, why: NoSource, out: &mut String) {
+fn write_no_address(record: &SessionRecord, why: NoAddress, out: &mut String) {
     out.push_str(match why {
-        NoSource::Ports | NoSource::InUse => "Connect() failed for backend ",
-        NoSource::Permission | NoSource::Address => {
+        NoAddress::Ports | NoAddress::InUse | NoAddress::ServerPort(_) => {
+            "Connect() failed for backend "
+        }
+        NoAddress::Permission | NoAddress::Address => {
             "Cannot bind to source address before connect() for backend "
         }
     });

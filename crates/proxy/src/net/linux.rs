@@ -23,6 +23,7 @@ use super::{
 };
 use crate::record::PeerAddress;
 use crate::snapshot::{Keepalive, Server, ServerAddress, Sharing};
+use crate::source::NoAddress;
 
 pub mod outgoing;
 
@@ -153,8 +154,10 @@ fn original_destination(client: &OwnedFd) -> Result<SocketAddr, Errno> {
 }
 
 /// `port` plus `offset`, if that is a port.
-fn mapped(port: u16, offset: i32) -> Result<u16, Errno> {
-    u16::try_from(i64::from(port) + i64::from(offset)).map_err(|_| Errno::ADDRNOTAVAIL)
+fn mapped(port: u16, offset: i32) -> Result<u16, Unconnected> {
+    let wanted = i64::from(port) + i64::from(offset);
+    let port = u16::try_from(wanted).ok().filter(|&port| port > 0);
+    port.ok_or(Unconnected::NoAddress(NoAddress::ServerPort(wanted)))
 }
 
 enum Target {
@@ -162,7 +165,11 @@ enum Target {
     Unix(SocketAddrUnix),
 }
 
-fn target(server: &Server, client: &OwnedFd, told: Option<SocketAddr>) -> Result<Target, Errno> {
+fn target(
+    server: &Server,
+    client: &OwnedFd,
+    told: Option<SocketAddr>,
+) -> Result<Target, Unconnected> {
     let original_destination = |client| told.map_or_else(|| original_destination(client), Ok);
     let ip = |ip: IpAddr, port: u16, mptcp: bool| Target::Ip {
         address: SocketAddr::new(ip, port),

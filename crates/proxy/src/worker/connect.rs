@@ -23,7 +23,7 @@ use crate::record::{EndCause, EndPhase, PeerAddress, SessionEvent, Termination};
 use crate::session::{Phase, Step, redispatches};
 use crate::slab::Key;
 use crate::snapshot::{Backend, Server, ServerAddress};
-use crate::source::NoSource;
+use crate::source::NoAddress;
 
 /// The longest wait before a refused attempt is repeated, ms.
 const TURN_AROUND_MS: u32 = 1000;
@@ -39,7 +39,7 @@ pub(super) enum Failure {
     /// Nobody said anything in time.
     TimedOut,
     /// Here: no port, no address. Another attempt need not wait.
-    Local(NoSource),
+    Local(NoAddress),
     /// Here: descriptors or memory ran out.
     Exhausted,
 }
@@ -66,7 +66,7 @@ impl Failure {
 impl From<Unconnected> for Failure {
     fn from(why: Unconnected) -> Self {
         match why {
-            Unconnected::NoSource(why) => Failure::Local(why),
+            Unconnected::NoAddress(why) => Failure::Local(why),
             Unconnected::Failed(error) => Failure::of(error),
         }
     }
@@ -191,7 +191,7 @@ impl<N: Net> Engine<N> {
             }
         }
         if let (Failure::Local(why), 0) = (failure, session.retries) {
-            self.report_no_source(key, why);
+            self.report_no_address(key, why);
         }
         let Some(session) = self.sessions.get_mut(key) else {
             return Next::Rest;

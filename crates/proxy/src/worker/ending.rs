@@ -21,7 +21,7 @@ use crate::record::{EndCause, RecordKind, SessionEvent, SessionRecord, Terminati
 use crate::session::{Phase, Verdict};
 use crate::slab::Key;
 use crate::snapshot::LogMoment;
-use crate::source::NoSource;
+use crate::source::NoAddress;
 
 impl<N: Net> Engine<N> {
     /// Ends a session for `cause`, in the phase that it is in.
@@ -184,16 +184,16 @@ impl<N: Net> Engine<N> {
         sink.send(record);
     }
 
-    /// Writes, besides the session's own record, that its first attempt found no address of ours.
-    pub(super) fn report_no_source(&self, key: Key, why: NoSource) {
+    /// Writes, besides the session's own record, that its first attempt found no address: in the
+    /// backend's log, as HAProxy does.
+    pub(super) fn report_no_address(&self, key: Key, why: NoAddress) {
         let (Some(sink), Some(session)) = (&self.reports.log, self.sessions.get(key)) else {
             return;
         };
-        if session.route.frontend.log.is_some() {
-            let mut record = self.record(session, Termination::NORMAL);
-            record.kind = RecordKind::NoSource(why);
-            sink.send(record);
-        }
+        // Whoever writes it knows whether the backend has a log.
+        let mut record = self.record(session, Termination::NORMAL);
+        record.kind = RecordKind::NoAddress(why);
+        sink.send(record);
     }
 
     /// Writes the record of a session that was just connected, with `option logasap`.

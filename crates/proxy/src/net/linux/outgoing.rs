@@ -16,7 +16,7 @@ use rustix::net::sockopt;
 
 use crate::net::Unconnected;
 use crate::record::PeerAddress;
-use crate::source::{Lease, NoSource, Source};
+use crate::source::{Lease, NoAddress, Source};
 
 /// Ports of a range that one attempt tries.
 const MOST_PORTS: usize = 10;
@@ -63,7 +63,9 @@ pub fn connect_from(
     sockopt::set_socket_reuseaddr(socket, true).map_err(Unconnected::Failed)?;
     let mut taken = Vec::new();
     for _ in 0..MOST_PORTS {
-        let lent = ports.lend().ok_or(Unconnected::NoSource(NoSource::Ports))?;
+        let lent = ports
+            .lend()
+            .ok_or(Unconnected::NoAddress(NoAddress::Ports))?;
         let from = SocketAddr::new(source.ip.unwrap_or(any), lent.port());
         match rustix::net::bind(socket, &from) {
             Ok(()) => {
@@ -76,7 +78,7 @@ pub fn connect_from(
             Err(error) => return Err(unbound(error)),
         }
     }
-    Err(Unconnected::NoSource(NoSource::Ports))
+    Err(Unconnected::NoAddress(NoAddress::Ports))
 }
 
 /// The address of a host that is not this one.
@@ -101,11 +103,11 @@ fn choose_port_later(socket: &OwnedFd) {
 
 /// What keeps us from our own end is no refusal of the server's.
 fn unbound(error: Errno) -> Unconnected {
-    Unconnected::NoSource(match error {
+    Unconnected::NoAddress(match error {
         Errno::NOBUFS | Errno::NOMEM => return Unconnected::Failed(error),
-        Errno::ADDRINUSE => NoSource::InUse,
-        Errno::PERM | Errno::ACCESS => NoSource::Permission,
-        _ => NoSource::Address,
+        Errno::ADDRINUSE => NoAddress::InUse,
+        Errno::PERM | Errno::ACCESS => NoAddress::Permission,
+        _ => NoAddress::Address,
     })
 }
 
