@@ -259,3 +259,84 @@ fn a_backup_serves_only_when_no_other_server_can() {
         balancer.stop();
     });
 }
+
+/// Waits for a line of the log that was not there before.
+#[track_caller]
+fn wait_new_line(balancer: &mut Balancer, text: &str, before: usize) {
+    let count = |balancer: &Balancer| balancer.process.stdout().matches(text).count();
+    wait_for(text, SOON, || count(balancer) > before);
+}
+
+#[test]
+fn after_a_server_went_and_came_back_the_choices_are_still_haproxys() {
+    private_network(|| {
+        let weights = ["weight 1", "weight 2", "weight 3"];
+        for balance in [
+            "roundrobin",
+            "static-rr",
+            "leastconn",
+            "first",
+            "source",
+            "source\n    hash-type consistent",
+            "hash src,ipmask(24)\n    hash-type map-based djb2 avalanche",
+        ] {
+            let mut servers: Vec<_> = (0..3)
+                .map(|index| Server::echo(local(9001 + index), &format!("n{index}")))
+                .collect();
+            let options = weights.map(|weight| format!("{weight} check inter 100ms fall 1 rise 1"));
+            let list: Vec<_> = servers
+                .iter()
+                .zip(options.iter().map(String::as_str))
+                .collect();
+            let logged = |port| {
+                config(port, balance, &list)
+                    .replace("nbthread 1", "nbthread 1\n    log stdout format raw local0")
+                    .replace("mode tcp", "mode tcp\n    log global")
+            };
+            let place = Place::new();
+            let file = place.write("test.cfg", &logged(OURS));
+            let ours = Balancer::spawn(&mut command(&file), place, &[local(OURS)]);
+            let place = Place::new();
+            let file = place.write("peer.cfg", &logged(THEIRS));
+            let Some(mut peer) = haproxy(&file) else {
+                return;
+            };
+            let theirs = Balancer::spawn(&mut peer, place, &[local(THEIRS)]);
+            let mut both = [(ours, local(OURS)), (theirs, local(THEIRS))];
+            let mut seen = [const { Vec::new() }; 2];
+            for (round, gone) in [(0, 1_usize), (0, 0), (1, 1)] {
+                servers[gone].stop_listening();
+                for (balancer, _) in &mut both {
+                    wait_new_line(balancer, &format!("front/s{gone} is DOWN"), round);
+                }
+                follow(&both, &mut seen);
+                let address = servers[gone].address;
+                servers[gone] = Server::echo(address, &format!("n{gone}"));
+                for (balancer, _) in &mut both {
+                    wait_new_line(balancer, &format!("front/s{gone} is UP"), round);
+                }
+                follow(&both, &mut seen);
+            }
+            let [here, there] = &seen;
+            assert_eq!(here, there, "{balance}");
+            assert!(here.iter().any(|name| *name != here[0]), "{balance}");
+            let [(ours, _), (theirs, _)] = both;
+            ours.stop();
+            drop(theirs);
+            servers.iter().for_each(Server::stop_listening);
+        }
+    });
+}
+
+/// A dozen clients with addresses of their own, one after the other.
+fn follow(both: &[(Balancer, SocketAddr); 2], seen: &mut [Vec<String>; 2]) {
+    for ((_, front), names) in both.iter().zip(seen) {
+        for n in 0..12 {
+            let mut client = connect_from(Ipv4Addr::new(127, 1, n * 17, 7), *front);
+            names.push(who(&mut client));
+            drop(client);
+            // The balancer's count falls when it sees the end.
+            std::thread::sleep(std::time::Duration::from_millis(15));
+        }
+    }
+}
