@@ -7,6 +7,7 @@ pub mod check;
 pub mod demo;
 pub mod run;
 pub mod sim;
+pub mod why;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

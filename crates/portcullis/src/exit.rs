@@ -44,6 +44,32 @@ pub const INTERNAL: Exit = Exit {
     meaning: "the program or the host failed while running",
 };
 
+/// `why -- COMMAND`: the program was not started, because it cannot be watched.
+pub const NOT_WATCHED: Exit = Exit {
+    code: 125,
+    meaning: "the program cannot be watched, or its report not be written",
+};
+/// `why -- COMMAND`: as env(1) and nohup(1) have it.
+pub const NOT_EXECUTABLE: Exit = Exit {
+    code: 126,
+    meaning: "the program was found, and cannot be executed",
+};
+/// `why -- COMMAND`: as env(1) and nohup(1) have it.
+pub const NOT_FOUND: Exit = Exit {
+    code: 127,
+    meaning: "there is no such program",
+};
+/// What `why -- COMMAND` adds to the program's own code.
+pub const WATCHED: [Exit; 3] = [NOT_WATCHED, NOT_EXECUTABLE, NOT_FOUND];
+
+/// The end of a program that `why` ran: its own code, or 128 and the signal's number.
+pub fn of_program(code: u8) -> Exit {
+    Exit {
+        code,
+        meaning: "the end of the program that was watched",
+    }
+}
+
 /// All of them, in order.
 pub const ALL: [Exit; 6] = [OK, CONFIGURATION, USAGE, LISTENER, PRIVILEGES, INTERNAL];
 
@@ -69,6 +95,11 @@ pub fn help() -> String {
     for exit in ALL {
         text += &format!("  {}  {}\n", exit.code, exit.meaning);
     }
+    text +=
+        "`why -- COMMAND` ends as the program does (128 and the number for a signal), or with:\n";
+    for exit in WATCHED {
+        text += &format!("  {}  {}\n", exit.code, exit.meaning);
+    }
     text
 }
 
@@ -81,6 +112,10 @@ mod tests {
         let page = include_str!("../../../docs/exit-codes.md");
         for (number, exit) in ALL.iter().enumerate() {
             assert_eq!(usize::from(exit.code), number);
+            let row = format!("| {} | {} |", exit.code, exit.meaning);
+            assert!(page.contains(&row), "docs/exit-codes.md lacks: {row}");
+        }
+        for exit in WATCHED {
             let row = format!("| {} | {} |", exit.code, exit.meaning);
             assert!(page.contains(&row), "docs/exit-codes.md lacks: {row}");
         }

@@ -8,6 +8,7 @@ mod demo;
 mod exit;
 mod load;
 mod terminal;
+mod watched;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,8 @@ enum Command {
     Demo(commands::demo::Arguments),
     /// Run socket calls in a model of the kernel, on the live kernel, or on both
     Sim(commands::sim::Arguments),
+    /// Run a program, and say why it cannot listen, or listens otherwise than was meant
+    Why(commands::why::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Check(arguments) => commands::check::run(&arguments),
         Command::Demo(arguments) => commands::demo::run(&arguments),
         Command::Sim(arguments) => commands::sim::run(&arguments),
+        Command::Why(arguments) => commands::why::run(&arguments),
     };
     exit.into()
 }

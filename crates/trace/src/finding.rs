@@ -192,6 +192,8 @@ impl Kind {
     pub fn severity(&self) -> Severity {
         match self {
             Kind::BindRefused { .. } | Kind::ListenRefused { .. } => Severity::Error,
+            // An option of another protocol or a newer kernel: programs try, and live without.
+            Kind::OptionRefused { error, .. } if error.0 == libc::ENOPROTOOPT => Severity::Note,
             Kind::SocketRefused { .. }
             | Kind::OptionRefused { .. }
             | Kind::EveryDevice { .. }

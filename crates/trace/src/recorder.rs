@@ -40,6 +40,15 @@ pub struct Made<'a> {
     pub result: Result<i64, i32>,
 }
 
+/// What is to be decided now of what had to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settling {
+    /// What has waited since this was asked last.
+    Old,
+    /// All: nothing will come any more.
+    All,
+}
+
 /// Keeps the record.
 #[derive(Debug)]
 pub struct Recorder {
@@ -52,6 +61,8 @@ pub struct Recorder {
     fresh: BTreeSet<usize>,
     /// Listeners of which it is not known yet whether IPv4 is served too.
     pub(crate) undecided: BTreeSet<u64>,
+    /// The same, of those that have been so for a while.
+    pub(crate) overdue: BTreeSet<u64>,
     /// `no_new_privs` was there before the program was watched: nothing is lost by watching.
     already_limited: bool,
     /// A tracer with CAP_SYS_PTRACE: files give their privilege all the same.
@@ -74,6 +85,7 @@ impl Recorder {
             next_socket: 0,
             fresh: BTreeSet::new(),
             undecided: BTreeSet::new(),
+            overdue: BTreeSet::new(),
             already_limited,
             powerful,
         }

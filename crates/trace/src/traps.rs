@@ -9,7 +9,7 @@ use crate::explain::Explain;
 use crate::facts::Peek;
 use crate::finding::{Holder, Kind};
 use crate::record::{Family, OptionSet, Setting, Socket, What};
-use crate::recorder::{Made, Recorder};
+use crate::recorder::{Made, Recorder, Settling};
 use crate::words::DEVICE_OPTIONS;
 
 /// A backlog from here on asks for as much as there is.
@@ -109,8 +109,14 @@ impl Recorder {
     }
 
     /// Findings that had to wait for what the program does next: IPv6 without IPv4.
-    pub fn settle(&mut self) {
-        for number in std::mem::take(&mut self.undecided) {
+    pub fn settle(&mut self, what: Settling) {
+        let mut due = std::mem::take(&mut self.overdue);
+        let waiting = std::mem::take(&mut self.undecided);
+        match what {
+            Settling::Old => self.overdue = waiting,
+            Settling::All => due.extend(waiting),
+        }
+        for number in due {
             let Some(socket) = self.record.socket(number) else {
                 continue;
             };
@@ -130,11 +136,6 @@ impl Recorder {
                 self.find(process, Some(number), Kind::OnlyIpv6 { address }, None);
             }
         }
-    }
-
-    /// Whether [`Recorder::settle`] would have anything to do.
-    pub fn is_settled(&self) -> bool {
-        self.undecided.is_empty()
     }
 }
 

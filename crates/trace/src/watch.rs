@@ -21,7 +21,7 @@ use crate::facts::{self, Peek};
 use crate::filter;
 use crate::finding::Finding;
 use crate::record::{Ending, Inheritance, Record};
-use crate::recorder::{Made, Recorder};
+use crate::recorder::{Made, Recorder, Settling};
 
 /// The most rivals of a call that are looked after, whether somebody still holds them.
 const RIVALS_MAX: usize = 256;
@@ -69,7 +69,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Living {
-    first: Option<Arc<OwnedFd>>,
+    first: Option<(i32, Arc<OwnedFd>)>,
     all: BTreeMap<i32, Arc<OwnedFd>>,
 }
 
@@ -94,26 +94,46 @@ struct Pending {
 impl Handle {
     /// Sends a signal to the program: to its first process, or once that has ended to all that are left.
     pub fn send(&self, signal: Signal) {
-        let living = lock(&self.0.living);
-        match &living.first {
-            Some(first) => send(first, signal),
-            None => living
-                .all
-                .values()
-                .for_each(|process| send(process, signal)),
+        for (_, process) in self.addressed() {
+            send(&process, signal);
         }
     }
 
-    /// Findings that had to wait for what the program does next: asked when it has been quiet for a while.
-    pub fn settle(&self) -> Vec<Finding> {
-        let mut recorder = lock(&self.0.recorder);
-        recorder.settle();
-        recorder.take_findings()
+    /// The same for a signal that came from the terminal, which sent it to this process's group itself:
+    /// only those outside of it lack it.
+    pub fn send_outside_group(&self, signal: Signal) {
+        let group = rustix::process::getpgrp();
+        for (pid, process) in self.addressed() {
+            let theirs =
+                Pid::from_raw(pid).and_then(|pid| rustix::process::getpgid(Some(pid)).ok());
+            if theirs.is_some_and(|theirs| theirs != group) {
+                send(&process, signal);
+            }
+        }
     }
 
-    /// Whether something waits to be settled.
-    pub fn is_settled(&self) -> bool {
-        lock(&self.0.recorder).is_settled()
+    /// Whether the first process still runs.
+    pub fn first_runs(&self) -> bool {
+        lock(&self.0.living).first.is_some()
+    }
+
+    fn addressed(&self) -> Vec<(i32, Arc<OwnedFd>)> {
+        let living = lock(&self.0.living);
+        let all = living
+            .all
+            .iter()
+            .map(|(pid, process)| (*pid, Arc::clone(process)));
+        match &living.first {
+            Some((pid, first)) => vec![(*pid, Arc::clone(first))],
+            None => all.collect(),
+        }
+    }
+
+    /// Findings that had to wait for what the program does next, and have waited since this was asked last.
+    pub fn settle(&self) -> Vec<Finding> {
+        let mut recorder = lock(&self.0.recorder);
+        recorder.settle(Settling::Old);
+        recorder.take_findings()
     }
 }
 
@@ -165,7 +185,7 @@ impl Watch {
         };
         watch.begin(first, first, None);
         let process = watch.pidfd(first);
-        lock(&watch.shared.living).first = process;
+        lock(&watch.shared.living).first = process.map(|process| (first, process));
         Ok(watch)
     }
 
@@ -210,7 +230,7 @@ impl Watch {
             });
         }
         let mut recorder = lock(&self.shared.recorder);
-        recorder.settle();
+        recorder.settle(Settling::All);
         for finding in recorder.take_findings() {
             observer.found(&finding);
         }
@@ -250,10 +270,11 @@ impl Watch {
                 trace::resume(thread, 0)
             }
             Stop::Group(signal) => {
-                if self.process_of(pid) == self.first && pid == self.first {
+                trace::stay_stopped(thread)?;
+                if pid == self.first {
                     observer.stopped(signal);
                 }
-                trace::stay_stopped(thread)
+                Ok(())
             }
             Stop::Signal(signal) => trace::resume(thread, signal),
         }
