@@ -88,10 +88,8 @@ impl World {
         if self.socks[ix].bucket.is_some() {
             self.put_port(ix);
         }
-        let parent = self.socks[ix].parent;
-        if parent != crate::socket::NONE {
-            self.socks[parent].queue.retain(|&child| child != ix);
-        }
+        // A connection that waits in a queue is not dead, and stays there when it ends.
+        debug_assert!(self.socks[ix].parent == crate::socket::NONE);
         if self.socks[ix].requests > 0 {
             // Its half-open connections still refer to it.
             self.socks[ix].awaited = true;
@@ -149,11 +147,8 @@ impl World {
                 self.send_reset(ix, trace);
                 self.socks[ix].error = Some(Errno::ECONNRESET);
             }
-            // Its FIN could not be sent.
-            State::LastAck | State::Closing if self.socks[ix].windowless => {
-                self.send_reset(ix, trace);
-                self.socks[ix].error = Some(Errno::ECONNRESET);
-            }
+            // LAST_ACK and CLOSING need a reset only while their FIN could not be sent; but what brings a
+            // socket there opens its window.
             State::SynSent => self.socks[ix].error = Some(Errno::ECONNRESET),
             _ => {}
         }
@@ -172,6 +167,7 @@ impl World {
         let sock = &mut self.socks[ix];
         let next = sock.snd_nxt.wrapping_add(sock.max_window).wrapping_add(2);
         sock.snd_nxt = next.max(1);
+        sock.acked_len = 0;
         sock.complained = 0;
     }
 

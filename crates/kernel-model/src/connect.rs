@@ -297,13 +297,12 @@ impl World {
         if beyond || !net.has6(to, self.vrf_device(ix)) {
             return refuse(trace, Rule::NoRoute, Errno::ENETUNREACH);
         }
-        let source = if sock.rcv6 == 0 { sock.src6 } else { sock.rcv6 };
-        if is_mapped(source) {
+        if is_mapped(sock.rcv6) {
             return refuse(trace, Rule::MappedSource, Errno::EAFNOSUPPORT);
         }
+        // Where it receives is where it sends from: no IPv6 multicast address can be bound.
         if sock.rcv6 == 0 {
-            let source = if source == 0 { to } else { source };
-            self.readdress(ix, |sock| sock.rcv6 = source);
+            self.readdress(ix, |sock| sock.rcv6 = to);
         }
         let sock = &mut self.socks[ix];
         sock.src6 = sock.rcv6;

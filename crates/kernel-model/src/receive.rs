@@ -21,8 +21,11 @@ const ISN_GAP: u32 = 65_535 + 2;
 /// A segment's acknowledgement, against what was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Acked {
+    /// It acknowledges less than an earlier one.
     Old,
     Good,
+    /// Less than this connection began with: no peer of it can have sent that.
+    TooOld,
     /// It acknowledges what was never sent.
     Unsent,
 }
@@ -45,16 +48,24 @@ impl World {
             self.reply_reset(segment, Some(ix));
             return;
         }
-        if acked == Acked::Unsent {
-            let closing = !matches!(self.socks[ix].state, State::Established);
-            if closing && self.may_complain(ix) {
-                self.send_ack(ix);
+        let established = self.socks[ix].state == State::Established;
+        match acked {
+            // An established connection takes it for nothing, without a word.
+            Acked::Unsent if established => {}
+            Acked::Unsent | Acked::TooOld => self.challenge(ix),
+            Acked::Good | Acked::Old => {
+                if self.step_on_ack(ix) {
+                    self.step_on_fin(ix, segment);
+                    self.open_window(ix);
+                }
             }
-            return;
         }
-        if self.step_on_ack(ix) {
-            self.step_on_fin(ix, segment);
-            self.open_window(ix);
+    }
+
+    /// Says what is expected, unless it was said just now (RFC 5961).
+    fn challenge(&mut self, ix: SockIx) {
+        if self.may_complain(ix) {
+            self.send_ack(ix);
         }
     }
 
@@ -84,17 +95,15 @@ impl World {
         let last_byte = heard_fin && segment.seq == next.wrapping_sub(1);
         let in_window = !after(next, segment.end()) && !after(segment.seq, limit);
         if segment.flag == Flag::Reset {
-            if (in_window && segment.seq == next) || last_byte {
+            if segment.seq == next || last_byte {
                 self.receive_reset(ix);
-            } else if in_window && self.may_complain(ix) {
-                self.send_ack(ix);
+            } else if in_window {
+                self.challenge(ix);
             }
             return false;
         }
         if segment.flag == Flag::Syn {
             let crossed = sock.state == State::SynRecv
-                && !sock.dead
-                && in_window
                 && segment.end() == next
                 && segment.ack == Some(sock.snd_nxt);
             if crossed {
@@ -107,7 +116,7 @@ impl World {
         } else if in_window {
             return true;
         }
-        if self.may_complain(ix) {
+        if self.may_answer(ix, segment) {
             self.send_ack(ix);
         }
         false
@@ -115,12 +124,16 @@ impl World {
 
     fn take_ack(&mut self, ix: SockIx, ack: u32) -> Acked {
         let sock = &mut self.socks[ix];
+        if after(sock.snd_una.wrapping_sub(sock.acked_len), ack) {
+            return Acked::TooOld;
+        }
         if after(sock.snd_una, ack) {
             return Acked::Old;
         }
         if after(ack, sock.snd_nxt) {
             return Acked::Unsent;
         }
+        sock.acked_len += ack.wrapping_sub(sock.snd_una);
         sock.snd_una = ack;
         Acked::Good
     }
@@ -166,19 +179,30 @@ impl World {
         sock.retries = 0;
     }
 
-    /// The peer sends no more.
+    /// The peer sends no more, if its FIN comes when it is due.
     fn step_on_fin(&mut self, ix: SockIx, segment: Segment) {
-        let sock = &mut self.socks[ix];
         if segment.flag != Flag::Fin {
             return;
         }
-        if segment.seq == sock.rcv_nxt {
-            sock.rcv_nxt = segment.end();
-            sock.shutdown |= RCV_SHUTDOWN;
-        } else if after(segment.seq, sock.rcv_nxt) {
-            return; // out of order
+        let sock = &self.socks[ix];
+        let (state, next) = (sock.state, sock.rcv_nxt);
+        let early = after(segment.seq, next);
+        match state {
+            // It has heard the last one.
+            State::CloseWait | State::LastAck | State::Closing if early => return,
+            // What is missing before it would be lost: nobody reads any more.
+            State::FinWait1 | State::FinWait2 if early && sock.shutdown & RCV_SHUTDOWN != 0 => {
+                self.reply_reset(segment, Some(ix));
+                return self.receive_reset(ix);
+            }
+            _ => {}
         }
-        let state = sock.state;
+        if segment.seq != next {
+            return self.send_ack(ix);
+        }
+        let sock = &mut self.socks[ix];
+        sock.rcv_nxt = segment.end();
+        sock.shutdown |= RCV_SHUTDOWN;
         if let State::Established | State::SynRecv = state {
             sock.state = State::CloseWait;
         }
@@ -216,6 +240,7 @@ impl World {
         match segment.flag {
             Flag::Reset => self.receive_reset(ix),
             Flag::Syn => {
+                sock.acked_len += ack.wrapping_sub(sock.snd_una);
                 sock.snd_una = ack;
                 sock.rcv_nxt = segment.end();
                 let held = sock.defer_accept != 0;
@@ -261,7 +286,7 @@ impl World {
         if segment.begins() {
             trace.blame(Rule::HalfOpen, self.handle(ix));
         }
-        if self.may_complain(ix) {
+        if self.may_answer(ix, segment) {
             self.reply(segment, Some(ix), Flag::None, sent, Some(next));
         }
     }
@@ -272,24 +297,26 @@ impl World {
         let in_window = segment.seq == next
             || (after(segment.end(), next) && after(next.wrapping_add(WINDOW), segment.seq));
         if !in_window {
-            if segment.flag != Flag::Reset && self.may_complain(ix) {
+            // A reset too.
+            if self.may_answer(ix, segment) {
                 self.reply(segment, Some(ix), Flag::None, sent, Some(next));
             }
             return;
         }
         match segment.flag {
             Flag::Reset => self.end_time_wait(ix),
-            Flag::Syn => {
-                self.reply_reset(segment, Some(ix));
-                self.end_time_wait(ix);
-            }
             Flag::Fin if segment.end() == next.wrapping_add(1) => {
                 self.socks[ix].substate = State::TimeWait;
                 self.socks[ix].rcv_nxt = segment.end();
                 self.set_timer(ix, crate::wire::TIME_WAIT_MS);
                 self.reply(segment, Some(ix), Flag::None, sent, Some(segment.end()));
             }
-            _ => {}
+            // A FIN with something missing before it, which nobody would read.
+            Flag::Syn | Flag::Fin => {
+                self.reply_reset(segment, Some(ix));
+                self.end_time_wait(ix);
+            }
+            Flag::None => {}
         }
     }
 }

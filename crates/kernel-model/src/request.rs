@@ -253,7 +253,7 @@ impl World {
             in_window
         };
         if !in_window {
-            if segment.flag != Flag::Reset && self.may_complain(ix) {
+            if segment.flag != Flag::Reset && self.may_answer(ix, segment) {
                 self.reply(
                     segment,
                     Some(listener),
@@ -422,7 +422,7 @@ impl World {
             deadline: None,
             chain: NONE,
             retries: 0,
-            snd_una: handshake.snd_nxt.wrapping_sub(1),
+            snd_una: handshake.snd_nxt,
             snd_nxt: handshake.snd_nxt,
             rcv_nxt: handshake.rcv_nxt,
             ..parent.clone()

@@ -151,6 +151,9 @@ pub(crate) struct Sock {
     pub snd_una: u32,
     pub snd_nxt: u32,
     pub rcv_nxt: u32,
+    /// How much of this connection was acknowledged (`bytes_acked`): as far back, an acknowledgement is
+    /// only late.
+    pub acked_len: u32,
     /// The largest window that the peer has opened.
     pub max_window: u32,
     /// How often the SYN, or a half-open connection's answer, was sent again.
@@ -226,6 +229,7 @@ impl Sock {
             snd_una: 0,
             snd_nxt: 0,
             rcv_nxt: 0,
+            acked_len: 0,
             max_window: 0,
             retries: 0,
             acked: false,

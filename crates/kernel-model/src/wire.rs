@@ -163,6 +163,12 @@ impl World {
         true
     }
 
+    /// The same of a segment out of its window. A FIN it may always answer: it counts as data there
+    /// (`tcp_oow_rate_limited`).
+    pub(crate) fn may_answer(&mut self, ix: SockIx, segment: Segment) -> bool {
+        segment.flag == Flag::Fin || self.may_complain(ix)
+    }
+
     /// A segment of a socket's own connection. Says whether it arrives anywhere.
     pub(crate) fn send(&mut self, ix: SockIx, flag: Flag, seq: u32, ack: Option<u32>) -> bool {
         let sock = &self.socks[ix];
