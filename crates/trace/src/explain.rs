@@ -46,6 +46,20 @@ pub struct Reason {
     pub ways: Vec<Way>,
 }
 
+impl Reason {
+    /// One that is no rule of bind and listen.
+    pub(crate) fn plain(text: impl Into<String>, advice: &str) -> Reason {
+        Reason {
+            rule: RuleText {
+                id: String::new(),
+                text: text.into(),
+            },
+            holders: Vec::new(),
+            ways: vec![Way::advice(advice)],
+        }
+    }
+}
+
 /// Somebody who knows why calls are refused, and who else is there.
 pub trait Explain {
     /// Why this call was refused; `None` where it is not known.

@@ -12,6 +12,7 @@ pub mod facts;
 pub mod filter;
 pub mod finding;
 pub mod privilege;
+mod reasons;
 pub mod record;
 pub mod recorder;
 mod traps;

@@ -5,18 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use portcullis_kernel_model as model;
-
 use crate::call::{Address, Call};
-use crate::explain::{Explain, Question, Reason};
+use crate::explain::{Explain, Reason};
 use crate::facts::{Caller, Image, Peek};
 use crate::finding::{Finding, Holder, Kind, RuleText, Way};
 use crate::record::{
     Ending, ErrorNumber, FORMAT, Found, Heir, Inheritance, Process, Record, Socket, Step, What,
 };
-use crate::words::{
-    DEVICE_OPTIONS, family, option_name, plain_text, protocol, setting, unix_text, what,
-};
+use crate::words::{family, plain_text, protocol, unix_text, what};
 
 /// Most sockets, processes and findings that are kept: a program may run for years.
 const SOCKETS_MAX: usize = 10_000;
@@ -329,16 +325,8 @@ impl Recorder {
             }
             What::SetOption(_) => return,
         };
-        let reason = text
-            .or_else(|| plain_text(error.0))
-            .map(|(text, way)| Reason {
-                rule: RuleText {
-                    id: String::new(),
-                    text: text.to_owned(),
-                },
-                holders: Vec::new(),
-                ways: vec![Way::advice(way)],
-            });
+        let text = text.or_else(|| plain_text(error.0));
+        let reason = text.map(|(text, advice)| Reason::plain(text, advice));
         self.find(made.process, None, kind, reason);
     }
 
@@ -387,89 +375,6 @@ impl Recorder {
             namespace: peek.namespace,
         });
         Some(number)
-    }
-
-    fn reason(
-        &self,
-        number: u64,
-        made: &Made<'_>,
-        errno: i32,
-        explain: &mut dyn Explain,
-    ) -> Option<Reason> {
-        let socket = self.record.socket(number)?;
-        if let Some(reason) = self.lost_privilege(made, errno) {
-            return Some(reason);
-        }
-        let call = match made.call {
-            Call::Bind {
-                address: Address::Inet(address),
-                ..
-            } => model::Call::Bind(*address),
-            Call::Listen { backlog, .. } => model::Call::Listen(*backlog),
-            Call::SetOption {
-                level,
-                number,
-                value,
-                ..
-            } => {
-                let value = value
-                    .as_deref()
-                    .and_then(|bytes| setting(*level, *number, bytes));
-                let device = DEVICE_OPTIONS.contains(&option_name(*level, *number).as_str());
-                let device = device.then_some(-1);
-                model::Call::Set(crate::explain::option(
-                    *level,
-                    *number,
-                    value.as_ref(),
-                    device,
-                )?)
-            }
-            _ => return None,
-        };
-        let question = Question {
-            record: &self.record,
-            socket,
-            process: made.process,
-            caller: made.caller?,
-            call,
-            errno,
-        };
-        let told = explain.explain(&question);
-        told.or_else(|| {
-            let (text, way) = plain_text(errno)?;
-            Some(Reason {
-                rule: RuleText {
-                    id: String::new(),
-                    text: text.to_owned(),
-                },
-                holders: Vec::new(),
-                ways: vec![Way::advice(way)],
-            })
-        })
-    }
-
-    /// A refusal that is there only because the program is watched must not be called anything else.
-    fn lost_privilege(&self, made: &Made<'_>, errno: i32) -> Option<Reason> {
-        let process = self.record.process(made.process)?;
-        let gift = process.lost?;
-        let low_port = matches!(made.call, Call::Bind { .. }) && errno == libc::EACCES;
-        if !(low_port && gift.lets_bind_low_ports()) && errno != libc::EPERM {
-            return None;
-        }
-        Some(Reason {
-            rule: RuleText {
-                id: String::new(),
-                text: format!(
-                    "{} would have {}, and has not because it is watched: the refusal may be due to that alone",
-                    process.program,
-                    gift.words()
-                ),
-            },
-            holders: Vec::new(),
-            ways: vec![Way::advice(
-                "watch it as root: sudo portcullis why -- COMMAND",
-            )],
-        })
     }
 
     fn refused(&mut self, number: u64, made: &Made<'_>, step: &Step, reason: Option<Reason>) {

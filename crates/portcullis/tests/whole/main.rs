@@ -34,3 +34,4 @@ mod signals;
 mod sim;
 mod start;
 mod timeouts;
+mod why;
