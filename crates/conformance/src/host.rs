@@ -246,10 +246,12 @@ pub fn model(kernel: Kernel, user: u32, profile: u8, ports: &Ports) -> Host {
     net.interfaces[0].v4.push((ON_LO, 32));
     net.interfaces[0].v6.push(Addr6 {
         addr: ON_LO6,
+        prefix: 128,
         tentative: false,
     });
     let settled = |addr| Addr6 {
         addr,
+        prefix: 64,
         tentative: false,
     };
     net.interfaces.push(Interface {

@@ -267,6 +267,7 @@ impl Attempt {
                     IpAddr::V4(ip) => interface.v4.push((ip, 32)),
                     IpAddr::V6(addr) => interface.v6.push(Addr6 {
                         addr,
+                        prefix: 128,
                         tentative: false,
                     }),
                 }

@@ -156,6 +156,8 @@ pub enum Vrf {
 pub struct Addr6 {
     /// The address.
     pub addr: Ipv6Addr,
+    /// How much of it is the network's: the others there are neighbours.
+    pub prefix: u8,
     /// Duplicate address detection has not ended: it cannot be bound yet.
     pub tentative: bool,
 }
@@ -329,6 +331,7 @@ impl Namespace {
             v4: alloc::vec![(Ipv4Addr::LOCALHOST, 8)],
             v6: alloc::vec![Addr6 {
                 addr: Ipv6Addr::LOCALHOST,
+                prefix: 128,
                 tentative: false
             }],
         };
@@ -441,6 +444,18 @@ impl Namespace {
     pub(crate) fn is_on6(&self, addr: u128, device: u32) -> bool {
         let mut addresses = self.behind(device).flat_map(|interface| &interface.v6);
         addresses.any(|own| own.addr.to_bits() == addr)
+    }
+
+    /// Whether an IPv6 address is in the network of an interface that is up; of this one, if one is given.
+    pub(crate) fn is_neighbour6(&self, addr: u128, device: u32) -> bool {
+        let mut all = self.interfaces.iter();
+        all.any(|i| {
+            let here = i.up && (device == 0 || device == i.index);
+            here && i.v6.iter().any(|own| {
+                let host_bits = u128::MAX.checked_shr(u32::from(own.prefix)).unwrap_or(0);
+                own.addr.to_bits() | host_bits == addr | host_bits
+            })
+        })
     }
 
     /// The first IPv4 address of an interface.

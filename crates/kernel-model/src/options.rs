@@ -380,7 +380,10 @@ impl World {
             OptName::Linger => i32::from(sock.linger_s),
             OptName::IncomingCpu => sock.incoming_cpu,
             OptName::AcceptConn => i32::from(sock.state == State::Listen),
-            OptName::Error => sock.error.take().map_or(0, Errno::number),
+            OptName::Error => {
+                let error = sock.error.take().or_else(|| sock.soft_error.take());
+                error.map_or(0, Errno::number)
+            }
             OptName::Repair => i32::from(sock.repair),
             OptName::FastOpen => sock.fastopen_queue as i32,
             OptName::DeferAccept => seconds(sock.defer_accept),

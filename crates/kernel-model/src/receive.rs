@@ -135,6 +135,7 @@ impl World {
         }
         sock.acked_len += ack.wrapping_sub(sock.snd_una);
         sock.snd_una = ack;
+        sock.soft_error = None;
         Acked::Good
     }
 
@@ -242,6 +243,7 @@ impl World {
             Flag::Syn => {
                 sock.acked_len += ack.wrapping_sub(sock.snd_una);
                 sock.snd_una = ack;
+                sock.soft_error = None;
                 sock.rcv_nxt = segment.end();
                 let held = sock.defer_accept != 0;
                 self.established(ix);

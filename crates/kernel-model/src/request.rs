@@ -407,6 +407,7 @@ impl World {
             hashed: Hashed::No,
             parent: listener,
             error: None,
+            soft_error: None,
             incoming_cpu: self.cpu,
             device: handshake.device,
             sends_ipv4: parent.sends_ipv4

@@ -88,6 +88,8 @@ pub(crate) struct Sock {
     pub locks: u8,
     pub shutdown: u8,
     pub error: Option<Errno>,
+    /// An error that ends nothing, and that SO_ERROR tells after the other (`sk_err_soft`).
+    pub soft_error: Option<Errno>,
 
     /// Where it receives (`rcv_saddr`), where it sends from (`saddr`), the peer.
     pub rcv4: u32,
@@ -188,6 +190,7 @@ impl Sock {
             locks: 0,
             shutdown: 0,
             error: None,
+            soft_error: None,
             rcv4: 0,
             src4: 0,
             peer4: 0,

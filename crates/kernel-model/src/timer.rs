@@ -12,7 +12,7 @@ use crate::errno::Errno;
 use crate::explain::{NoTrace, Trace};
 use crate::socket::SockIx;
 use crate::version::Change;
-use crate::wire::{Flag, TIME_WAIT_MS};
+use crate::wire::{Flag, TIME_WAIT_MS, flow_of};
 use crate::world::World;
 
 /// The first wait for the answer to a SYN, or to a listener's own (`TCP_TIMEOUT_INIT`).
@@ -124,12 +124,16 @@ impl World {
             0
         };
         if self.socks[ix].retries >= SYN_RETRIES + linear {
-            self.socks[ix].error = Some(Errno::ETIMEDOUT);
+            let soft = self.socks[ix].soft_error;
+            self.socks[ix].error = Some(soft.unwrap_or(Errno::ETIMEDOUT));
             return self.done(ix);
         }
         self.socks[ix].retries += 1;
         let seq = self.socks[ix].snd_una;
-        self.send(ix, Flag::Syn, seq, None);
+        if !self.send(ix, Flag::Syn, seq, None) {
+            // IPv4 says it here, too (inet_sk_rebuild_header()).
+            self.note_no_route(ix, flow_of(&self.socks[ix]));
+        }
         self.retry_syn_later(ix);
     }
 

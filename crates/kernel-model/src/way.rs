@@ -1,6 +1,7 @@
 //! Does a segment between two addresses arrive, and by which interface?
 //!
-//! Decides:  whether a route exists from this source through this device; the interface that the
+//! Decides:  whether a route exists from this source through this device, and what its want is called;
+//!           the interface that the
 //!           receiver is looked up by; whether a reset may answer what nobody took.
 //! Kernel:   net/ipv4/route.c, ip_route_output_key_hash_rcu(), __mkroute_output(); net/ipv6/route.c,
 //!           ip6_route_output_flags(); net/ipv6/ip6_input.c, ip6_rcv_core(), 3.9 to 6.18
@@ -8,6 +9,7 @@
 
 use crate::addr::{Kind6, is_mapped, kind6};
 use crate::connect::LOOPBACK_DEVICE;
+use crate::errno::Errno;
 use crate::host::{Kind4, NetId};
 use crate::world::World;
 
@@ -71,6 +73,25 @@ impl World {
             return None;
         }
         net.device_of6(flow.to, vrf).map(local)
+    }
+
+    /// What a route lookup says that found none, where [`World::way`] says that nothing arrives. `None`:
+    /// there is a neighbour, or one is taken to be there.
+    pub(crate) fn no_route(&self, flow: Flow) -> Option<Errno> {
+        let net = self.host.net(flow.net);
+        if !is_mapped(flow.to) {
+            let neighbour = net.is_neighbour6(flow.to, flow.device);
+            return (!neighbour).then_some(Errno::ENETUNREACH);
+        }
+        let own = net.kind4(self.host.kernel, flow.from as u32, net.vrf_of(flow.device));
+        if flow.source != Source::Any && own != Kind4::Local {
+            return Some(Errno::ENETUNREACH);
+        }
+        match net.interface(flow.device) {
+            None if flow.device != 0 => Some(Errno::ENODEV),
+            Some(through) if through.up => None,
+            _ => Some(Errno::ENETUNREACH),
+        }
     }
 
     fn way4(&self, flow: Flow) -> Option<Arrival> {

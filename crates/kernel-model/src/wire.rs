@@ -177,15 +177,22 @@ impl World {
         if sock.sends_ipv4 && !is_mapped(to.addr) {
             return false;
         }
-        let flow = Flow {
-            net: sock.net,
-            from: to.peer,
-            to: to.addr,
-            device: sock.device,
-            source: source_of(sock),
-            scope: Scope::Strict,
-        };
-        self.post(flow, to, flag, seq, ack)
+        let flow = flow_of(sock);
+        // An IPv4 segment that finds no route leaves no trace (__ip_queue_xmit()).
+        let noted = sock.family == Family::Inet6 && !sock.sends_ipv4;
+        let arrives = self.post(flow, to, flag, seq, ack);
+        if !arrives && noted {
+            self.note_no_route(ix, flow);
+        }
+        arrives
+    }
+
+    /// A segment found no route: what SO_ERROR tells until an acknowledgement comes. Of a neighbour
+    /// nobody knows yet that he does not answer.
+    pub(crate) fn note_no_route(&mut self, ix: SockIx, flow: Flow) {
+        if let Some(errno) = self.no_route(flow) {
+            self.socks[ix].soft_error = Some(errno);
+        }
     }
 
     pub(crate) fn post(
@@ -492,6 +499,19 @@ impl World {
 
     pub(crate) fn forget_parent(&mut self, child: SockIx) {
         self.socks[child].parent = NONE;
+    }
+}
+
+/// What a socket's own segments ask of the routes.
+pub(crate) fn flow_of(sock: &Sock) -> Flow {
+    let to = Tuple::of(sock, sock.sport).reversed();
+    Flow {
+        net: sock.net,
+        from: to.peer,
+        to: to.addr,
+        device: sock.device,
+        source: source_of(sock),
+        scope: Scope::Strict,
     }
 }
 

@@ -85,7 +85,7 @@ fn make(interface: &Interface) -> Result<(), Obstacle> {
             true => netlink::Detect::Yes,
             false => netlink::Detect::No,
         };
-        netlink::add_address_with(interface.index, address.addr.into(), 64, detect)?;
+        netlink::add_address_with(interface.index, address.addr.into(), address.prefix, detect)?;
     }
     // The routes of a VRF stand in a table of its own.
     if interface.vrf == Vrf::Outside {

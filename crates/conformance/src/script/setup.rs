@@ -281,7 +281,11 @@ fn addresses(at: &mut Cursor<'_>, interface: &mut Interface) -> Result<(), Probl
             IpAddr::V4(ip) => interface.v4.push((ip, prefix)),
             IpAddr::V6(addr) => {
                 let tentative = at.take("tentative");
-                interface.v6.push(Addr6 { addr, tentative });
+                interface.v6.push(Addr6 {
+                    addr,
+                    prefix,
+                    tentative,
+                });
             }
         }
         if !at.take(",") {
