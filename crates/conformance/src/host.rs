@@ -180,6 +180,18 @@ const SETTLE: Duration = Duration::from_millis(1100);
 const ATTEMPTS_MAX: u32 = 5;
 const LEFT_NAME: &str = "pc2";
 const RIGHT_NAME: &str = "pc3";
+/// The index of an interface that is down; the other end of its pair is nobody's.
+pub const DOWN: u32 = 4;
+const DOWN_NAME: &str = "pc4";
+const FAR_OF_DOWN: u32 = 1004;
+
+/// 10.1.0.1/16, on `lo`: the whole network is this host's.
+pub const NET_ON_LO: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
+const NET_ON_LO_PREFIX: u8 = 16;
+/// 198.51.100.7/24, on `pc2`: the second address of its network.
+pub const SECONDARY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+/// 203.0.113.33/29, on `pc4`, which is down.
+pub const ON_DOWN: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 33);
 
 /// 192.0.2.1, on `lo`.
 pub const ON_LO: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -206,6 +218,7 @@ pub fn device_name(index: u32) -> &'static str {
         LOOPBACK => "lo",
         LEFT => LEFT_NAME,
         RIGHT => RIGHT_NAME,
+        DOWN => DOWN_NAME,
         _ => "no-such-device",
     }
 }
@@ -244,6 +257,7 @@ pub fn model(kernel: Kernel, user: u32, profile: u8, ports: &Ports) -> Host {
     net.user_ns = UserNsId(0);
     net.sysctls = sysctls(profile, ports);
     net.interfaces[0].v4.push((ON_LO, 32));
+    net.interfaces[0].v4.push((NET_ON_LO, NET_ON_LO_PREFIX));
     net.interfaces[0].v6.push(Addr6 {
         addr: ON_LO6,
         prefix: 128,
@@ -259,7 +273,7 @@ pub fn model(kernel: Kernel, user: u32, profile: u8, ports: &Ports) -> Host {
         name: LEFT_NAME.into(),
         up: true,
         vrf: Vrf::Outside,
-        v4: vec![(ON_LEFT, 24)],
+        v4: vec![(ON_LEFT, 24), (SECONDARY, 24)],
         v6: vec![settled(ON_LEFT6), settled(LINK_LOCAL)],
     });
     net.interfaces.push(Interface {
@@ -268,6 +282,14 @@ pub fn model(kernel: Kernel, user: u32, profile: u8, ports: &Ports) -> Host {
         up: true,
         vrf: Vrf::Outside,
         v4: Vec::new(),
+        v6: Vec::new(),
+    });
+    net.interfaces.push(Interface {
+        index: DOWN,
+        name: DOWN_NAME.into(),
+        up: false,
+        vrf: Vrf::Outside,
+        v4: vec![(ON_DOWN, 29)],
         v6: Vec::new(),
     });
     host
@@ -288,7 +310,11 @@ pub fn set_up() -> io::Result<()> {
     netlink::add_pair((LEFT, LEFT_NAME), (RIGHT, RIGHT_NAME))?;
     netlink::up(LEFT)?;
     netlink::up(RIGHT)?;
+    netlink::add_address(LOOPBACK, NET_ON_LO.into(), NET_ON_LO_PREFIX)?;
     netlink::add_address(LEFT, ON_LEFT.into(), 24)?;
+    netlink::add_address(LEFT, SECONDARY.into(), 24)?;
+    netlink::add_pair((DOWN, DOWN_NAME), (FAR_OF_DOWN, "far"))?;
+    netlink::add_address(DOWN, ON_DOWN.into(), 29)?;
     netlink::add_address(LEFT, ON_LEFT6.into(), 64)?;
     netlink::add_address(LEFT, LINK_LOCAL.into(), 64)?;
     // The kernel adds routes of its own when it has noticed that the pair is up, and that an address
@@ -296,8 +322,21 @@ pub fn set_up() -> io::Result<()> {
     std::thread::sleep(SETTLE);
     let loopback = Ipv4Addr::new(127, 0, 0, 0);
     netlink::acknowledge_at_once(LOOPBACK, loopback.into(), 8, Ipv4Addr::LOCALHOST.into())?;
+    let of_lo = NET_ON_LO.to_bits() & (u32::MAX << (32 - NET_ON_LO_PREFIX));
+    netlink::acknowledge_at_once(
+        LOOPBACK,
+        Ipv4Addr::from(of_lo).into(),
+        NET_ON_LO_PREFIX,
+        NET_ON_LO.into(),
+    )?;
     for (device, address) in acknowledging() {
-        netlink::acknowledge_at_once(device, address, host_prefix(address), address)?;
+        // What is sent to a secondary address comes from the first of its network.
+        let source = if address == IpAddr::V4(SECONDARY) {
+            ON_LEFT.into()
+        } else {
+            address
+        };
+        netlink::acknowledge_at_once(device, address, host_prefix(address), source)?;
         let mut attempts = 0;
         while !is_acknowledged_at_once(address)? {
             attempts += 1;
@@ -315,11 +354,14 @@ pub fn set_up() -> io::Result<()> {
 }
 
 /// The addresses that connections are made to, with their interfaces.
-fn acknowledging() -> [(u32, IpAddr); 7] {
+fn acknowledging() -> [(u32, IpAddr); 10] {
     [
         (LOOPBACK, Ipv4Addr::LOCALHOST.into()),
         (LOOPBACK, ON_LO.into()),
+        (LOOPBACK, NET_ON_LO.into()),
         (LEFT, ON_LEFT.into()),
+        (LEFT, SECONDARY.into()),
+        (DOWN, ON_DOWN.into()),
         (LOOPBACK, Ipv6Addr::LOCALHOST.into()),
         (LOOPBACK, ON_LO6.into()),
         (LEFT, ON_LEFT6.into()),

@@ -23,6 +23,7 @@ pub mod mutant;
 pub mod mutants;
 pub mod netlink;
 pub mod print;
+pub mod processes;
 pub mod random;
 pub mod replay;
 pub mod report;

@@ -30,6 +30,8 @@ const SO_DETACH_REUSEPORT_BPF: i32 = 68;
 const IP_LOCAL_PORT_RANGE: i32 = 51;
 const IPV6_TRANSPARENT: i32 = 75;
 const IPV6_FREEBIND: i32 = 78;
+/// Longer than the first acknowledgement is delayed (`TCP_DELACK_MIN`, 40 ms).
+const DELAYED_ACK: std::time::Duration = std::time::Duration::from_millis(100);
 /// How long a call that blocks is waited for.
 const BLOCKS_MS: i64 = 30;
 
@@ -118,6 +120,16 @@ impl Live {
                 .map(|at| at as u8);
         }
         Ok(Some(seen))
+    }
+
+    /// The state of the step's socket once a delayed acknowledgement must have come.
+    pub(crate) fn state_later(&self, step: &Step) -> u8 {
+        std::thread::sleep(DELAYED_ACK);
+        let looked = match step.op {
+            Op::Call(Call::Accept) => step.into,
+            _ => step.slot,
+        };
+        bare::tcp_state(self.fd(usize::from(looked))).unwrap_or(0)
     }
 
     /// Whether the slot's descriptor exists.

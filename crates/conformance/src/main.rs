@@ -15,7 +15,7 @@ use portcullis_conformance::replay::{self, Tape};
 use portcullis_conformance::report::Report;
 use portcullis_conformance::run::{Part, Plan, run};
 use portcullis_conformance::worker::running_kernel;
-use portcullis_conformance::{cases, exhaustive, guest, mutant, speed};
+use portcullis_conformance::{cases, exhaustive, guest, mutant, processes, speed};
 
 /// The exit code where a run is not possible: no private networks, or another kernel.
 const NOT_HERE: u8 = 4;
@@ -30,9 +30,12 @@ enum Which {
     Time,
     /// Scripts whose last call has several answers, each run many times
     Draws,
+    /// Scenarios with processes, namespaces and hosts of their own
+    Processes,
     /// Exhaustive and random
     Both,
-    /// Exhaustive and random, some of the draws, and one round of those in which time passes
+    /// Exhaustive and random, some of the draws and of the processes, and one round of those in which
+    /// time passes
     All,
 }
 
@@ -89,6 +92,9 @@ struct Options {
     /// Measure the model beside the system calls instead, and print the table
     #[arg(long)]
     speed: bool,
+    /// Print the scenario of --part processes with this --seed and --from instead
+    #[arg(long)]
+    print: bool,
     /// List the forms of exhaustive scripts and how many there are
     #[arg(long)]
     list: bool,
@@ -118,6 +124,10 @@ fn main() -> ExitCode {
                 form.about
             );
         }
+        return ExitCode::SUCCESS;
+    }
+    if options.print {
+        print!("{}", processes::text(options.seed, options.from));
         return ExitCode::SUCCESS;
     }
     if options.if_verified {
@@ -241,6 +251,9 @@ fn run_all(options: &Options) -> std::io::Result<Report> {
     } else {
         options.workers.unwrap_or(cpus())
     };
+    if options.record.is_some() && options.part == Which::Processes {
+        return Err(std::io::Error::other("scenarios are kept on no tape"));
+    }
     let mut report = Report::default();
     let plan = |part, steps| Plan {
         part,
@@ -260,6 +273,13 @@ fn run_all(options: &Options) -> std::io::Result<Report> {
         let steps = if all { left / 50 } else { left };
         one(&plan(part, steps), &mut report)?;
         left = left.saturating_sub(report.steps);
+    }
+    if all || options.part == Which::Processes {
+        let part = Part::Processes { seed, from };
+        let steps = if all { left / 200 } else { left };
+        let before = report.steps;
+        one(&plan(part, steps), &mut report)?;
+        left = left.saturating_sub(report.steps - before);
     }
     if all || options.part == Which::Time {
         let part = Part::Time { seed, from };

@@ -45,15 +45,15 @@ impl Draws {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         (((self.next() >> 32) * bound as u64) >> 32) as usize
     }
 
-    fn percent(&mut self, chance: usize) -> bool {
+    pub(crate) fn percent(&mut self, chance: usize) -> bool {
         self.below(100) < chance
     }
 
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())]
     }
 }
@@ -109,12 +109,10 @@ impl Theme {
         let wide = draws.percent(30);
         let place = |draws: &mut Draws| {
             let count = if wide { PLACES.len() } else { 6 };
-            let place = draws.below(count + usize::from(wide) * RARE.len());
-            PLACES
-                .get(place)
-                .or_else(|| RARE.get(place - count))
-                .copied()
-                .unwrap_or(PLACES[0])
+            let rare = if wide { RARE.len() + NETWORKS.len() } else { 0 };
+            let place = draws.below(count + rare);
+            let all = PLACES[..count].iter().chain(&RARE).chain(&NETWORKS);
+            all.copied().nth(place).unwrap_or(PLACES[0])
         };
         let half_open = profile >= HALF_OPEN_FROM || draws.percent(8);
         let mut places = [place(draws), place(draws), place(draws)];
@@ -202,7 +200,7 @@ impl Theme {
         }
         if draws.percent(50) {
             let backlog = if self.half_open {
-                draws.below(3) as i32
+                draws.pick(&[0, 1, 2, 0, 1, 2, 8])
             } else {
                 backlog(draws)
             };
@@ -226,7 +224,7 @@ impl Theme {
             0..16 => self.bind_again(draws),
             16..34 => Call::Listen(backlog(draws)),
             34..46 => Call::Close,
-            46..58 => Call::Set(option(draws, self.odd_arguments)),
+            46..58 => self.set(draws),
             58..61 => Call::Get(draws.pick(NAMES_OF_OPTIONS)),
             61..64 => Call::Fchown(Uid(CALLERS[draws.below(3)].uid)),
             64..66 => Call::Dup,
@@ -242,6 +240,18 @@ impl Theme {
             _ => self.bind_again(draws),
         };
         pen.call(slot, call);
+    }
+
+    /// An option; now and then with a length that is not its own.
+    fn set(&self, draws: &mut Draws) -> Call {
+        let option = option(draws, self.odd_arguments);
+        let whole = matches!(option, Opt::ReuseportCbpf(_));
+        match draws.below(16) {
+            // With the right length a program is one that cannot be read (gaps.toml).
+            0 if !whole => Call::SetLen(option, draws.pick(&[0, 1, 2, 3, 4, 5, 8, 15, 16, 40])),
+            0 => Call::SetLen(option, draws.pick(&[0, 4, 8, 15, 17])),
+            _ => Call::Set(option),
+        }
     }
 
     fn accept(&mut self, _: &mut Draws, pen: &mut Pen, slot: u8) {
@@ -299,6 +309,18 @@ pub(crate) const RARE: [Place; 9] = [
     rare(IpAddr::V6(host::ON_LO.to_ipv6_mapped())),
 ];
 
+/// Networks on `lo`, secondary addresses, an interface that is down.
+const NETWORKS: [Place; 8] = [
+    rare(IpAddr::V4(host::NET_ON_LO)),
+    rare(IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3))),
+    rare(IpAddr::V4(Ipv4Addr::new(10, 1, 255, 255))),
+    rare(IpAddr::V4(host::SECONDARY)),
+    rare(IpAddr::V4(host::ON_DOWN)),
+    rare(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 39))),
+    rare(IpAddr::V6(host::NET_ON_LO.to_ipv6_mapped())),
+    rare(IpAddr::V6(host::ON_DOWN.to_ipv6_mapped())),
+];
+
 const fn rare(ip: IpAddr) -> Place {
     let family = match ip {
         IpAddr::V4(_) => Family::Inet,
@@ -350,10 +372,11 @@ fn option(draws: &mut Draws, odd: bool) -> Opt {
         56..59 => Opt::Transparent(on),
         59..61 => Opt::Transparent6(on),
         61..67 => {
-            let known = [0, host::LOOPBACK, host::LOOPBACK, host::LEFT, host::RIGHT];
+            let (lo, left, right) = (host::LOOPBACK, host::LEFT, host::RIGHT);
+            let known = [0, lo, lo, 0, lo, left, left, right, right, host::DOWN];
             Opt::BindToDevice(if odd { 77 } else { draws.pick(&known) })
         }
-        67..69 => Opt::BindToIfindex(draws.pick(&[0, 1, 2, 77, -1])),
+        67..69 => Opt::BindToIfindex(draws.pick(&[0, 1, 2, 4, 77, -1])),
         69..74 => Opt::BindAddressNoPort(on),
         74..79 => {
             let (low, high) = (draws.below(4) as u16, draws.below(4) as u16);

@@ -3,23 +3,24 @@
 //! Decides:  which worker runs which scripts; when a difference is shrunk and kept; when a run has failed.
 //! Not here: a single worker (worker.rs), the report (report.rs).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use portcullis_kernel_model::Rule;
+use portcullis_kernel_model::{Rule, Trace as _};
 use portcullis_sys::process::{Fork, fork};
 use rustix::process::{Pid, Signal, WaitOptions, waitpid};
 
 use crate::compare::Difference;
 use crate::report::Report;
+use crate::script::Settings;
 use crate::step::{Script, Seen};
 use crate::tape::{Header, Writer};
 use crate::worker::{Worker, own_user, running_kernel};
-use crate::{draws, exhaustive, mutant, print, random, shrink, times};
+use crate::{draws, exhaustive, mutant, print, processes, random, shrink, times};
 
 /// Scripts that a worker takes at a time.
 const CHUNK: u64 = 256;
@@ -55,6 +56,13 @@ pub enum Part {
         /// The first.
         from: u64,
     },
+    /// Scenarios with processes, namespaces and hosts of their own, from a seed, from this number on.
+    Processes {
+        /// The seed.
+        seed: u64,
+        /// The first.
+        from: u64,
+    },
     /// From a seed, from this number on.
     Random {
         /// The seed.
@@ -73,6 +81,9 @@ impl fmt::Display for Part {
             }
             Part::Random { seed, from } => write!(f, "random, seed {seed}, from script {from}"),
             Part::Time { seed, from } => write!(f, "time, seed {seed}, from script {from}"),
+            Part::Processes { seed, from } => {
+                write!(f, "processes, seed {seed}, from scenario {from}")
+            }
             Part::Draws { seed, from } => write!(f, "draws, seed {seed}, from script {from}"),
         }
     }
@@ -85,6 +96,7 @@ impl Part {
             Part::Exhaustive { .. } => format!("exhaustive_{}", self.number(at)),
             Part::Random { seed, from } => format!("random_{seed}_{}", from + at),
             Part::Time { seed, from } => format!("time_{seed}_{}", from + at),
+            Part::Processes { seed, from } => format!("processes_{seed}_{}", from + at),
             Part::Draws { seed, .. } => format!("draws_{seed}_{}", self.number(at)),
         }
     }
@@ -94,7 +106,9 @@ impl Part {
         match self {
             Part::Exhaustive { from, stride } => exhaustive::number(from, stride, at),
             Part::Draws { from, .. } => from + at / draws::REPEATS,
-            Part::Random { from, .. } | Part::Time { from, .. } => from + at,
+            Part::Random { from, .. } | Part::Time { from, .. } | Part::Processes { from, .. } => {
+                from + at
+            }
         }
     }
 
@@ -109,6 +123,8 @@ impl Part {
             Part::Random { seed, from } => Some(random::script(seed, from + at)),
             Part::Time { seed, from } => Some(times::script(seed, from + at)),
             Part::Draws { seed, .. } => Some(draws::script(seed, self.number(at))),
+            // They are texts (processes.rs).
+            Part::Processes { .. } => None,
         }
     }
 }
@@ -203,6 +219,7 @@ fn work(plan: &Plan, number: u64, mut to: File) -> io::Result<()> {
     let apart = match plan.part {
         Part::Time { .. } => Some(work_slowly(plan, number, &mut worker)?),
         Part::Draws { .. } => Some(work_often(plan, number, &mut worker)?),
+        Part::Processes { seed, .. } => Some(work_apart(plan, seed, number, &mut worker)?),
         _ => None,
     };
     if let Some(found) = apart {
@@ -283,6 +300,55 @@ fn work_often(plan: &Plan, number: u64, worker: &mut Worker) -> io::Result<Found
         progress.tell(worker, &found);
     }
     found.next = Some(plan.part.number(script_at * draws::REPEATS));
+    Ok(found)
+}
+
+/// Scenarios, each in children with networks of their own.
+fn work_apart(plan: &Plan, seed: u64, number: u64, worker: &mut Worker) -> io::Result<Found> {
+    let settings = Settings {
+        kernel: running_kernel()?,
+        ..Settings::default()
+    };
+    let mut found = Found::default();
+    let budget = plan.steps.div_ceil(plan.workers);
+    let (shard, shards) = plan.shard;
+    let mut at = shard * plan.workers + number;
+    let mut progress = Progress::new(number, budget);
+    while worker.comparison.steps < budget && found.disagreements < DIFFERENCES_MAX {
+        let text = processes::text(seed, plan.part.number(at));
+        let Some(told) = processes::run(&text, settings)? else {
+            let message = format!("scenario {} is none", plan.part.number(at));
+            return Err(io::Error::other(message));
+        };
+        worker.counts.scripts += 1;
+        worker.counts.networks += 1;
+        worker.comparison.steps += told.tally.steps as u64;
+        // Counted as one step: its steps could not begin.
+        found.skipped += told.tally.skipped as u64;
+        if told.tally.failed > 0 {
+            return Err(io::Error::other(format!("{}\n{text}", told.text)));
+        }
+        for rule in Rule::ALL {
+            let id = rule.info().id;
+            for _ in told.rules.iter().filter(|told| *told == id) {
+                worker.comparison.coverage.rule(*rule);
+            }
+        }
+        for (branch, seen) in told.branches {
+            *found.branches.entry(branch).or_default() |= seen;
+        }
+        if told.tally.differ > 0 {
+            let again = processes::run(&text, settings)?;
+            if again.is_some_and(|again| again.tally.differ > 0) {
+                found.scenario(plan, at, &text, settings)?;
+            } else {
+                worker.counts.unrepeated += 1;
+            }
+        }
+        at += plan.workers * shards;
+        progress.tell(worker, &found);
+    }
+    found.next = Some(plan.part.number(at));
     Ok(found)
 }
 
@@ -380,6 +446,8 @@ struct Found {
     next: Option<u64>,
     shown: Vec<String>,
     known: BTreeSet<String>,
+    /// What came up of conditions in children, whose counts are their own.
+    branches: BTreeMap<u32, u8>,
 }
 
 impl Found {
@@ -407,6 +475,23 @@ impl Found {
         }
         let said = worker.comparison.kernel_said();
         self.show(plan, at, &small, said, again.as_ref())
+    }
+
+    /// The same for a scenario.
+    fn scenario(&mut self, plan: &Plan, at: u64, text: &str, settings: Settings) -> io::Result<()> {
+        self.disagreements += 1;
+        if self.shown.len() >= SHRUNK_MAX {
+            return Ok(());
+        }
+        let small = processes::shrink(text, settings)?;
+        let told = processes::run(&small, settings)?.unwrap_or_default();
+        let (part, number) = (plan.part, plan.part.number(at));
+        let mut kept = format!("# {part}: scenario {number}\n");
+        for line in told.text.lines() {
+            let _ = writeln!(kept, "# {line}");
+        }
+        kept += &small;
+        self.tell(plan, at, kept)
     }
 
     /// Keeps a script that differs, and tells of it.
@@ -437,7 +522,10 @@ impl Found {
         said: &[Option<Seen>],
         comment: &str,
     ) -> io::Result<()> {
-        let mut text = print::scenario(script, said, comment);
+        self.tell(plan, at, print::scenario(script, said, comment))
+    }
+
+    fn tell(&mut self, plan: &Plan, at: u64, mut text: String) -> io::Result<()> {
         if let Some(directory) = &plan.found {
             let path = print::keep(directory, &plan.part.file_name(at), &text)?;
             text = format!("kept as {}\n{text}", path.display());
@@ -475,7 +563,8 @@ impl Found {
             let _ = writeln!(text, "next {next}");
         }
         for number in 1..=mutant::count() {
-            let _ = writeln!(text, "branch {number} {}", mutant::seen(number));
+            let apart = self.branches.get(&number).copied().unwrap_or(0);
+            let _ = writeln!(text, "branch {number} {}", mutant::seen(number) | apart);
         }
         for shown in &self.shown {
             let _ = writeln!(text, "shown {}", shown.replace('\n', "\\n"));

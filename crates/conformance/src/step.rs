@@ -95,12 +95,18 @@ impl Ports {
         match call {
             Call::Bind(addr) => Call::Bind(self.address(addr)),
             Call::Connect(addr) => Call::Connect(self.address(addr)),
-            Call::Set(Opt::LocalPortRange(range)) => {
-                let (low, high) = (self.number(range as u16), self.number((range >> 16) as u16));
-                Call::Set(Opt::LocalPortRange(u32::from(low) | u32::from(high) << 16))
-            }
+            Call::Set(option) => Call::Set(self.option(option)),
+            Call::SetLen(option, len) => Call::SetLen(self.option(option), len),
             other => other,
         }
+    }
+
+    fn option(&self, option: Opt) -> Opt {
+        let Opt::LocalPortRange(range) = option else {
+            return option;
+        };
+        let (low, high) = (self.number(range as u16), self.number((range >> 16) as u16));
+        Opt::LocalPortRange(u32::from(low) | u32::from(high) << 16)
     }
 
     fn address(&self, addr: SockAddr) -> SockAddr {

@@ -382,6 +382,11 @@ impl Source for Recorded<'_> {
         }
         Ok(seen)
     }
+
+    fn later(&mut self, step: &Step) -> Option<u8> {
+        // A tape holds the first answer.
+        self.tape.is_none().then(|| self.live.state_later(step))
+    }
 }
 
 #[cfg(test)]

@@ -109,11 +109,16 @@ impl World {
                 continue;
             }
             trace.rule(Rule::QueueReset);
-            self.forget_parent(child);
-            self.disconnect(child, &mut NoTrace);
-            self.socks[child].dead = true;
-            self.destroy(child);
+            self.forget_child(child);
         }
+    }
+
+    /// `inet_child_forget`: nobody will accept the connection, and it is reset.
+    pub(crate) fn forget_child(&mut self, child: SockIx) {
+        self.forget_parent(child);
+        self.disconnect(child, &mut NoTrace);
+        self.socks[child].dead = true;
+        self.destroy(child);
     }
 
     /// Who takes over, while `tcp_migrate_req` is on and the group has a listener left.

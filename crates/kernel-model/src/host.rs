@@ -526,10 +526,13 @@ impl Interface {
         self.index == LOOPBACK_DEVICE
     }
 
-    /// Whether it has an IPv4 address itself, or as one of the loopback's networks.
+    /// Whether it has an IPv4 address itself, or as one of the loopback's networks, whose broadcast
+    /// addresses are nobody's.
     fn has4(&self, addr: u32) -> bool {
         self.v4.iter().any(|&(own, prefix)| {
-            own.to_bits() == addr || (self.is_loopback() && Net4::of(own, prefix).contains(addr))
+            let net = Net4::of(own, prefix);
+            let broadcast = prefix < 31 && addr == net.last;
+            own.to_bits() == addr || (self.is_loopback() && net.contains(addr) && !broadcast)
         })
     }
 

@@ -437,6 +437,12 @@ impl World {
             self.inherit_port(child, bucket);
         }
         self.hash_connection(child);
+        if self.socks[listener].state != State::Listen {
+            // A group can hold a socket that does not listen any more, and requests move to it: there is
+            // no queue for the connection (inet_csk_reqsk_queue_add()).
+            trace.blame(Rule::QueueReset, self.handle(listener));
+            return self.forget_child(child);
+        }
         self.socks[listener].queue.push_back(child);
         self.at_connection(child, segment, trace);
     }

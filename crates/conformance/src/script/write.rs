@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use portcullis_kernel_model::{Call, Family, Kernel, Opt, SockAddr, Sysctl, Sysctls};
+use portcullis_kernel_model::{Call, Family, Kernel, SockAddr, Sysctl, Sysctls};
 
 use super::options::{print as print_option, print_name};
 use super::program::state_name;
@@ -68,13 +68,14 @@ fn host_lines(script: &Script) -> String {
             .v6
             .iter()
             .skip(own)
-            .map(|own| format!("{}/64", own.addr));
+            .map(|own| format!("{}/{}", own.addr, own.prefix));
         let all: Vec<String> = v4.chain(v6).collect();
         let equals = if all.is_empty() { "" } else { " = " };
         let _ = writeln!(
             out,
-            "interface {}{equals}{}",
+            "interface {}{}{equals}{}",
             interface.name,
+            if interface.up { "" } else { " down" },
             all.join(", ")
         );
     }
@@ -195,7 +196,7 @@ impl Ports {
     /// Numbers for names in options; addresses keep theirs.
     fn resolve_options(&self, call: Call) -> Call {
         match call {
-            Call::Set(Opt::LocalPortRange(_)) => self.resolve(call),
+            Call::Set(_) | Call::SetLen(..) => self.resolve(call),
             other => other,
         }
     }

@@ -1,0 +1,815 @@
+//! Scenarios from a seed: processes with descriptors of their own, namespaces, users, hosts of any make.
+//!
+//! Decides:  the alphabet of what one process and one fixed network cannot show (random.rs): fork, exit,
+//!           passing descriptors, network and user namespaces, interfaces that are down, secondary
+//!           addresses, networks on `lo`, sysctls that change, options of odd lengths; the shortest
+//!           scenario that still differs.
+//! Not here: the language (script/), the workers (run.rs).
+
+use std::fmt::Write as _;
+use std::io;
+
+use crate::mutant;
+use crate::random::Draws;
+use crate::script::{self, Complaint, Detail, Mode, Obstacle, Run, Script, Settings, Tally};
+
+/// Scenarios tried for one difference.
+const ATTEMPTS_MAX: u32 = 400;
+/// Every so manieth step lets time pass.
+const WAITS: [&str; 2] = ["10ms", "300ms"];
+
+/// What a scenario is mostly about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Network,
+    Users,
+    Sysctls,
+    Ports,
+    Connections,
+    Options,
+    Processes,
+    Buckets,
+}
+
+const KINDS: &[Kind] = &[
+    Kind::Network,
+    Kind::Users,
+    Kind::Sysctls,
+    Kind::Ports,
+    Kind::Connections,
+    Kind::Options,
+    Kind::Processes,
+    Kind::Processes,
+    Kind::Buckets,
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Act {
+    Open,
+    Bind,
+    Listen,
+    Connect,
+    Accept,
+    Set,
+    Get,
+    Shutdown,
+    Close,
+    Dup,
+    Pass,
+    Fchown,
+    Nonblocking,
+    Name,
+    Peer,
+    Sysctl,
+    Wait,
+    Fork,
+    Exit,
+    Enter,
+}
+
+/// How often each comes, and what a kind adds to it.
+const ACTS: &[(Act, usize, &[(Kind, usize)])] = &[
+    (Act::Open, 30, &[(Kind::Ports, 30), (Kind::Buckets, 30)]),
+    (Act::Bind, 80, &[(Kind::Ports, 20), (Kind::Buckets, 20)]),
+    (Act::Listen, 50, &[]),
+    (
+        Act::Connect,
+        40,
+        &[(Kind::Connections, 40), (Kind::Ports, 20)],
+    ),
+    (Act::Accept, 20, &[(Kind::Connections, 30)]),
+    (Act::Set, 30, &[(Kind::Options, 70)]),
+    (Act::Get, 20, &[(Kind::Options, 60)]),
+    (Act::Shutdown, 10, &[(Kind::Connections, 20)]),
+    (
+        Act::Close,
+        20,
+        &[(Kind::Connections, 20), (Kind::Buckets, 20)],
+    ),
+    (Act::Dup, 4, &[(Kind::Processes, 6)]),
+    (Act::Pass, 4, &[(Kind::Processes, 16)]),
+    (Act::Fchown, 6, &[(Kind::Buckets, 14)]),
+    (Act::Nonblocking, 3, &[]),
+    (Act::Name, 15, &[]),
+    (Act::Peer, 7, &[]),
+    (Act::Sysctl, 4, &[(Kind::Sysctls, 10)]),
+    (Act::Wait, 1, &[]),
+    (Act::Fork, 0, &[(Kind::Processes, 9)]),
+    (Act::Exit, 0, &[(Kind::Processes, 7)]),
+    (Act::Enter, 0, &[(Kind::Processes, 7)]),
+];
+
+const SHARING: &[&str] = &["reuseaddr", "reuseport"];
+const OPTIONS: &[&str] = &[
+    "reuseaddr",
+    "reuseport",
+    "freebind",
+    "transparent",
+    "bind-no-port",
+    "linger 0",
+    "linger 5",
+    "linger off",
+    "incoming-cpu 0",
+    "incoming-cpu 1",
+    "incoming-cpu -1",
+    "device lo",
+    "device none",
+    "device eth0",
+    "device dmy",
+    "ifindex 1",
+    "ifindex 0",
+    "ifindex 2",
+    "ifindex 77",
+    "ifindex -1",
+    "port-range 40000..40003",
+    "port-range 0..40001",
+    "port-range 40002..0",
+    "port-range 40003..40000",
+    "port-range 0..0",
+    "program index 0",
+    "program index 1",
+    "program cpu 2",
+    "no-program",
+    "repair on",
+    "repair off",
+    "repair no-window-probe",
+    "fastopen 5",
+    "fastopen -1",
+    "fastopen 99999",
+    "fastopen 0",
+    "defer-accept 1",
+    "defer-accept 0",
+    "defer-accept -5",
+    "defer-accept 1000",
+    "v6only on",
+    "v6only off",
+    "freebind6",
+    "transparent6",
+    "reuseaddr off",
+    "reuseport off",
+    "freebind off",
+    "transparent off",
+    "bind-no-port off",
+];
+const READ: &[&str] = &[
+    "reuseaddr",
+    "reuseport",
+    "v6only",
+    "freebind",
+    "transparent",
+    "freebind6",
+    "transparent6",
+    "device",
+    "ifindex",
+    "bind-no-port",
+    "port-range",
+    "linger",
+    "incoming-cpu",
+    "acceptconn",
+    "error",
+    "repair",
+    "fastopen",
+    "defer-accept",
+    "state",
+];
+const LENGTHS: &[u32] = &[0, 1, 2, 3, 4, 5, 8, 16, 40];
+
+/// Addresses that sockets meet on, and all of the others.
+const FEW4: &[&str] = &["127.0.0.1", "0.0.0.0", "127.0.0.2", "127.0.0.1"];
+const FEW6: &[&str] = &["::", "::1", "::ffff:127.0.0.1", "::ffff:0.0.0.0"];
+const MANY4: &[&str] = &[
+    "0.0.0.0",
+    "127.0.0.1",
+    "127.0.0.2",
+    "127.255.255.255",
+    "127.0.0.0",
+    "255.255.255.255",
+    "224.0.0.1",
+    "0.0.0.1",
+    "192.0.2.7",
+    "192.0.2.255",
+    "192.0.2.0",
+    "192.0.2.8",
+    "10.9.9.9",
+    "198.51.100.1",
+    "10.1.0.1",
+    "10.1.2.3",
+    "10.1.255.255",
+    "127.5.0.1",
+    "127.5.0.9",
+    "203.0.113.9",
+    "203.0.113.8",
+    "240.0.0.1",
+];
+const MANY6: &[&str] = &[
+    "::",
+    "::1",
+    "::2",
+    "::ffff:127.0.0.1",
+    "::ffff:0.0.0.0",
+    "::ffff:10.9.9.9",
+    "::ffff:192.0.2.7",
+    "fe80::7%eth0",
+    "fe80::7%lo",
+    "fe80::7",
+    "fe80::8%eth0",
+    "2001:db8::1",
+    "2001:db8::2",
+    "ff02::1",
+    "ff02::1%eth0",
+    "::127.0.0.1",
+    "fd00::5",
+    "2001:db8::3",
+    "2001:db8::",
+    "::ffff:224.0.0.1",
+    "::ffff:255.255.255.255",
+    "fec0::1",
+];
+const FAMILIES: &[&str] = &["unspec", "inet", "inet6", "1", "77"];
+const ADDRESS_LENGTHS: &[i32] = &[
+    -1, 0, 1, 2, 7, 8, 15, 16, 17, 23, 24, 27, 28, 29, 64, 127, 128, 129, 200,
+];
+
+/// What `eth0`, `dmy` and `lo` may have: secondary addresses, networks on `lo`, odd prefixes.
+const ON_ETH0: &[&str] = &[
+    "192.0.2.7/24",
+    "192.0.2.7/24, fe80::7/64",
+    "192.0.2.7/32, 2001:db8::1/64",
+    "192.0.2.7/31",
+    "192.0.2.7/24, 192.0.2.8/24, fe80::7/64, 2001:db8::2/128",
+    "127.5.0.1/16",
+    "192.0.2.0/24",
+    "10.1.2.2/24",
+];
+const ON_DMY: &[&str] = &[
+    "203.0.113.9/30, 2001:db8::3/64",
+    "198.51.100.1/24",
+    "fd00::5/64, fe80::7/64",
+    "192.0.2.9/24",
+];
+const ON_LO: &[&str] = &[
+    "10.1.0.1/16",
+    "10.1.0.1/32",
+    "10.1.0.1/16, 10.1.2.3/24",
+    "fd00::5/128",
+    "127.5.0.9/8",
+    "fe80::7/64",
+    "203.0.113.8/29",
+];
+
+const RANGES: &[&str] = &[
+    "40000 40003",
+    "40001 40001",
+    "40000 40001",
+    "20001 20004",
+    "40000 40004",
+    "40001 40003",
+];
+const RESERVED: &[&str] = &["40000", "40001-40002", "40003", "40000-40003"];
+const SYSCTLS: &[(&str, &[&str])] = &[
+    ("ip_unprivileged_port_start", &["0", "80", "20001"]),
+    ("net.ipv4.ip_nonlocal_bind", &["1"]),
+    ("net.ipv6.ip_nonlocal_bind", &["1"]),
+    ("ip_autobind_reuse", &["1"]),
+    ("bindv6only", &["1"]),
+    ("somaxconn", &["1", "2", "0", "5"]),
+    ("tcp_max_syn_backlog", &["1", "4", "8"]),
+    ("tcp_syncookies", &["0", "2"]),
+    ("tcp_fastopen", &["0", "2", "3", "1026", "1027", "1028"]),
+    ("tcp_tw_reuse", &["0", "1"]),
+    ("tcp_abort_on_overflow", &["1"]),
+    ("tcp_migrate_req", &["1"]),
+    ("tcp_fin_timeout", &["1"]),
+];
+/// Those that change while sockets are there.
+const CHANGES: &[&str] = &[
+    "ip_local_port_range = 40000 40003",
+    "net.ipv4.ip_nonlocal_bind = 1",
+    "somaxconn = 3",
+    "tcp_migrate_req = 1",
+    "tcp_migrate_req = 0",
+    "tcp_syncookies = 0",
+    "ip_unprivileged_port_start = 0",
+    "tcp_tw_reuse = 1",
+    "bindv6only = 1",
+    "ip_autobind_reuse = 1",
+    "tcp_abort_on_overflow = 1",
+];
+const CAPABILITIES: &[&str] = &[
+    "",
+    " with net_bind_service",
+    " with net_admin",
+    " with net_raw",
+    " with net_admin, net_raw",
+    " with none",
+];
+
+/// The scenario of a number.
+#[must_use]
+pub fn text(seed: u64, number: u64) -> String {
+    let mut draws = Draws::of(seed ^ 0x70_726f_6365_7373, number);
+    let kind = draws.pick(KINDS);
+    let mut pen = Pen {
+        draws,
+        kind,
+        rich: false,
+        out: String::new(),
+        callers: vec!["root".to_owned()],
+        processes: Vec::new(),
+        namespaces: Vec::new(),
+        sockets: Vec::new(),
+        made: 0,
+        meeting: None,
+    };
+    pen.host();
+    pen.who();
+    let web = ["", "", "", "", "", " = 80", " = 443", " = 1023", " = 40001"];
+    let web = pen.draws.pick(&web);
+    pen.line(format_args!("port web{web}\nport two"));
+    pen.open();
+    pen.open();
+    let meets = if kind == Kind::Connections { 90 } else { 45 };
+    if pen.draws.percent(meets) {
+        pen.listener();
+    }
+    let most = pen.draws.pick(&[2, 3, 4, 5, 6]);
+    for _ in 0..pen.draws.pick(&[4, 6, 8, 10, 14, 20]) {
+        let act = pen.act();
+        if act != Act::Open || pen.sockets.len() < most {
+            pen.perform(act);
+        }
+    }
+    pen.out
+}
+
+/// Writes one scenario.
+struct Pen {
+    draws: Draws,
+    kind: Kind,
+    /// All addresses, not only those that meet.
+    rich: bool,
+    out: String,
+    callers: Vec<String>,
+    processes: Vec<String>,
+    namespaces: Vec<&'static str>,
+    /// Their labels, and whether they are of IPv6.
+    sockets: Vec<(String, bool)>,
+    made: u32,
+    /// Where the first socket listens, and whether that is an IPv6 address.
+    meeting: Option<(&'static str, bool)>,
+}
+
+impl Pen {
+    fn line(&mut self, text: std::fmt::Arguments<'_>) {
+        let _ = writeln!(self.out, "{text}");
+    }
+
+    fn host(&mut self) {
+        if self.kind == Kind::Network || self.draws.percent(15) {
+            self.rich = true;
+            let eth0 = self.draws.pick(ON_ETH0);
+            let down = if self.draws.percent(15) { "down " } else { "" };
+            self.line(format_args!("interface eth0 {down}= {eth0}"));
+            if self.draws.percent(50) {
+                let dmy = self.draws.pick(ON_DMY);
+                self.line(format_args!("interface dmy = {dmy}"));
+            }
+            if self.draws.percent(40) {
+                let lo = self.draws.pick(ON_LO);
+                self.line(format_args!("interface lo = {lo}"));
+            }
+        }
+        let ports = self.kind == Kind::Ports;
+        if ports || self.draws.percent(30) {
+            let range = self.draws.pick(RANGES);
+            self.line(format_args!("sysctl ip_local_port_range = {range}"));
+        }
+        if ports && self.draws.percent(30) {
+            let reserved = self.draws.pick(RESERVED);
+            self.line(format_args!("sysctl ip_local_reserved_ports = {reserved}"));
+        }
+        for (name, values) in SYSCTLS {
+            let often = ports && *name == "ip_autobind_reuse";
+            let chance = match self.kind {
+                Kind::Sysctls => 15,
+                _ if often => 30,
+                _ => 4,
+            };
+            if self.draws.percent(chance) {
+                let value = self.draws.pick(values);
+                self.line(format_args!("sysctl {name} = {value}"));
+            }
+        }
+    }
+
+    fn who(&mut self) {
+        let several = matches!(self.kind, Kind::Users | Kind::Processes);
+        if several || self.draws.percent(15) {
+            for (user, uid) in [("alice", 1000), ("bob", 1001)] {
+                let caps = self.draws.pick(CAPABILITIES);
+                self.line(format_args!("user {user} {uid}{caps}"));
+                self.callers.push(user.to_owned());
+            }
+        }
+        if self.kind == Kind::Processes {
+            self.processes();
+        }
+    }
+
+    fn processes(&mut self) {
+        if self.draws.percent(40) {
+            self.line(format_args!("namespace blue"));
+            self.namespaces.push("blue");
+        }
+        let boxed = self.draws.percent(30);
+        if boxed {
+            self.line(format_args!("user-namespace box by alice"));
+            if self.draws.percent(50) {
+                self.line(format_args!("namespace green under box"));
+                self.namespaces.push("green");
+            }
+        }
+        for name in ["p", "q"] {
+            let caps = [
+                "",
+                "",
+                "",
+                " with none",
+                " with net_bind_service",
+                " with net_raw",
+            ];
+            let caps = self.draws.pick(&caps);
+            let inside = match self.namespaces.first() {
+                Some(first) if self.draws.percent(40) => format!(" inside {first}"),
+                _ => String::new(),
+            };
+            if boxed && self.draws.percent(50) {
+                let user = self.draws.pick(&["", " by alice"]);
+                let inside = if self.namespaces.contains(&"green") {
+                    " inside green"
+                } else {
+                    inside.as_str()
+                };
+                self.line(format_args!("process {name}{user} under box{inside}{caps}"));
+            } else {
+                let user = self.draws.pick(&["", " by alice", " by bob"]);
+                self.line(format_args!("process {name}{user}{inside}{caps}"));
+            }
+            self.processes.push(name.to_owned());
+            self.callers.push(name.to_owned());
+        }
+    }
+
+    /// One of the callers, behind this word; mostly the first.
+    fn caller(&mut self, word: &str, others: usize) -> String {
+        if self.callers.len() == 1 || !self.draws.percent(others) {
+            return String::new();
+        }
+        let at = self.draws.below(self.callers.len());
+        format!(" {word} {}", self.callers[at])
+    }
+
+    fn open(&mut self) {
+        self.made += 1;
+        let (name, v6) = (format!("s{}", self.made), self.draws.percent(45));
+        let mut options = Vec::new();
+        for _ in 0..self.draws.pick(&[0, 0, 1, 1, 2, 3]) {
+            let from = if self.draws.percent(70) {
+                SHARING
+            } else {
+                OPTIONS
+            };
+            options.push(self.draws.pick(from));
+        }
+        let with = if options.is_empty() { "" } else { " with " };
+        let (family, by) = (if v6 { "inet6" } else { "inet" }, self.caller("by", 60));
+        let options = options.join(", ");
+        self.line(format_args!(
+            "socket {name} {family}{by}{with}{options} -> any"
+        ));
+        if self.draws.percent(60) {
+            self.line(format_args!("{name} nonblocking on -> any"));
+        }
+        self.sockets.push((name, v6));
+    }
+
+    /// The first socket listens, so that others can meet it.
+    fn listener(&mut self) {
+        let (of, v6) = self.sockets[0].clone();
+        let ip = self.draws.pick(if v6 { FEW6 } else { FEW4 });
+        self.meeting = Some((ip, v6));
+        let address = if v6 {
+            format!("[{ip}]:web")
+        } else {
+            format!("{ip}:web")
+        };
+        let backlog = self.draws.pick(&["", " 0", " 1", " 5"]);
+        self.line(format_args!(
+            "{of} bind {address} -> any\n{of} listen{backlog} -> any"
+        ));
+    }
+
+    /// Where a socket calls: mostly where somebody listens.
+    fn target(&mut self, v6: bool) -> String {
+        if let Some((ip, of_v6)) = self.meeting
+            && self.draws.percent(65)
+        {
+            return match (v6, of_v6) {
+                (true, true) => format!("[{ip}]:web"),
+                (false, false) => format!("{ip}:web"),
+                (true, false) => format!("[::ffff:{ip}]:web"),
+                (false, true) => "127.0.0.1:web".to_owned(),
+            };
+        }
+        let rich = self.rich && self.draws.percent(30);
+        self.address(v6, rich)
+    }
+
+    fn act(&mut self) -> Act {
+        let kind = self.kind;
+        let weight = |&(_, usual, more): &(Act, usize, &[(Kind, usize)])| {
+            let more = more.iter().filter(|more| more.0 == kind);
+            usual + more.map(|more| more.1).sum::<usize>()
+        };
+        let mut at = self.draws.below(ACTS.iter().map(weight).sum());
+        for entry in ACTS {
+            match at.checked_sub(weight(entry)) {
+                Some(left) => at = left,
+                None => return entry.0,
+            }
+        }
+        Act::Bind
+    }
+
+    fn perform(&mut self, act: Act) {
+        if self.of_processes(act) {
+            return;
+        }
+        let at = match self.meeting {
+            Some(_) if act == Act::Accept && self.draws.percent(60) => 0,
+            _ => self.draws.below(self.sockets.len()),
+        };
+        let (of, v6) = self.sockets[at].clone();
+        let by = self.caller("as", 20);
+        let said = match act {
+            Act::Open => return self.open(),
+            Act::Bind => format!("bind {}", self.address(v6, self.rich)),
+            Act::Listen => {
+                let all = ["", " 0", " 1", " -1", " 5", " 2147483647", " -2147483648"];
+                format!("listen{}", self.draws.pick(&all))
+            }
+            Act::Connect if self.draws.percent(12) => "connect unspecified".to_owned(),
+            Act::Connect => format!("connect {}", self.target(v6)),
+            Act::Accept => {
+                self.made += 1;
+                let child = format!("c{}", self.made);
+                self.line(format_args!("{of} nonblocking on -> any"));
+                self.sockets.push((child.clone(), v6));
+                format!("accept {child}")
+            }
+            Act::Set => {
+                let option = self.draws.pick(OPTIONS);
+                match self.draws.percent(10) {
+                    true => format!("set {option} length {}", self.draws.pick(LENGTHS)),
+                    false => format!("set {option}"),
+                }
+            }
+            Act::Get => format!("get {}", self.draws.pick(READ)),
+            Act::Shutdown => {
+                let how = self.draws.pick(&["read", "write", "both", "3", "-1"]);
+                format!("shutdown {how}")
+            }
+            Act::Pass => format!("pass{}", self.caller("to", 80)),
+            // A user namespace does not map every id (gaps.toml).
+            Act::Fchown if self.out.contains("under box") => return,
+            Act::Fchown => {
+                format!("fchown {}", self.draws.pick(&["root", "1000", "7", "1001"]))
+            }
+            Act::Nonblocking => format!("nonblocking {}", self.draws.pick(&["on", "off"])),
+            Act::Close => "close".to_owned(),
+            Act::Dup => "dup".to_owned(),
+            Act::Name => "getsockname".to_owned(),
+            Act::Peer => "getpeername".to_owned(),
+            Act::Sysctl | Act::Wait | Act::Fork | Act::Exit | Act::Enter => return,
+        };
+        let by = if matches!(act, Act::Fchown | Act::Nonblocking) {
+            ""
+        } else {
+            by.as_str()
+        };
+        self.line(format_args!("{of} {said}{by} -> any"));
+    }
+
+    /// What is not about a socket.
+    fn of_processes(&mut self, act: Act) -> bool {
+        let some = match self.processes.len() {
+            0 => None,
+            count => Some(self.draws.below(count)),
+        };
+        match (act, some) {
+            (Act::Sysctl, _) => {
+                let change = self.draws.pick(CHANGES);
+                self.line(format_args!("sysctl {change} -> any"));
+            }
+            (Act::Wait, _) => {
+                let time = self.draws.pick(&WAITS);
+                self.line(format_args!("wait {time}"));
+            }
+            (Act::Fork, Some(at)) => {
+                self.made += 1;
+                let child = format!("f{}", self.made);
+                self.out += &format!("{} forks {child}\n", self.processes[at]);
+                self.processes.push(child.clone());
+                self.callers.push(child);
+            }
+            (Act::Exit, Some(at)) => {
+                let gone = self.processes.remove(at);
+                self.callers.retain(|caller| *caller != gone);
+                self.line(format_args!("{gone} exits"));
+            }
+            // One of a user namespace stays where it is.
+            (Act::Enter, Some(at)) if self.namespaces == ["blue"] => {
+                let confined = self.out.contains("under box");
+                if !confined {
+                    let to = self.draws.pick(&["blue", "host"]);
+                    self.out += &format!("{} enters {to} -> any\n", self.processes[at]);
+                }
+            }
+            (Act::Fork | Act::Exit | Act::Enter, _) => {}
+            _ => return false,
+        }
+        true
+    }
+
+    fn address(&mut self, v6: bool, rich: bool) -> String {
+        let chosen = self.kind == Kind::Ports && self.draws.percent(70);
+        let port = match chosen {
+            true => "0",
+            false => self.draws.pick(&["web", "web", "web", "web", "two", "0"]),
+        };
+        let v6 = v6 == self.draws.percent(93);
+        let mut text = match (v6, rich) {
+            (true, true) => format!("[{}]:{port}", self.draws.pick(MANY6)),
+            (true, false) => format!("[{}]:{port}", self.draws.pick(FEW6)),
+            (false, true) => format!("{}:{port}", self.draws.pick(MANY4)),
+            (false, false) => format!("{}:{port}", self.draws.pick(FEW4)),
+        };
+        if self.draws.percent(3) {
+            let _ = write!(text, " family {}", self.draws.pick(FAMILIES));
+        }
+        if self.draws.percent(3) {
+            let _ = write!(text, " length {}", self.draws.pick(ADDRESS_LENGTHS));
+        }
+        text
+    }
+}
+
+/// What came of a scenario in both worlds.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// Steps, differences, and whether it was skipped.
+    pub tally: Tally,
+    /// The model's rules, by their names, each as often as it was applied.
+    pub rules: Vec<String>,
+    /// Of a build that counts them: what came up of each condition.
+    pub branches: Vec<(u32, u8)>,
+    /// The line that differs, or why it was skipped.
+    pub text: String,
+}
+
+/// Runs a scenario in both worlds, up to the first difference, in a child with networks of its own. `None`
+/// where the text is no scenario.
+pub fn run(text: &str, settings: Settings) -> io::Result<Option<Told>> {
+    let Ok(parsed) = script::parse(text, settings) else {
+        return Ok(None);
+    };
+    let (tally, account) = script::apart(|| steps(&parsed))?;
+    let mut told = Told {
+        tally,
+        ..Told::default()
+    };
+    for line in account.lines() {
+        match line.split_once(' ') {
+            Some(("rule", rule)) => told.rules.push(rule.to_owned()),
+            Some(("branch", rest)) => {
+                if let Some((number, seen)) = rest.split_once(' ') {
+                    let seen = seen.parse().unwrap_or(0);
+                    told.branches.push((number.parse().unwrap_or(0), seen));
+                }
+            }
+            Some(("text", rest)) => {
+                told.text += rest;
+                told.text.push('\n');
+            }
+            _ => {}
+        }
+    }
+    Ok(Some(told))
+}
+
+fn steps(script: &Script) -> (Tally, String) {
+    let (mut tally, mut account) = (Tally::default(), String::new());
+    let mut run = match Run::prepare(script, Mode::Both) {
+        Ok(run) => run,
+        Err(Obstacle::Skip(reason)) => {
+            tally.skipped = 1;
+            return (tally, format!("text {reason}\n"));
+        }
+        Err(Obstacle::Failed(error)) => {
+            tally.failed = 1;
+            return (tally, format!("text its host cannot be made: {error}\n"));
+        }
+    };
+    let detail = Detail {
+        explain: true,
+        colour: false,
+    };
+    for step in &script.steps {
+        let row = run.step(step);
+        tally.steps += 1;
+        for reason in &row.reasons {
+            let _ = writeln!(account, "rule {}", reason.rule.info().id);
+        }
+        if row.complaints.contains(&Complaint::Differ) {
+            tally.differ = 1;
+            for line in script::row(script, step, &row, &run.ports.1, detail).lines() {
+                let _ = writeln!(account, "text {line}");
+            }
+            break;
+        }
+    }
+    for number in 1..=mutant::count() {
+        let _ = writeln!(account, "branch {number} {}", mutant::seen(number));
+    }
+    (tally, account)
+}
+
+/// Leaves lines out while a scenario still differs.
+pub fn shrink(text: &str, settings: Settings) -> io::Result<String> {
+    let mut best: Vec<&str> = text.lines().collect();
+    let mut attempts = 0;
+    let mut at = best.len();
+    while at > 0 && attempts < ATTEMPTS_MAX {
+        at -= 1;
+        let mut fewer = best.clone();
+        fewer.remove(at);
+        attempts += 1;
+        let told = run(&(fewer.join("\n") + "\n"), settings)?;
+        if told.is_some_and(|told| told.tally.differ > 0) {
+            best = fewer;
+            at = best.len().min(at + 1);
+        }
+    }
+    Ok(best.join("\n") + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_is_a_scenario() {
+        for number in 0..3000 {
+            let text = text(5, number);
+            if let Err(problems) = script::parse(&text, Settings::default()) {
+                let all: Vec<String> = problems.iter().map(|p| p.render("it", &text)).collect();
+                panic!("{number}: {}\n{text}", all.join("\n"));
+            }
+        }
+    }
+
+    #[test]
+    fn every_kind_of_line_comes_up() {
+        let all: String = (0..3000).map(|number| text(5, number)).collect();
+        for words in [
+            " forks ",
+            " exits",
+            " enters blue",
+            " pass to ",
+            "user-namespace box",
+            "namespace green under box",
+            "interface eth0 down",
+            "interface lo = 10.1.0.1/16",
+            "192.0.2.8/24",
+            " length 3",
+            " fchown ",
+            "wait ",
+            "sysctl tcp_migrate_req = 1 -> any",
+        ] {
+            assert!(all.contains(words), "no line has `{words}`");
+        }
+    }
+
+    #[test]
+    fn a_scenario_runs_the_same_in_the_model_again() {
+        let told = |number| {
+            let script = script::parse(&text(9, number), Settings::default()).unwrap();
+            let mut run = Run::prepare(&script, Mode::Model).unwrap();
+            let rows = script.steps.iter().map(|step| run.step(step).model);
+            rows.collect::<Vec<_>>()
+        };
+        for number in 0..200 {
+            assert_eq!(told(number), told(number), "{number}");
+        }
+    }
+}
