@@ -261,6 +261,8 @@ fn reaches(seen: &Seen) -> String {
 mod tests {
     use super::super::{Action, Settings, Verb, parse};
     use super::*;
+    use portcullis_kernel_model::Opt;
+
     use crate::random;
 
     /// What a script's step would call, with the numbers that the language uses.
@@ -272,8 +274,11 @@ mod tests {
         // A port of a socket is read while the script runs: 0 here on both sides.
         Some(match PORTS.resolve(call) {
             // One without a name is named by a number that the host does not have.
-            Call::Set(Opt::BindToDevice(index)) if index > host::RIGHT => {
+            Call::Set(Opt::BindToDevice(index)) if index > host::DOWN => {
                 Call::Set(Opt::BindToDevice(super::super::parse::NO_DEVICE))
+            }
+            Call::SetLen(Opt::BindToDevice(index), len) if index > host::DOWN => {
+                Call::SetLen(Opt::BindToDevice(super::super::parse::NO_DEVICE), len)
             }
             // An IPv4 address has no room for a scope.
             Call::Bind(addr) if addr.ip.is_ipv4() => Call::Bind(SockAddr { scope: 0, ..addr }),
