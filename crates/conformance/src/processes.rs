@@ -225,6 +225,11 @@ const MANY6: &[&str] = &[
     "::ffff:255.255.255.255",
     "fec0::1",
 ];
+/// How those begin that are in no network of an interface here.
+const NO_NEIGHBOURS: &[&str] = &[
+    "127.0", "127.2", "0.", "255.", "224.", "240.", "10.9.", "198.51.", "::", "ff02", "fec0",
+    "fd00",
+];
 const FAMILIES: &[&str] = &["unspec", "inet", "inet6", "1", "77"];
 const ADDRESS_LENGTHS: &[i32] = &[
     -1, 0, 1, 2, 7, 8, 15, 16, 17, 23, 24, 27, 28, 29, 64, 127, 128, 129, 200,
@@ -522,7 +527,22 @@ impl Pen {
             };
         }
         let rich = self.rich && self.draws.percent(30);
-        self.address(v6, rich)
+        let address = self.address(v6, rich);
+        if self.may_be_neighbour(&address) {
+            return self.address(v6, false);
+        }
+        address
+    }
+
+    /// Whether somebody else may have the address: peers on other hosts are left out (gaps.toml).
+    fn may_be_neighbour(&self, address: &str) -> bool {
+        let ip = address
+            .trim_start_matches('[')
+            .trim_start_matches("::ffff:");
+        let end = ip.find(['%', ']']).or_else(|| ip.rfind(':'));
+        let ip = &ip[..end.unwrap_or(ip.len())];
+        let nobodys = NO_NEIGHBOURS.iter().any(|start| ip.starts_with(start));
+        !nobodys && !self.out.contains(&format!(" {ip}/"))
     }
 
     fn act(&mut self) -> Act {

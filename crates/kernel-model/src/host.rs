@@ -487,8 +487,12 @@ impl Namespace {
 
     /// The interface that an IPv4 address of this host, in a VRF or outside of any, is on.
     pub(crate) fn device_of4(&self, addr: u32, vrf: u32) -> Option<u32> {
-        let mut all = self.in_vrf(vrf);
-        all.find(|i| i.has4(addr)).map(|i| i.index)
+        // The longest prefix decides: an address itself before a network of the loopback.
+        let own = |i: &&Interface| i.v4.iter().any(|own| own.0.to_bits() == addr);
+        let mut all = self.in_vrf(vrf).filter(own);
+        let own = all.next();
+        own.or_else(|| self.in_vrf(vrf).find(|i| i.has4(addr)))
+            .map(|i| i.index)
     }
 
     /// The interface that an IPv6 address of this host, in a VRF or outside of any, is on.
