@@ -333,6 +333,7 @@ fn know_addresses<'a>(host: &mut Host, sockets: impl Iterator<Item = &'a Socket>
             IpAddr::V6(addr) if lo.v6.iter().all(|own| own.addr != addr) => {
                 lo.v6.push(Addr6 {
                     addr,
+                    prefix: 128,
                     tentative: false,
                 });
             }
