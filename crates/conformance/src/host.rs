@@ -175,7 +175,7 @@ pub const LEFT: u32 = 2;
 /// The other end.
 pub const RIGHT: u32 = 3;
 /// How long the kernel may take to notice that interfaces are up (net/core/link_watch.c: at most 1 s).
-const SETTLE: Duration = Duration::from_millis(1100);
+pub(crate) const SETTLE: Duration = Duration::from_millis(1100);
 /// How often a network is set right before it is given up.
 const ATTEMPTS_MAX: u32 = 5;
 const LEFT_NAME: &str = "pc2";

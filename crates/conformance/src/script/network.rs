@@ -10,6 +10,7 @@ use std::net::Ipv4Addr;
 use portcullis_kernel_model::{Interface, Namespace, Sysctl, Sysctls, Vrf};
 
 use super::kernel::Obstacle;
+use crate::host::SETTLE;
 use crate::netlink;
 
 /// Interfaces are pairs: the far end of number N has number N + 1000.
@@ -19,6 +20,22 @@ const FAR_END: u32 = 1000;
 pub(super) fn set_up(wanted: &Namespace) -> Result<(), Obstacle> {
     for interface in &wanted.interfaces {
         make(interface)?;
+    }
+    let of_pairs = |interface: &&Interface| interface.index != 1 && interface.up;
+    if wanted
+        .interfaces
+        .iter()
+        .filter(of_pairs)
+        .any(|interface| !interface.v6.is_empty())
+    {
+        // Soon the kernel notices that a pair is up, and makes its own IPv6 routes again.
+        std::thread::sleep(SETTLE);
+    }
+    for interface in &wanted.interfaces {
+        // The routes of a VRF stand in a table of its own.
+        if interface.vrf == Vrf::Outside {
+            acknowledge_at_once(interface)?;
+        }
     }
     let usual = Sysctls::default();
     // Out of the way of the range of ports, which comes before its own value.
@@ -86,10 +103,6 @@ fn make(interface: &Interface) -> Result<(), Obstacle> {
             false => netlink::Detect::No,
         };
         netlink::add_address_with(interface.index, address.addr.into(), address.prefix, detect)?;
-    }
-    // The routes of a VRF stand in a table of its own.
-    if interface.vrf == Vrf::Outside {
-        acknowledge_at_once(interface)?;
     }
     Ok(())
 }
