@@ -46,6 +46,9 @@ enum Chore {
         /// Break the model's conditions in turn; the run must notice each
         #[arg(long, conflicts_with = "kernel")]
         mutants: bool,
+        /// With --mutants: the scenarios alone must notice, without the kernel's answers
+        #[arg(long, requires = "mutants")]
+        scenarios: bool,
         /// Tell which sides of the model's conditions the run never reached
         #[arg(long, conflicts_with_all = ["mutants", "kernel"])]
         branches: bool,
@@ -106,11 +109,17 @@ fn main() -> ExitCode {
         ),
         Chore::Conformance {
             mutants,
+            scenarios,
             branches,
             options,
             ..
         } => {
-            let broken = mutants.then_some(conformance::Purpose::Break);
+            let evidence = if scenarios {
+                conformance::Purpose::BreakForScenarios
+            } else {
+                conformance::Purpose::Break
+            };
+            let broken = mutants.then_some(evidence);
             let counted = branches.then_some(conformance::Purpose::Count);
             conformance::run(broken.or(counted), &options)
         }

@@ -73,8 +73,11 @@ struct Options {
     #[arg(long, value_name = "LIST")]
     branches: Option<PathBuf>,
     /// Replay the tapes against each deliberate error of this build, listed in this file
-    #[arg(long, value_name = "LIST", requires = "tapes")]
+    #[arg(long, value_name = "LIST")]
     mutants: Option<PathBuf>,
+    /// With --mutants: only conditions whose line `FILE FUNCTION WHAT TEXT` contains this
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
     /// The tapes of the exhaustive part, the random part, the part of time and that of draws, recorded
     /// with the same options
     #[arg(long, num_args = 4)]
@@ -233,9 +236,18 @@ fn mutants(options: &Options, list: &Path) -> std::io::Result<bool> {
     let read = |path: &Option<PathBuf>| path.as_ref().map(std::fs::read_to_string).transpose();
     let evidence = Evidence::gather(tapes, options.cases.as_deref(), options.seed)?;
     let list = std::fs::read_to_string(list)?;
-    let places: Vec<mutant::Place> = list.lines().filter_map(mutant::Place::read).collect();
-    let reasons = mutants::Reasons::read(&read(&options.reasons)?.unwrap_or_default())?;
-    let verdicts = mutants::try_all(&evidence, options.workers.unwrap_or(cpus()) as usize)?;
+    let mut places: Vec<mutant::Place> = list.lines().filter_map(mutant::Place::read).collect();
+    places.retain(|place| {
+        let named = |text: &String| place.key().contains(text.as_str());
+        options.only.is_empty() || options.only.iter().any(named)
+    });
+    let numbers: Vec<u32> = places.iter().map(|place| place.number).collect();
+    let side_by_side = options.workers.unwrap_or(cpus()) as usize;
+    let mut reasons = mutants::Reasons::read(&read(&options.reasons)?.unwrap_or_default())?;
+    if !options.only.is_empty() {
+        reasons.keep(&places);
+    }
+    let verdicts = mutants::try_all(&evidence, &numbers, side_by_side)?;
     let summary = mutants::summary(&places, &verdicts, &reasons);
     print!("{}", summary.text);
     Ok(summary.unexplained == 0)

@@ -71,6 +71,19 @@ impl Place {
         })
     }
 
+    /// What it is known by while lines move: `FILE FUNCTION WHAT TEXT`, with tabs between.
+    #[must_use]
+    pub fn key(&self) -> String {
+        let Place {
+            file,
+            function,
+            what,
+            text,
+            ..
+        } = self;
+        format!("{file}\t{function}\t{what}\t{text}")
+    }
+
     /// Whether it is an errno, which has no other side.
     #[must_use]
     pub fn is_error(&self) -> bool {

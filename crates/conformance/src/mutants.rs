@@ -1,7 +1,7 @@
 //! The checker is checked: does anything notice each deliberate error of this build?
 //!
 //! Decides:  what counts as noticing: a tape of the live kernel, a scenario's expectation, a panic, no
-//!           end; how those that nothing noticed are told apart.
+//!           end, memory without end; how those that nothing noticed are told apart.
 //! Not here: how errors come into a build (xtask/src/conformance/mutants.rs), their list (mutant.rs).
 
 use std::collections::BTreeMap;
@@ -21,8 +21,9 @@ use crate::script::{self, Mode, Run, Settings};
 use crate::step::Script;
 use crate::{random, worker};
 
-/// A replay that takes longer has lost its way.
+/// A replay that takes longer, or more memory, has lost its way.
 const CPU_SECONDS_MAX: u64 = 60;
+const MEMORY_MAX: u64 = 2 << 30;
 /// Releases whose rules no live kernel here has: the model is compared with itself there.
 const OTHERS: &[Kernel] = &[
     Kernel::new(3, 10),
@@ -195,11 +196,15 @@ fn digest(alone: &mut Alone, script: &Script, seed: u64) -> Digests {
     }
 }
 
-/// Tries every error of this build, each in a child of its own, some side by side.
-pub fn try_all(evidence: &Evidence, side_by_side: usize) -> io::Result<BTreeMap<u32, Verdict>> {
+/// Tries errors of this build, by their numbers, each in a child of its own, some side by side.
+pub fn try_all(
+    evidence: &Evidence,
+    numbers: &[u32],
+    side_by_side: usize,
+) -> io::Result<BTreeMap<u32, Verdict>> {
     let mut verdicts = BTreeMap::new();
     let mut running: BTreeMap<i32, u32> = BTreeMap::new();
-    let mut waiting = 1..=mutant::count();
+    let mut waiting = numbers.iter().copied();
     loop {
         while running.len() < side_by_side
             && let Some(number) = waiting.next()
@@ -220,26 +225,30 @@ pub fn try_all(evidence: &Evidence, side_by_side: usize) -> io::Result<BTreeMap<
         };
         let code = status.exit_status();
         let told = Verdict::ALL.iter().find(|&&v| code == Some(v as i32));
-        // A panic and an end by the limit are differences from what the kernel did.
+        // A panic and an end by a limit are differences from what the kernel did.
         verdicts.insert(number, told.copied().unwrap_or(Verdict::ByKernel));
         if verdicts.len().is_multiple_of(PROGRESS_EVERY) {
             eprintln!(
                 "{} of {} deliberate errors tried",
                 verdicts.len(),
-                mutant::count()
+                numbers.len()
             );
         }
     }
 }
 
 fn try_one(number: u32, evidence: &Evidence) -> i32 {
-    let limit = Some(CPU_SECONDS_MAX);
-    let limits = Rlimit {
-        current: limit,
-        maximum: limit,
-    };
-    // Without the limit an error that loops would hold everything up, and be seen to.
-    let _ = setrlimit(Resource::Cpu, limits);
+    // Without limits an error that loops would hold everything up, or take all memory from others.
+    for (what, most) in [(Resource::Cpu, CPU_SECONDS_MAX), (Resource::As, MEMORY_MAX)] {
+        let limits = Rlimit {
+            current: Some(most),
+            maximum: Some(most),
+        };
+        if let Err(error) = setrlimit(what, limits) {
+            eprintln!("error: no limit for a deliberate error: {error}");
+            return i32::from(u8::MAX);
+        }
+    }
     // A panic is as good as a difference, and its message is of no use.
     std::panic::set_hook(Box::new(|_| ()));
     mutant::activate(number);
@@ -275,21 +284,17 @@ impl Reasons {
         Ok(Reasons { entries })
     }
 
+    /// Keeps those of these conditions alone: the others are not tried.
+    pub fn keep(&mut self, places: &[Place]) {
+        let tried = |entry: &(String, String)| places.iter().any(|place| place.key() == entry.0);
+        self.entries.retain(tried);
+    }
+
     fn of(&self, place: &Place) -> Option<&str> {
-        let key = key(place);
+        let key = place.key();
         let entry = self.entries.iter().find(|entry| entry.0 == key);
         entry.map(|entry| entry.1.as_str())
     }
-}
-
-fn key(place: &Place) -> String {
-    [
-        place.file.as_str(),
-        place.function.as_str(),
-        place.what.as_str(),
-        place.text.as_str(),
-    ]
-    .join("\t")
 }
 
 /// What is told of all errors.
@@ -321,7 +326,7 @@ pub fn summary(places: &[Place], verdicts: &BTreeMap<u32, Verdict>, reasons: &Re
             continue;
         }
         if reasons.of(place).is_some() {
-            used.push(key(place));
+            used.push(place.key());
             explained += 1;
         } else {
             unexplained += 1;

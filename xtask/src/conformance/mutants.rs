@@ -71,6 +71,8 @@ struct Mutant {
 pub enum Purpose {
     /// Break each in turn; tapes of the kernel and the scenarios must notice.
     Break,
+    /// The same with the scenarios alone, which needs no kernel.
+    BreakForScenarios,
     /// Run as usual, and tell which sides of which conditions never came up.
     Count,
 }
@@ -82,23 +84,8 @@ pub fn run(purpose: Purpose, options: &[String]) -> Result<(), Failure> {
     copy_workspace(&root, &copy)?;
     let mutants = break_model(&copy.join("crates/kernel-model/src"))?;
     write_switch(&copy, mutants.len())?;
-    let list: String = mutants
-        .iter()
-        .enumerate()
-        .map(|(at, m)| {
-            format!(
-                "{}\t{}:{}\t{}\t{}\t{}\n",
-                at + 1,
-                m.file,
-                m.line,
-                m.function,
-                m.what,
-                m.text
-            )
-        })
-        .collect();
     let list_file = copy.join("mutants.txt");
-    fs::write(&list_file, list)?;
+    fs::write(&list_file, list(&mutants))?;
     println!("{} conditions in {}", mutants.len(), list_file.display());
     let mut build = workspace::cargo(&copy);
     build.args([
@@ -115,19 +102,6 @@ pub fn run(purpose: Purpose, options: &[String]) -> Result<(), Failure> {
         count.arg("--branches").arg(&list_file);
         return must(count.arg("--found").arg(super::found()).args(options));
     }
-    let tape = |name: &str| copy.join(format!("{name}.tape"));
-    for part in PARTS {
-        let mut record = Command::new(&program);
-        record
-            .args(["--part", part, "--workers", "1", "--record"])
-            .arg(tape(part))
-            .args(options);
-        // Scripts on which model and kernel differ are left out of the tape: they are not what is asked.
-        let status = record.status()?;
-        if !matches!(status.code(), Some(0 | 1)) {
-            return Err(format!("recording: {status}").into());
-        }
-    }
     let mut replay = Command::new(&program);
     replay.arg("--mutants").arg(&list_file);
     replay
@@ -136,8 +110,63 @@ pub fn run(purpose: Purpose, options: &[String]) -> Result<(), Failure> {
     replay
         .arg("--reasons")
         .arg(root.join("crates/conformance/mutants.txt"));
-    replay.arg("--tapes").args(PARTS.map(tape));
+    if purpose == Purpose::Break {
+        replay
+            .arg("--tapes")
+            .args(record(&copy, &program, options)?);
+    }
     must(replay.args(options))
+}
+
+/// A line for each: its number, place, function, what is broken, and its text. Where a function has the
+/// same more than once, which of them it is.
+fn list(mutants: &[Mutant]) -> String {
+    let name = |m: &Mutant| {
+        (
+            m.file.clone(),
+            m.function.clone(),
+            m.what.clone(),
+            m.text.clone(),
+        )
+    };
+    let mut of_name: BTreeMap<_, usize> = BTreeMap::new();
+    for mutant in mutants {
+        *of_name.entry(name(mutant)).or_default() += 1;
+    }
+    let mut met: BTreeMap<_, usize> = BTreeMap::new();
+    let mut list = String::new();
+    for (at, m) in mutants.iter().enumerate() {
+        let name = name(m);
+        let all = of_name.get(&name).copied().unwrap_or(1);
+        let ordinal = met.entry(name).or_default();
+        *ordinal += 1;
+        let which = match all {
+            1 => String::new(),
+            _ => format!(" [{ordinal} of {all}]"),
+        };
+        let (number, place) = (at + 1, format!("{}:{}", m.file, m.line));
+        let (function, what, text) = (&m.function, &m.what, &m.text);
+        list += &format!("{number}\t{place}\t{function}\t{what}\t{text}{which}\n");
+    }
+    list
+}
+
+/// The kernel's answers, a tape for each part.
+fn record(copy: &Path, program: &Path, options: &[String]) -> Result<[PathBuf; 4], Failure> {
+    let tapes = PARTS.map(|name| copy.join(format!("{name}.tape")));
+    for (part, tape) in PARTS.into_iter().zip(&tapes) {
+        let mut record = Command::new(program);
+        record
+            .args(["--part", part, "--workers", "1", "--record"])
+            .arg(tape)
+            .args(options);
+        // Scripts on which model and kernel differ are left out of the tape: they are not what is asked.
+        let status = record.status()?;
+        if !matches!(status.code(), Some(0 | 1)) {
+            return Err(format!("recording: {status}").into());
+        }
+    }
+    Ok(tapes)
 }
 
 fn must(command: &mut Command) -> Result<(), Failure> {
@@ -469,6 +498,19 @@ mod tests {
             "{broken}"
         );
         assert!(syn::parse_file(&broken).is_ok());
+    }
+
+    #[test]
+    fn two_of_one_text_in_a_function_are_told_apart() {
+        let text = "fn f(a: u8) -> bool { a == 1 || a == 2 || a == 1 }\n";
+        let mut mutants = Vec::new();
+        break_text(text, "x.rs", &mut mutants).unwrap();
+        let list = list(&mutants);
+        let texts: Vec<&str> = list
+            .lines()
+            .filter_map(|line| line.rsplit('\t').next())
+            .collect();
+        assert_eq!(texts, ["a == 1 [1 of 2]", "a == 2", "a == 1 [2 of 2]"]);
     }
 
     #[test]
