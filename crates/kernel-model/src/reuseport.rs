@@ -48,13 +48,9 @@ impl Group {
     }
 
     /// The last member takes the place of the one that leaves.
-    fn remove(list: &mut Vec<SockIx>, ix: SockIx) -> bool {
-        match list.iter().position(|&member| member == ix) {
-            Some(at) => {
-                list.swap_remove(at);
-                true
-            }
-            None => false,
+    fn remove(list: &mut Vec<SockIx>, ix: SockIx) {
+        if let Some(at) = list.iter().position(|&member| member == ix) {
+            list.swap_remove(at);
         }
     }
 }
@@ -126,10 +122,10 @@ impl World {
         if let Some(old) = old
             && self.groups[old.0].closed() > 0
         {
-            self.detach_closed(ix, old);
             if old != group {
-                self.check_room(group, trace)?;
+                self.make_room(group, trace)?;
             }
+            self.detach_closed(ix, old);
             self.enter(ix, group, trace, other);
             self.release_group(old);
             return Ok(());
@@ -137,7 +133,7 @@ impl World {
         if old.is_some_and(|old| self.groups[old.0].members.len() != 1) {
             return refuse(trace, Rule::GroupBusy, Errno::EBUSY);
         }
-        self.check_room(group, trace)?;
+        self.make_room(group, trace)?;
         if let Some(old) = old {
             self.groups[old.0].members.clear();
             self.groups.give_back(old.0);
@@ -146,11 +142,17 @@ impl World {
         Ok(())
     }
 
-    fn check_room<T: Trace>(&self, group: GroupIx, trace: &mut T) -> Result<(), Errno> {
-        let group = &self.groups[group.0];
-        if group.members.len() + group.closed() >= GROUP_MAX {
-            return refuse(trace, Rule::GroupFull, Errno::ENOMEM);
+    /// A full group lets the closed member go that came last.
+    fn make_room<T: Trace>(&mut self, group: GroupIx, trace: &mut T) -> Result<(), Errno> {
+        let entry = &self.groups[group.0];
+        if entry.members.len() + entry.closed() < GROUP_MAX {
+            return Ok(());
         }
+        let Some(&closed) = entry.closed_members.last() else {
+            return refuse(trace, Rule::GroupFull, Errno::ENOMEM);
+        };
+        self.detach_closed(closed, group);
+        self.socks[closed].group = None;
         Ok(())
     }
 
@@ -163,12 +165,12 @@ impl World {
         self.socks[ix].group = Some(group);
     }
 
+    /// A closed member leaves the group.
     fn detach_closed(&mut self, ix: SockIx, group: GroupIx) {
         let with_cpu = u16::from(self.socks[ix].incoming_cpu >= 0);
         let entry = &mut self.groups[group.0];
-        if Group::remove(&mut entry.closed_members, ix) {
-            entry.with_cpu = entry.with_cpu.wrapping_sub(with_cpu);
-        }
+        Group::remove(&mut entry.closed_members, ix);
+        entry.with_cpu = entry.with_cpu.wrapping_sub(with_cpu);
     }
 
     fn release_group(&mut self, group: GroupIx) {
@@ -199,9 +201,10 @@ impl World {
         };
         let with_cpu = u16::from(self.socks[ix].incoming_cpu >= 0);
         let entry = &mut self.groups[group.0];
-        if Group::remove(&mut entry.closed_members, ix) || Group::remove(&mut entry.members, ix) {
-            entry.with_cpu = entry.with_cpu.wrapping_sub(with_cpu);
-        }
+        // It stands in one of the two.
+        Group::remove(&mut entry.closed_members, ix);
+        Group::remove(&mut entry.members, ix);
+        entry.with_cpu = entry.with_cpu.wrapping_sub(with_cpu);
         self.release_group(group);
     }
 
