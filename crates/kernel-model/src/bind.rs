@@ -242,10 +242,8 @@ impl World {
                 let ip = if sock.rcv4 == 0 { sock.src4 } else { sock.rcv4 };
                 SocketAddr::new(ip4(ip), sock.sport)
             }
-            Family::Inet6 => {
-                let ip = if sock.rcv6 == 0 { sock.src6 } else { sock.rcv6 };
-                name6(ip, sock.sport, sock.device)
-            }
+            // Where it receives and where it sends from are one: TCP binds to no IPv6 multicast address.
+            Family::Inet6 => name6(sock.rcv6, sock.sport, sock.device),
         }
     }
 

@@ -106,9 +106,7 @@ impl ByAddr {
             slab[newer].links_mut().older = older;
         }
         self.count -= 1;
-        if !self.index.is_empty() {
-            self.index.remove(&slab[at].addr());
-        }
+        self.index.remove(&slab[at].addr());
     }
 }
 

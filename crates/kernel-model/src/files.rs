@@ -99,10 +99,8 @@ impl World {
         let Some(ix) = self.existing(socket) else {
             return Vec::new();
         };
-        let held = &self.socks[ix].held;
-        let holds = |files: FilesId| held.iter().any(|&(by, _)| by == files);
         let all = self.host.processes.iter().enumerate();
-        all.filter(|(_, process)| holds(process.files))
+        all.filter(|(_, process)| self.holds(process.files, ix))
             .map(|(at, _)| ProcessId(at as u16))
             .collect()
     }

@@ -398,7 +398,8 @@ impl Namespace {
                     (false, false) if merged && interface.up => (Kind4::Foreign, prefix),
                     (false, false) => continue,
                 };
-                if here.1 > longest || (here.1 == longest && here.0 == Kind4::Local) {
+                // Of two networks as long the loopback's is met first.
+                if here.1 > longest {
                     (kind, longest) = here;
                 }
             }

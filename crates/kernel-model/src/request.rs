@@ -243,7 +243,6 @@ impl World {
             return Some(());
         }
         let in_window = segment.seq == next
-            || segment.end() == next
             || (after(segment.end(), next) && after(next.wrapping_add(WINDOW), segment.seq));
         // The numbers of connections with the same addresses and ports advance by 16 a microsecond
         // (secure_tcp_seq()), and leave the window after some 4 ms.
@@ -264,8 +263,7 @@ impl World {
             }
             return Some(());
         }
-        let old_syn = segment.flag == Flag::Syn && segment.end() == next;
-        if segment.flag == Flag::Reset || (segment.flag == Flag::Syn && !old_syn) {
+        if let Flag::Reset | Flag::Syn = segment.flag {
             trace.blame(Rule::RequestReset, self.handle(listener));
             self.reply_reset(segment, Some(listener));
             self.reset_request(ix, listener);

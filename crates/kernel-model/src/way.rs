@@ -105,13 +105,8 @@ impl World {
             return None;
         }
         match flow.device {
-            0 if kind == Kind4::Local => {
-                Some(local(net.device_of4(to, 0).unwrap_or(LOOPBACK_DEVICE)))
-            }
-            // Through a VRF every address of its members is reached.
-            device if device == vrf && kind == Kind4::Local => {
-                Some(local(net.device_of4(to, vrf).unwrap_or(vrf)))
-            }
+            // Through a VRF every address of its members is reached; through none, the rest.
+            device if device == vrf && kind == Kind4::Local => net.device_of4(to, vrf).map(local),
             0 => None,
             device if net.is_on4(to, device) => Some(local(device)),
             // Any address is taken to be a neighbour behind the loopback, even another interface's
@@ -134,5 +129,5 @@ const fn local(device: u32) -> Arrival {
 
 /// `rt6_need_strict`: addresses that mean something on one interface only.
 pub(crate) fn needs_strict(addr: u128) -> bool {
-    !is_mapped(addr) && matches!(kind6(addr), Kind6::Loopback | Kind6::LinkLocal)
+    matches!(kind6(addr), Kind6::Loopback | Kind6::LinkLocal)
 }

@@ -195,21 +195,38 @@ fn what_was_told_comes_out_wherever_it_is_permitted() {
                 // Options that this release has not.
                 continue;
             }
-            for (width, mask) in (1..=5).flat_map(|w| (0..1 << w).map(move |m| (w, m))) {
-                tell_everything(kernel, way, width, mask);
+            for (width, mask) in (1..=5).flat_map(|w| (0..1_u16 << w).map(move |m| (w, m))) {
+                let owners: Vec<u16> = (0..width).map(|at| mask >> at & 1).collect();
+                tell_everything(kernel, way, &owners, false);
             }
         }
     }
 }
 
-/// Tells every outcome in turn: it comes out exactly if the set holds it.
-fn tell_everything(kernel: Kernel, way: &Way, width: u16, mask: u16) {
+#[test]
+fn an_old_kernel_shares_no_port_but_those_with_the_fewest_owners() {
+    let (reuseaddr, width) = (&WAYS[2], 4);
+    for kernel in [Kernel::new(3, 10), Kernel::new(4, 4)] {
+        for number in 0..3_u16.pow(width) {
+            let owners: Vec<u16> = (0..width).map(|at| number / 3_u16.pow(at) % 3).collect();
+            tell_everything(kernel, reuseaddr, &owners, true);
+        }
+    }
+}
+
+/// Tells every outcome in turn: it comes out exactly if the set holds it. The range has a port for each
+/// number of `owners`, who have SO_REUSEADDR if they share.
+fn tell_everything(kernel: Kernel, way: &Way, owners: &[u16], share: bool) {
+    let width = owners.len() as u16;
     let mut host = Host::new(kernel);
     host.namespaces[0].sysctls.ip_local_port_range = (LOW, LOW + width - 1);
     let mut world = World::new(host);
-    for offset in (0..width).filter(|offset| mask >> offset & 1 == 1) {
-        let holder = world.socket(ROOT, Family::Inet);
-        world.call(holder, Call::Bind(loopback(LOW + offset)));
+    for (port, &count) in (LOW..).zip(owners) {
+        for _ in 0..count {
+            let owner = world.socket(ROOT, Family::Inet);
+            world.call(owner, Call::Set(Opt::ReuseAddr(share)));
+            assert_eq!(world.call(owner, Call::Bind(loopback(port))), Answer::Ok);
+        }
     }
     let choice = choice_of(&mut world, way);
     for told in (LOW..LOW + width).map(Some).chain([None]) {
@@ -232,7 +249,7 @@ fn tell_everything(kernel: Kernel, way: &Way, width: u16, mask: u16) {
             Some(port) => choice.ports.contains(&port),
             None => choice.may_fail,
         };
-        let what = format!("{kernel}, {}, {width} ports, held {mask:#b}", way.name);
+        let what = format!("{kernel}, {}, owners {owners:?}", way.name);
         assert_eq!(
             came == told,
             permitted,
