@@ -182,13 +182,13 @@ fn every_entry_says_what_it_does_and_why_it_does_not() {
 
 #[test]
 fn a_keyword_known_to_the_installed_haproxy_is_known_here() {
-    let Ok(output) = std::process::Command::new("/usr/sbin/haproxy")
-        .args(["-dKcfg", "-q", "-c", "-f", "/dev/null"])
-        .output()
-    else {
-        eprintln!("skipped: no /usr/sbin/haproxy");
+    let Some(haproxy) = portcullis_testkit::need_program("haproxy") else {
         return;
     };
+    let output = std::process::Command::new(haproxy)
+        .args(["-dKcfg", "-q", "-c", "-f", "/dev/null"])
+        .output()
+        .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let mut missing = Vec::new();
     let mut count = 0;

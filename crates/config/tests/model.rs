@@ -662,8 +662,7 @@ fn a_file_like_debians_with_a_tcp_section_loads() {
 #[test]
 fn debians_own_file_here_is_the_one_we_test_with() {
     let Ok(here) = std::fs::read_to_string("/etc/haproxy/haproxy.cfg") else {
-        eprintln!("skipped: no /etc/haproxy/haproxy.cfg");
-        return;
+        return portcullis_testkit::skip("needs /etc/haproxy/haproxy.cfg (Debian's haproxy)");
     };
     let outcome = outcome(&format!(
         "{here}\nlisten db\n mode tcp\n bind :5432\n server a 10.0.0.1:1\n"

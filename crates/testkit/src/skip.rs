@@ -64,3 +64,51 @@ fn is_executable(file: &Path) -> bool {
     file.metadata()
         .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Output};
+
+    #[test]
+    #[ignore = "what `a_missing_program_…` starts"]
+    fn needs_a_program_that_nobody_has() {
+        assert!(need_program("portcullis-no-such-program").is_none());
+    }
+
+    /// Runs the test above, with this value of `PORTCULLIS_CI`.
+    fn run_it(ci: Option<&str>) -> Output {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", "--include-ignored"])
+            .arg("skip::tests::needs_a_program_that_nobody_has")
+            .env_remove("PORTCULLIS_CI");
+        if let Some(value) = ci {
+            command.env("PORTCULLIS_CI", value);
+        }
+        command.output().unwrap()
+    }
+
+    #[test]
+    fn a_missing_program_is_a_visible_skip_and_in_ci_a_failure() {
+        for ci in [None, Some("0"), Some("")] {
+            let done = run_it(ci);
+            let said = String::from_utf8_lossy(&done.stderr);
+            let shown = String::from_utf8_lossy(&done.stdout);
+            assert!(done.status.success(), "{ci:?}: {shown}{said}");
+            assert!(shown.contains("1 passed"), "{shown}");
+            let line = said.lines().find(|line| line.starts_with("skipped: "));
+            assert!(
+                line.is_some_and(|line| line.contains("needs the program")),
+                "{ci:?}: {said}"
+            );
+        }
+        let done = run_it(Some("1"));
+        let shown = String::from_utf8_lossy(&done.stdout);
+        assert!(!done.status.success(), "{shown}");
+        assert!(
+            shown.contains("cannot run this test, and CI must: needs the program"),
+            "{shown}"
+        );
+    }
+}

@@ -4,6 +4,7 @@
 //! Not here: rules that need judgement.
 
 mod arrows;
+mod clock;
 mod dead;
 mod header;
 mod links;
@@ -77,6 +78,7 @@ fn check(root: &Path) -> Result<Vec<Finding>, Failure> {
         header::check(source, &mut findings);
         markers::check_rust(source, &mut findings);
         pure::check(source, &mut findings);
+        clock::check(source, &mut findings);
     }
     markers::check_text(root, &files, &mut findings);
     ratchet::check(root, &sizes::measure(&sources), &mut findings)?;
