@@ -11,7 +11,7 @@ mod check;
 use std::path::Path;
 
 /// Mutants of each file.
-const MUTANTS: u64 = 1_000;
+const MUTANTS: u64 = 250;
 
 fn corpus() -> Vec<Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/proxy_protocol");

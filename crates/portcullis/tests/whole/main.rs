@@ -22,6 +22,7 @@ mod draining;
 mod examples;
 mod faults;
 mod health;
+mod inventory;
 mod limits;
 mod log_targets;
 mod logs;
