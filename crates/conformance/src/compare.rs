@@ -360,6 +360,9 @@ fn learn(step: &Step, seen: &Seen, ports: &mut Ports) {
     }
 }
 
+/// What may pass between two looks: `TCP_TIMEOUT_MIN`, 8 ms, is shorter.
+const MOMENT_MS: u64 = 12;
+
 /// The model's side of a script.
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
@@ -382,6 +385,35 @@ impl Model {
     fn has_unanswered_syn(&self) -> bool {
         let mut ids = self.ids.iter().flatten();
         ids.any(|&id| self.world.state(id) == Some(State::SynSent))
+    }
+
+    /// The same after a moment, if something happens by itself until then.
+    pub(crate) fn a_moment_later(&self) -> Option<Model> {
+        let soon = self.world.next_event_ms().is_some_and(|ms| ms <= MOMENT_MS);
+        soon.then(|| {
+            let mut late = self.clone();
+            late.world.pass_time(MOMENT_MS);
+            late
+        })
+    }
+
+    /// Whether the socket shows what the kernel shows once a moment has passed after the step.
+    pub(crate) fn catches_up(&mut self, step: &Step, said: Seen, kernel: &Seen) -> bool {
+        let Some(mut late) = self.a_moment_later() else {
+            return false;
+        };
+        let (Op::Call(call), Some(id)) = (step.op, late.ids[usize::from(step.slot)]) else {
+            return false;
+        };
+        let mut shown = said;
+        if observed(call) && call != Call::Accept {
+            late.look(id, &mut shown);
+        }
+        if shown != *kernel {
+            return false;
+        }
+        *self = late;
+        true
     }
 
     pub(crate) fn perform<T: Trace>(&mut self, step: &Step, kernel: &Seen, trace: &mut T) -> Seen {

@@ -45,6 +45,13 @@ impl World {
         self.now_ms = end;
     }
 
+    /// In how many milliseconds something happens by itself.
+    #[must_use]
+    pub fn next_event_ms(&self) -> Option<u64> {
+        let (&(at, _), _) = self.deadlines.first_key_value()?;
+        Some(at.saturating_sub(self.now_ms))
+    }
+
     pub(crate) fn set_timer(&mut self, ix: SockIx, ms: u64) {
         self.clear_timer(ix);
         let deadline = (self.now_ms + ms, self.deadlines_set);
