@@ -68,6 +68,7 @@ impl World {
                 Ok(()) => {
                     self.socks[ix].progress = Progress::Connecting;
                     self.socks[ix].windowless = self.socks[ix].repair;
+                    self.socks[ix].timestamps = !self.socks[ix].repair;
                     self.begin_numbers(ix);
                     if self.socks[ix].repair {
                         // Under TCP_REPAIR the connection is believed, and nothing is sent.
@@ -365,11 +366,11 @@ impl World {
         self.find_connection(Tuple::of(sock, port), sock.device)
     }
 
-    /// Whether a connection in TIME_WAIT makes room. With a port that the user bound it always does
-    /// (both ends had timestamps).
+    /// Whether a connection in TIME_WAIT makes room: only one whose ends sent timestamps. With a port that
+    /// the user bound it always does.
     fn may_take_over(&self, other: SockIx, manner: Manner) -> bool {
         let old = &self.socks[other];
-        if old.state != State::TimeWait {
+        if old.state != State::TimeWait || !old.timestamps {
             return false;
         }
         if manner == Manner::Named {

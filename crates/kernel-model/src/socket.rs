@@ -116,6 +116,8 @@ pub(crate) struct Sock {
     pub sends_ipv4: bool,
     /// Its connection was made up under TCP_REPAIR: the peer never opened a window.
     pub windowless: bool,
+    /// Both ends sent timestamps, which a handshake settles.
+    pub timestamps: bool,
     pub fastopen_queue: u32,
     /// `TCP_DEFER_ACCEPT` in retransmissions.
     pub defer_accept: u8,
@@ -210,6 +212,7 @@ impl Sock {
             repair: false,
             sends_ipv4: false,
             windowless: false,
+            timestamps: false,
             fastopen_queue: 0,
             defer_accept: 0,
             bucket: None,

@@ -472,6 +472,7 @@ impl World {
             num: sock.num,
             sport: sock.sport,
             dport: sock.dport,
+            timestamps: sock.timestamps,
             snd_nxt: sock.snd_nxt,
             rcv_nxt: sock.rcv_nxt,
             ..Sock::fresh()
