@@ -1,10 +1,12 @@
 //! The system calls Portcullis makes that rustix lacks, one safe function each.
 
 pub mod bare;
+pub mod bpf;
 pub mod env;
 pub mod errno;
 pub mod fd;
 pub mod io;
+pub mod namespace;
 pub mod pass;
 pub mod process;
 pub mod socket;

@@ -128,6 +128,26 @@ pub fn set_effective_user(uid: u32) -> io::Result<()> {
     }
 }
 
+/// The version of Landlock that this kernel has on; rules for TCP ports are in it from 4 on.
+///
+/// Kernel: security/landlock/syscalls.c, 5.13 to 6.18.
+#[must_use]
+pub fn landlock_abi() -> Option<u32> {
+    const SYS_LANDLOCK_CREATE_RULESET: libc::c_long = 444;
+    const CREATE_RULESET_VERSION: libc::c_uint = 1;
+    let nothing = std::ptr::null::<libc::c_void>();
+    // SAFETY: with this flag no address is read, and nothing is made.
+    let version = unsafe {
+        libc::syscall(
+            SYS_LANDLOCK_CREATE_RULESET,
+            nothing,
+            0usize,
+            CREATE_RULESET_VERSION,
+        )
+    };
+    u32::try_from(version).ok()
+}
+
 /// `unshare(CLONE_NEWUSER)` and nothing more: no id is mapped in the new user namespace, which the
 /// effective user of this process owns. One thread, as for [`enter_user_namespace`].
 pub fn enter_unmapped_user_namespace() -> io::Result<()> {

@@ -73,6 +73,11 @@ const ARROWS: &[Arrows] = &[
         never: RUNTIME,
     },
     Arrows {
+        name: "inspect",
+        may_use: &["sys", "kernel-model"],
+        never: RUNTIME,
+    },
+    Arrows {
         name: "portcullis",
         may_use: &[
             "sys",
@@ -85,6 +90,7 @@ const ARROWS: &[Arrows] = &[
             "kernel-model",
             "conformance",
             "trace",
+            "inspect",
         ],
         never: &[],
     },

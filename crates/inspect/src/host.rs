@@ -1,0 +1,375 @@
+//! Reads a host into a snapshot.
+//!
+//! Decides:  what is read first and what may fail: sockets must be told, everything else is written down as
+//!           far as it can be read, with the reason where it cannot. Nothing is bound, and no socket of
+//!           anybody is changed.
+//! Kernel:   setns(2), network_namespaces(7): a thread reads another namespace from inside
+//! Not here: each of the readings (diag.rs, iter.rs, getfd.rs, owners.rs, process.rs, links.rs, …).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::read_to_string;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use portcullis_kernel_model::Change;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::diag::{self, Ports};
+use crate::getfd;
+use crate::iter::Iterators;
+use crate::layout::Seen;
+use crate::links;
+use crate::netlink::Torn;
+use crate::owners::Owners;
+use crate::place::{
+    At, Means, Others, PROC, Wanted, caller, main_namespace, other_namespaces, owner_of_net,
+    uids_are_the_hosts, user_namespaces,
+};
+use crate::process::process;
+use crate::refusers;
+use crate::snapshot::{
+    Bucket, Group, InGroup, KernelName, Known, Namespace, Options, Process, Snapshot, Socket, State,
+};
+use crate::sysctls;
+
+const BTF: &str = "/sys/kernel/btf/vmlinux";
+/// More network namespaces are not read.
+const NAMESPACES_MAX: usize = 4096;
+/// The user that stands for one who has no number here.
+const OVERFLOW_UID: u32 = 65534;
+
+/// Reads the host.
+///
+/// # Errors
+///
+/// Where sockets cannot be listed, the namespace or the caller is not there, or may not be entered.
+pub fn read(wanted: &Wanted) -> io::Result<Snapshot> {
+    let mut snapshot = Snapshot::new();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    snapshot.taken = now.map_or(0, |now| now.as_secs());
+    snapshot.kernel = kernel_name();
+    let caller = caller(&wanted.caller)?;
+    snapshot.caller = caller.pid;
+    let main = main_namespace(&wanted.place, &caller)?;
+    let iterators = match wanted.means {
+        Means::Everything => Iterators::find(Path::new(BTF)),
+        Means::Descriptors | Means::SockDiag => Err("it was not wanted".to_owned()),
+    };
+    let reader = Reader {
+        ports: wanted.port.map_or(Ports::All, Ports::One),
+        iterators: iterators.as_ref().ok(),
+        lists_bound: lists_bound(&snapshot.kernel),
+    };
+    let mut places = vec![main];
+    if wanted.others == Others::Yes {
+        places.extend(other_namespaces(&mut snapshot.sources.notes));
+    }
+    let mut read = BTreeSet::new();
+    for place in places {
+        if !read.insert(place.inode) || read.len() > NAMESPACES_MAX {
+            continue;
+        }
+        let first = snapshot.namespaces.is_empty();
+        match reader.read_at(&place) {
+            Ok(found) => {
+                let seen = &mut snapshot.sources;
+                if first {
+                    seen.bpf = found.bpf;
+                    seen.bound = found.bound;
+                }
+                seen.notes.extend(found.notes);
+                snapshot.namespaces.push(found.namespace);
+            }
+            Err(error) if first => return Err(error),
+            Err(error) => {
+                let name = place.names.first().cloned();
+                let name = name.unwrap_or_else(|| format!("net:[{}]", place.inode));
+                snapshot
+                    .sources
+                    .notes
+                    .push(format!("namespace {name}: {error}"));
+            }
+        }
+    }
+    if let Err(why) = iterators {
+        snapshot.sources.bpf = Known::No(why);
+    }
+    find_owners(&mut snapshot, wanted, caller);
+    snapshot.refusers = refusers::read(&snapshot);
+    snapshot.user_namespaces = user_namespaces(&snapshot);
+    Ok(snapshot)
+}
+
+fn kernel_name() -> KernelName {
+    let name = rustix::system::uname();
+    let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
+    let mut version = text(name.version());
+    // Ubuntu's stable update stands nowhere else.
+    if let Ok(signature) = read_to_string("/proc/version_signature") {
+        version = format!("{version} {}", signature.trim());
+    }
+    KernelName {
+        release: text(name.release()),
+        version,
+        machine: text(name.machine()),
+    }
+}
+
+/// Since 6.8 sock_diag lists sockets that are bound and no more.
+fn lists_bound(kernel: &KernelName) -> bool {
+    let kernel = portcullis_kernel_model::Kernel::of_host(&kernel.release, &kernel.version);
+    kernel.is_some_and(|kernel| kernel.has(Change::NoFastreuse))
+}
+
+/// What is the same for all namespaces.
+struct Reader<'a> {
+    ports: Ports,
+    iterators: Option<&'a Iterators>,
+    lists_bound: bool,
+}
+
+/// A namespace, and how much of it could be read.
+struct Found {
+    namespace: Namespace,
+    bpf: Known,
+    bound: Known,
+    notes: Vec<String>,
+}
+
+impl Reader<'_> {
+    /// Reads a namespace, in a thread that has entered it where it is another one.
+    fn read_at(&self, place: &At) -> io::Result<Found> {
+        let Some(file) = &place.file else {
+            return self.read(place);
+        };
+        let entered = || {
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+            self.read(place)
+        };
+        std::thread::scope(|scope| {
+            let done = scope.spawn(entered).join();
+            done.unwrap_or_else(|_| Err(io::Error::other("the reading thread ended")))
+        })
+    }
+
+    fn read(&self, place: &At) -> io::Result<Found> {
+        let mut notes = Vec::new();
+        let (sockets, torn) = diag::inet(self.ports)?;
+        if torn == Torn::Yes {
+            notes.push("the sockets changed each time that they were listed".to_owned());
+        }
+        let unix = diag::unix().unwrap_or_else(|error| {
+            notes.push(format!("Unix sockets: {error}"));
+            Vec::new()
+        });
+        let interfaces = links::interfaces().unwrap_or_else(|error| {
+            notes.push(format!("interfaces: {error}"));
+            Vec::new()
+        });
+        let proc = Path::new(PROC);
+        let mut namespace = Namespace {
+            inode: place.inode,
+            names: place.names.clone(),
+            user_namespace: owner_of_net(),
+            sysctls: sysctls::sysctls(proc),
+            interfaces,
+            sockets,
+            buckets: Vec::new(),
+            groups: Vec::new(),
+            unix,
+            drops: sysctls::drops(proc),
+        };
+        if !uids_are_the_hosts() {
+            for socket in &mut namespace.sockets {
+                socket.uid = socket.uid.filter(|&uid| uid != OVERFLOW_UID);
+            }
+        }
+        let bpf = match self
+            .iterators
+            .map(|iterators| self.ask_bpf(iterators, &mut namespace))
+        {
+            None => Known::Untried,
+            Some(Ok(())) => Known::Yes,
+            Some(Err(why)) => Known::No(why),
+        };
+        let bound = match (self.lists_bound, &bpf) {
+            (true, _) | (_, Known::Yes) => Known::Yes,
+            _ => Known::No("sock_diag lists them since 6.8, and BPF was no help".into()),
+        };
+        Ok(Found {
+            namespace,
+            bpf,
+            bound,
+            notes,
+        })
+    }
+
+    fn ask_bpf(&self, iterators: &Iterators, namespace: &mut Namespace) -> Result<(), String> {
+        let mut seen = iterators.tcp()?;
+        let listed = seen.len();
+        let held = iterators.held()?;
+        let here = |one: &Seen| u64::from(one.net) == namespace.inode;
+        seen.extend(held.into_iter().filter(here));
+        if let Ports::One(port) = self.ports {
+            seen.retain(|one| one.local.1 == port);
+        }
+        let mut by_cookie: BTreeMap<u64, &Seen> = BTreeMap::new();
+        let mut order: BTreeMap<u64, usize> = BTreeMap::new();
+        for (at, one) in seen.iter().enumerate().filter(|(_, one)| one.cookie != 0) {
+            by_cookie.entry(one.cookie).or_insert(one);
+            if at < listed {
+                order.entry(one.cookie).or_insert(at);
+            }
+        }
+        let mut groups = Groups::default();
+        for socket in &mut namespace.sockets {
+            if let Some(one) = by_cookie.get(&socket.cookie) {
+                complete(socket, one, &mut groups);
+            }
+        }
+        if !self.lists_bound {
+            add_bound(&seen, &mut namespace.sockets, &mut groups);
+        }
+        // Both families' listeners together, as a SYN meets them.
+        namespace
+            .sockets
+            .sort_by_key(|socket| order.get(&socket.cookie).copied().unwrap_or(usize::MAX));
+        namespace.buckets = buckets(&seen);
+        namespace.groups = groups.found;
+        Ok(())
+    }
+}
+
+/// Groups by their address in the kernel, with numbers of the snapshot's own.
+#[derive(Default)]
+struct Groups {
+    numbers: BTreeMap<u64, u32>,
+    found: Vec<Group>,
+}
+
+impl Groups {
+    fn number(&mut self, one: &Seen) -> u32 {
+        let next = self.numbers.len() as u32 + 1;
+        *self.numbers.entry(one.group).or_insert_with(|| {
+            self.found.push(Group {
+                number: next,
+                members: u32::from(one.members),
+                closed: u32::from(one.closed),
+                program: one.program,
+            });
+            next
+        })
+    }
+
+    fn place_of(&mut self, one: &Seen) -> InGroup {
+        const CLOSE: u8 = 7;
+        match one.group {
+            0 => InGroup::None,
+            // A program can make a group for a socket that does not listen yet: then nobody is closed.
+            _ if one.state == CLOSE && one.closed > 0 => InGroup::Closed(self.number(one)),
+            _ => InGroup::Member(self.number(one)),
+        }
+    }
+}
+
+/// What BPF tells of a socket that sock_diag listed.
+fn complete(socket: &mut Socket, one: &Seen, groups: &mut Groups) {
+    const REUSED_BY_FORCE: u8 = 2;
+    let full = !matches!(socket.state, State::TimeWait | State::HalfOpen);
+    let known = &mut socket.options;
+    *known = Options {
+        reuseaddr: Some(one.reuse != 0 && one.reuse != REUSED_BY_FORCE),
+        reuseport: Some(one.reuseport),
+        v6only: Some(one.v6only),
+        repair: Some(one.repair || one.reuse == REUSED_BY_FORCE),
+        incoming_cpu: full.then_some(one.incoming_cpu),
+        user_locks: full.then_some(one.locks),
+        ..known.clone()
+    };
+    if full {
+        socket.uid = Some(one.uid);
+        socket.group = Some(groups.place_of(one));
+    }
+    if socket.state == State::Listen {
+        (socket.send_queue, socket.receive_queue) = (one.backlog, one.queue);
+    }
+}
+
+/// Sockets that are bound and no more, where sock_diag does not list them. Their inodes are not told.
+fn add_bound(seen: &[Seen], sockets: &mut Vec<Socket>, groups: &mut Groups) {
+    const CLOSE: u8 = 7;
+    let mut known: BTreeSet<u64> = sockets.iter().map(|socket| socket.cookie).collect();
+    for one in seen {
+        if one.state != CLOSE || one.local.1 == 0 || !known.insert(one.cookie) {
+            continue;
+        }
+        let mut socket = Socket::unknown(one.local.into());
+        socket.cookie = one.cookie;
+        socket.device = one.device;
+        complete(&mut socket, one, groups);
+        sockets.push(socket);
+    }
+}
+
+fn buckets(seen: &[Seen]) -> Vec<Bucket> {
+    let mut all: BTreeMap<(u16, u32), Bucket> = BTreeMap::new();
+    for bucket in seen.iter().filter_map(|one| one.bucket.as_ref()) {
+        all.entry((bucket.port, bucket.vrf))
+            .or_insert_with(|| Bucket {
+                port: bucket.port,
+                vrf: bucket.vrf,
+                fastreuse: bucket.fastreuse,
+                fastreuseport: bucket.fastreuseport,
+                uid: bucket.uid,
+                address: bucket.address,
+                v6only: bucket.v6only,
+            });
+    }
+    all.into_values().collect()
+}
+
+/// Who holds the sockets, who those processes are, and their options where BPF did not tell.
+fn find_owners(snapshot: &mut Snapshot, wanted: &Wanted, caller: Process) {
+    let proc = Path::new(PROC);
+    let mut pids = BTreeSet::new();
+    match Owners::read(proc) {
+        Ok(owners) => {
+            snapshot.sources.processes = owners.known();
+            let mut holders = |inode: u64| {
+                let found = owners.by_inode.get(&inode).cloned().unwrap_or_default();
+                pids.extend(found.iter().map(|holder| holder.pid));
+                found
+            };
+            for namespace in &mut snapshot.namespaces {
+                for socket in namespace
+                    .sockets
+                    .iter_mut()
+                    .filter(|socket| socket.inode != 0)
+                {
+                    socket.holders = holders(socket.inode);
+                }
+                for socket in &mut namespace.unix {
+                    socket.holders = holders(socket.inode);
+                }
+            }
+        }
+        Err(error) => snapshot.sources.processes = Known::No(error.to_string()),
+    }
+    if wanted.means != Means::SockDiag {
+        let sockets = snapshot
+            .namespaces
+            .iter_mut()
+            .flat_map(|net| &mut net.sockets);
+        // Of connections that are none of a port that was asked for, nobody's descriptor is touched.
+        let asked = sockets.filter(|socket| {
+            wanted.port.is_some() || matches!(socket.state, State::Listen | State::Bound)
+        });
+        snapshot.sources.descriptors = getfd::fill(asked);
+    }
+    pids.remove(&caller.pid);
+    snapshot.processes = vec![caller];
+    let others = pids.into_iter().filter_map(|pid| process(proc, pid));
+    snapshot.processes.extend(others);
+}

@@ -1,0 +1,159 @@
+//! Interfaces and their addresses, over rtnetlink.
+//!
+//! Decides:  which interfaces are VRFs or belong to one; which addresses cannot be bound yet.
+//! Kernel:   rtnetlink(7); net/core/rtnetlink.c, rtnl_fill_ifinfo(); net/ipv4/devinet.c,
+//!           inet_fill_ifaddr(); net/ipv6/addrconf.c, inet6_fill_ifaddr()
+//! Not here: routes.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::netlink::{Attributes, Message, Netlink, malformed, u32_at};
+use crate::snapshot::{Address, Interface, Vrf};
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_GETLINK: u16 = 18;
+const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
+const LINK_MESSAGE: usize = 16;
+const ADDRESS_MESSAGE: usize = 8;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const IFF_UP: u32 = 1;
+const IFF_RUNNING: u32 = 0x40;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFA_FLAGS: u16 = 8;
+const IFA_F_DADFAILED: u32 = 0x08;
+const IFA_F_DEPRECATED: u32 = 0x20;
+const IFA_F_TENTATIVE: u32 = 0x40;
+const IFA_F_OPTIMISTIC: u32 = 0x04;
+
+/// An interface, and what its VRF is to be found out by.
+struct Link {
+    interface: Interface,
+    master: u32,
+    is_vrf: bool,
+}
+
+/// The interfaces of this thread's network namespace.
+pub(crate) fn interfaces() -> io::Result<Vec<Interface>> {
+    let mut netlink = Netlink::open(None)?;
+    let mut links: Vec<Link> = Vec::new();
+    netlink.dump(RTM_GETLINK, &[0; LINK_MESSAGE], |message| {
+        match message {
+            None => links.clear(),
+            Some(Message { kind, body, .. }) if kind == RTM_NEWLINK => links.push(link_in(body)?),
+            Some(_) => {}
+        }
+        Ok(())
+    })?;
+    let mut addresses: BTreeMap<u32, Vec<Address>> = BTreeMap::new();
+    netlink.dump(RTM_GETADDR, &[0; ADDRESS_MESSAGE], |message| {
+        match message {
+            None => addresses.clear(),
+            Some(Message { kind, body, .. }) if kind == RTM_NEWADDR => {
+                if let Some((index, address)) = address_in(body)? {
+                    addresses.entry(index).or_default().push(address);
+                }
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    })?;
+    let vrfs: Vec<u32> = links
+        .iter()
+        .filter(|link| link.is_vrf)
+        .map(|link| link.interface.index)
+        .collect();
+    let interfaces = links.into_iter().map(|link| {
+        let mut interface = link.interface;
+        if vrfs.contains(&link.master) {
+            interface.vrf = Vrf::Member(link.master);
+        }
+        interface.addresses = addresses.remove(&interface.index).unwrap_or_default();
+        interface
+    });
+    Ok(interfaces.collect())
+}
+
+fn link_in(body: &[u8]) -> io::Result<Link> {
+    let Some((fixed, rest)) = body.split_at_checked(LINK_MESSAGE) else {
+        return Err(malformed("an interface's description is cut short"));
+    };
+    let flags = u32_at(fixed, 8).unwrap_or(0);
+    let mut link = Link {
+        interface: Interface {
+            index: u32_at(fixed, 4).unwrap_or(0),
+            name: String::new(),
+            up: flags & IFF_UP != 0,
+            running: flags & IFF_RUNNING != 0,
+            vrf: Vrf::Outside,
+            addresses: Vec::new(),
+        },
+        master: 0,
+        is_vrf: false,
+    };
+    for (kind, value) in Attributes(rest) {
+        match kind {
+            IFLA_IFNAME => {
+                let name = String::from_utf8_lossy(value);
+                link.interface.name = name.trim_end_matches('\0').to_owned();
+            }
+            IFLA_MASTER => link.master = u32_at(value, 0).unwrap_or(0),
+            IFLA_LINKINFO => {
+                let kind = Attributes(value).find(|&(kind, _)| kind == IFLA_INFO_KIND);
+                link.is_vrf = kind.is_some_and(|(_, name)| name.starts_with(b"vrf\0"));
+            }
+            _ => {}
+        }
+    }
+    if link.is_vrf {
+        link.interface.vrf = Vrf::Itself;
+    }
+    Ok(link)
+}
+
+fn address_in(body: &[u8]) -> io::Result<Option<(u32, Address)>> {
+    let Some((fixed, rest)) = body.split_at_checked(ADDRESS_MESSAGE) else {
+        return Err(malformed("an address's description is cut short"));
+    };
+    let mut flags = u32::from(fixed[2]);
+    let (mut own, mut other) = (None, None);
+    for (kind, value) in Attributes(rest) {
+        match kind {
+            IFA_LOCAL => own = ip_in(value),
+            // Of a point-to-point interface the peer's, where the own one is told too.
+            IFA_ADDRESS => other = ip_in(value),
+            IFA_FLAGS => flags = u32_at(value, 0).unwrap_or(flags),
+            _ => {}
+        }
+    }
+    let Some(ip) = own.or(other) else {
+        return Ok(None);
+    };
+    let optimistic = flags & IFA_F_OPTIMISTIC != 0;
+    let address = Address {
+        ip,
+        prefix: fixed[1],
+        tentative: flags & IFA_F_TENTATIVE != 0 && !optimistic,
+        duplicate: flags & IFA_F_DADFAILED != 0,
+        deprecated: flags & IFA_F_DEPRECATED != 0,
+    };
+    Ok(Some((u32_at(fixed, 4).unwrap_or(0), address)))
+}
+
+fn ip_in(value: &[u8]) -> Option<IpAddr> {
+    match value.len() {
+        4 => value
+            .first_chunk()
+            .map(|&four: &[u8; 4]| IpAddr::V4(Ipv4Addr::from(four))),
+        16 => value
+            .first_chunk()
+            .map(|&all: &[u8; 16]| IpAddr::V6(Ipv6Addr::from(all))),
+        _ => None,
+    }
+}

@@ -1,0 +1,268 @@
+//! Asking the kernel through netlink, and taking its answers apart.
+//!
+//! Decides:  what of an answer is believed: lengths are checked, a torn dump is asked for again, and an
+//!           answer that makes no sense is an error.
+//! Kernel:   netlink(7); net/netlink/af_netlink.c, netlink_dump(); include/net/netlink.h
+//! Not here: what the messages mean (diag.rs, links.rs).
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::Protocol;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with,
+};
+
+const HEADER: usize = 16;
+const ATTRIBUTE_HEADER: usize = 4;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const REQUEST_DUMP: u16 = 0x1 | 0x300;
+/// The dump saw a table while it changed.
+const DUMP_INTERRUPTED: u16 = 0x10;
+/// The type of an attribute without the flags in its high bits.
+const TYPE_MASK: u16 = 0x3fff;
+/// The kernel fills no more than this at once.
+const BUFFER: usize = 64 * 1024;
+/// How often a dump that tore is asked for again.
+const ATTEMPTS: u32 = 5;
+/// No answer of the kernel takes longer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A netlink socket of this thread's network namespace.
+#[derive(Debug)]
+pub(crate) struct Netlink {
+    socket: OwnedFd,
+    sequence: u32,
+}
+
+/// One message without its header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Message<'a> {
+    pub kind: u16,
+    pub flags: u16,
+    pub sequence: u32,
+    pub body: &'a [u8],
+}
+
+impl Netlink {
+    pub(crate) fn open(protocol: Option<Protocol>) -> io::Result<Netlink> {
+        let socket = socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            protocol,
+        )?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+        Ok(Netlink {
+            socket,
+            sequence: 0,
+        })
+    }
+
+    /// Asks for all of a table (`NETLINK_ROUTE` is no protocol at all: 0); `each` gets every message of the answer. A table that changed meanwhile is
+    /// read again; `each` is then told to begin anew by `None`.
+    pub(crate) fn dump(
+        &mut self,
+        kind: u16,
+        body: &[u8],
+        mut each: impl FnMut(Option<Message<'_>>) -> io::Result<()>,
+    ) -> io::Result<Torn> {
+        for attempt in 1..=ATTEMPTS {
+            if attempt > 1 {
+                each(None)?;
+            }
+            if !self.dump_once(kind, body, &mut each)? {
+                return Ok(Torn::No);
+            }
+        }
+        Ok(Torn::Yes)
+    }
+
+    /// Whether the table changed under the dump.
+    fn dump_once(
+        &mut self,
+        kind: u16,
+        body: &[u8],
+        each: &mut impl FnMut(Option<Message<'_>>) -> io::Result<()>,
+    ) -> io::Result<bool> {
+        self.sequence += 1;
+        let request = request(kind, self.sequence, body);
+        let kernel = SocketAddrNetlink::new(0, 0);
+        sendto(&self.socket, &request, SendFlags::empty(), &kernel)?;
+        let mut buffer = vec![0; BUFFER];
+        let mut torn = false;
+        loop {
+            let length = match recv(&self.socket, &mut buffer[..], RecvFlags::TRUNC) {
+                Ok((_, length)) => length,
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let Some(answer) = buffer.get(..length) else {
+                return Err(malformed("an answer is longer than the room for it"));
+            };
+            for message in Messages(answer) {
+                let message = message?;
+                if message.sequence != self.sequence {
+                    continue;
+                }
+                torn |= message.flags & DUMP_INTERRUPTED != 0;
+                match message.kind {
+                    NLMSG_DONE => {
+                        end_of(message.body)?;
+                        return Ok(torn);
+                    }
+                    NLMSG_ERROR => {
+                        end_of(message.body)?;
+                        return Err(malformed("an error without one"));
+                    }
+                    _ => each(Some(message))?,
+                }
+            }
+        }
+    }
+}
+
+/// Whether a table changed each time that it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Torn {
+    No,
+    Yes,
+}
+
+/// What a dump ends with: 0, or an error.
+fn end_of(body: &[u8]) -> io::Result<()> {
+    match u32_at(body, 0).map(|code| code as i32) {
+        None | Some(0) => Ok(()),
+        Some(code) => Err(io::Error::from_raw_os_error(code.saturating_neg())),
+    }
+}
+
+fn request(kind: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
+    let mut message = Vec::with_capacity(HEADER + body.len());
+    message.extend(((HEADER + body.len()) as u32).to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
+    message.extend(REQUEST_DUMP.to_ne_bytes());
+    message.extend(sequence.to_ne_bytes());
+    message.extend(0u32.to_ne_bytes());
+    message.extend(body);
+    message
+}
+
+/// The messages of an answer.
+pub(crate) struct Messages<'a>(pub &'a [u8]);
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = io::Result<Message<'a>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let all = std::mem::take(&mut self.0);
+        let length = u32_at(all, 0).map_or(0, |length| length as usize);
+        if length < HEADER || length > all.len() {
+            return Some(Err(malformed("a message's length is not its own")));
+        }
+        self.0 = all.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+        Some(Ok(Message {
+            kind: u16_at(all, 4).unwrap_or(0),
+            flags: u16_at(all, 6).unwrap_or(0),
+            sequence: u32_at(all, 8).unwrap_or(0),
+            body: &all[HEADER..length],
+        }))
+    }
+}
+
+/// The attributes behind a message's structure. What is cut short ends them.
+pub(crate) struct Attributes<'a>(pub &'a [u8]);
+
+impl<'a> Iterator for Attributes<'a> {
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let length = usize::from(u16_at(self.0, 0)?);
+        let kind = u16_at(self.0, 2)? & TYPE_MASK;
+        let value = self.0.get(ATTRIBUTE_HEADER..length)?;
+        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+        Some((kind, value))
+    }
+}
+
+/// Appends an attribute.
+pub(crate) fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    body.extend(((ATTRIBUTE_HEADER + value.len()) as u16).to_ne_bytes());
+    body.extend(kind.to_ne_bytes());
+    body.extend(value);
+    body.resize(body.len().next_multiple_of(4), 0);
+}
+
+pub(crate) fn malformed(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    let two = bytes.get(at..)?.first_chunk()?;
+    Some(u16::from_ne_bytes(*two))
+}
+
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    let four = bytes.get(at..)?.first_chunk()?;
+    Some(u32::from_ne_bytes(*four))
+}
+
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    let eight = bytes.get(at..)?.first_chunk()?;
+    Some(u64::from_ne_bytes(*eight))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_end_where_their_lengths_say() {
+        let mut bytes = request(20, 7, &[1, 2, 3]);
+        bytes.resize(20, 0);
+        bytes.extend(request(21, 8, &[]));
+        let read: Vec<_> = Messages(&bytes).map(Result::unwrap).collect();
+        assert_eq!((read[0].kind, read[0].sequence), (20, 7));
+        assert_eq!(read[0].body, [1, 2, 3]);
+        assert_eq!((read[1].kind, read[1].body.len()), (21, 0));
+    }
+
+    #[test]
+    fn a_message_with_a_wrong_length_is_an_error_and_ends_the_answer() {
+        for length in [0u32, 15, 17, u32::MAX] {
+            let mut bytes = request(20, 7, &[]);
+            bytes[..4].copy_from_slice(&length.to_ne_bytes());
+            let mut read = Messages(&bytes);
+            assert!(read.next().unwrap().is_err(), "{length}");
+            assert!(read.next().is_none());
+        }
+    }
+
+    #[test]
+    fn attributes_that_are_cut_short_end() {
+        let mut bytes = Vec::new();
+        attribute(&mut bytes, 5 | 0x8000, b"abc");
+        attribute(&mut bytes, 6, b"");
+        let read: Vec<_> = Attributes(&bytes).collect();
+        assert_eq!(read, [(5, &b"abc"[..]), (6, &b""[..])]);
+        for cut in 0..bytes.len() {
+            assert!(
+                Attributes(&bytes[..cut]).count() <= 1 + usize::from(cut >= 12),
+                "{cut}"
+            );
+        }
+        assert_eq!(
+            Attributes(&[0, 0, 1, 0]).count(),
+            0,
+            "no attribute is shorter than its header"
+        );
+    }
+}

@@ -1,0 +1,120 @@
+//! Who holds which socket: the descriptors of all processes.
+//!
+//! Decides:  which processes are looked at; that one that ends meanwhile, or hides, is passed over and
+//!           counted.
+//! Kernel:   proc_pid_fd(5): a socket's link is `socket:[INODE]`; fs/proc/fd.c
+//! Not here: what is known of a process (process.rs); the same from BPF (iter.rs).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags, RawDir, openat, readlinkat_raw};
+
+use crate::process::number_in_brackets;
+use crate::snapshot::{Holder, Known};
+
+/// `socket:[` and twenty digits and `]`.
+const LINK_MAX: usize = 40;
+const ENTRIES: usize = 16 * 1024;
+
+/// Descriptors by the inode of the socket.
+#[derive(Debug, Default)]
+pub(crate) struct Owners {
+    pub by_inode: BTreeMap<u64, Vec<Holder>>,
+    /// Processes that were there and could not be looked at.
+    pub hidden: u32,
+    /// Processes that could.
+    pub seen: u32,
+}
+
+impl Owners {
+    /// Reads the descriptors of all processes.
+    pub(crate) fn read(proc: &Path) -> io::Result<Owners> {
+        let mut owners = Owners::default();
+        for entry in std::fs::read_dir(proc)? {
+            let name = entry?.file_name();
+            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            match owners.look_at(proc, pid) {
+                Ok(()) => owners.seen += 1,
+                // It ended.
+                Err(error) if is_gone(&error) => {}
+                Err(_) => owners.hidden += 1,
+            }
+        }
+        Ok(owners)
+    }
+
+    /// Whether all processes could be looked at.
+    pub(crate) fn known(&self) -> Known {
+        match (self.seen, self.hidden) {
+            (0, _) => Known::No("no process can be looked at".into()),
+            (_, 0) => Known::Yes,
+            (_, hidden) => Known::Partly(format!(
+                "{hidden} processes are other users', and cannot be looked at"
+            )),
+        }
+    }
+
+    fn look_at(&mut self, proc: &Path, pid: u32) -> io::Result<()> {
+        let path = proc.join(pid.to_string()).join("fd");
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = openat(CWD, &path, flags, Mode::empty())?;
+        let mut buffer = Vec::with_capacity(ENTRIES);
+        let mut entries = RawDir::new(&directory, buffer.spare_capacity_mut());
+        let mut room = [std::mem::MaybeUninit::uninit(); LINK_MAX];
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(fd) = name.to_str().ok().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            let Ok((target, _)) = readlinkat_raw(&directory, name, &mut room) else {
+                continue;
+            };
+            let Some(inode) = std::str::from_utf8(target)
+                .ok()
+                .filter(|target| target.starts_with("socket:"))
+                .and_then(number_in_brackets)
+            else {
+                continue;
+            };
+            self.by_inode
+                .entry(inode)
+                .or_default()
+                .push(Holder { pid, fd });
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd as _;
+
+    #[test]
+    fn a_socket_that_is_held_twice_has_both_descriptors() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let copy = listener.try_clone().unwrap();
+        let owners = Owners::read(Path::new("/proc")).unwrap();
+        let own = format!("/proc/self/fd/{}", listener.as_raw_fd());
+        let link = std::fs::read_link(own).unwrap();
+        let inode = number_in_brackets(link.to_str().unwrap()).unwrap();
+        let mut holders = owners.by_inode[&inode].clone();
+        holders.sort();
+        let pid = std::process::id();
+        let mut expected =
+            [listener.as_raw_fd(), copy.as_raw_fd()].map(|fd| Holder { pid, fd: fd as u32 });
+        expected.sort();
+        assert_eq!(holders, expected);
+        assert!(owners.seen > 0);
+    }
+}

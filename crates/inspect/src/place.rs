@@ -1,0 +1,253 @@
+//! Who asks, and where: the caller, the network namespaces, the user namespaces around them.
+//!
+//! Decides:  which namespace a question is about; which others there are to be found.
+//! Kernel:   network_namespaces(7), user_namespaces(7); `ip netns` keeps names in /run/netns
+//! Not here: what is in a namespace (host.rs).
+
+use std::collections::BTreeMap;
+use std::fs::{File, read_dir, read_to_string};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::process::{namespace, process};
+use crate::snapshot::{Process, Snapshot, UserNamespace};
+
+pub(crate) const PROC: &str = "/proc";
+/// Where `ip netns` keeps names, and where Docker does.
+const NAMED: [&str; 2] = ["/run/netns", "/run/docker/netns"];
+/// User namespaces are nested no deeper (kernel/user_namespace.c).
+const NESTED_MAX: usize = 33;
+
+/// What is wanted of a host.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// The sockets of one port alone; of all without it.
+    pub port: Option<u16>,
+    /// Which network namespace.
+    pub place: Place,
+    /// Who would make the call.
+    pub caller: Caller,
+    /// The other network namespaces too.
+    pub others: Others,
+    /// How options may be read.
+    pub means: Means,
+}
+
+/// Which network namespace is asked about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Place {
+    /// This process's own; of a caller that is another process, that one's.
+    #[default]
+    Here,
+    /// The one of a process.
+    OfProcess(u32),
+    /// One that has a name, or the path of its file.
+    Named(String),
+}
+
+/// Who would make the call.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Caller {
+    /// This process.
+    #[default]
+    Own,
+    /// Another one.
+    Process(u32),
+    /// A process that a user would start: by name or number.
+    User(String),
+}
+
+/// Whether other network namespaces are read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Others {
+    /// No.
+    #[default]
+    No,
+    /// Yes, those that a process is in or that have a name.
+    Yes,
+}
+
+/// How options may be read: each is tried before the next.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Means {
+    /// By BPF, and else from copies of descriptors.
+    #[default]
+    Everything,
+    /// From copies of descriptors alone.
+    Descriptors,
+    /// Not at all: what sock_diag does not tell stays unknown.
+    SockDiag,
+}
+
+pub(crate) fn caller(wanted: &Caller) -> io::Result<Process> {
+    let proc = Path::new(PROC);
+    let own = || {
+        let own = process(proc, std::process::id());
+        own.ok_or_else(|| io::Error::other("/proc does not show this process"))
+    };
+    match wanted {
+        Caller::Own => own(),
+        Caller::Process(pid) => process(proc, *pid).ok_or_else(|| {
+            let what = format!("there is no process {pid}");
+            io::Error::new(io::ErrorKind::NotFound, what)
+        }),
+        Caller::User(name) => {
+            let user = portcullis_sys::process::user_by_name(name)?;
+            let uid = user
+                .as_ref()
+                .map(|user| user.uid)
+                .or_else(|| name.parse().ok());
+            let uid = uid.ok_or_else(|| {
+                let what = format!("there is no user {name:?}");
+                io::Error::new(io::ErrorKind::NotFound, what)
+            })?;
+            let own = own()?;
+            Ok(Process {
+                pid: 0,
+                parent: 0,
+                name: String::new(),
+                command: Vec::new(),
+                uids: Some([uid; 4]),
+                user: Some(name.clone()),
+                started: None,
+                capabilities: Some(if uid == 0 { u64::MAX } else { 0 }),
+                cgroup: None,
+                unit: None,
+                container: None,
+                seccomp: None,
+                label: None,
+                ..own
+            })
+        }
+    }
+}
+
+/// A network namespace that can be entered.
+#[derive(Debug)]
+pub(crate) struct At {
+    pub inode: u64,
+    pub names: Vec<String>,
+    /// `None` for the one that this process is in.
+    pub file: Option<File>,
+}
+
+pub(crate) fn main_namespace(place: &Place, caller: &Process) -> io::Result<At> {
+    let path = match place {
+        Place::Here if caller.pid == std::process::id() || caller.pid == 0 => {
+            PathBuf::from("/proc/thread-self/ns/net")
+        }
+        Place::Here => Path::new(PROC).join(caller.pid.to_string()).join("ns/net"),
+        Place::OfProcess(pid) => Path::new(PROC).join(pid.to_string()).join("ns/net"),
+        Place::Named(name) if name.contains('/') => PathBuf::from(name),
+        Place::Named(name) => Path::new(NAMED[0]).join(name),
+    };
+    at(&path, Vec::new())
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+}
+
+fn at(path: &Path, names: Vec<String>) -> io::Result<At> {
+    let file = File::open(path)?;
+    let inode = file.metadata()?.ino();
+    let own = std::fs::metadata("/proc/thread-self/ns/net")?.ino();
+    Ok(At {
+        inode,
+        names,
+        file: (inode != own).then_some(file),
+    })
+}
+
+/// The network namespaces that a process is in or that have a name.
+pub(crate) fn other_namespaces(notes: &mut Vec<String>) -> Vec<At> {
+    let mut found: BTreeMap<u64, At> = BTreeMap::new();
+    let mut add = |path: &Path, name: Option<String>| -> io::Result<()> {
+        let inode = std::fs::metadata(path)?.ino();
+        match found.get_mut(&inode) {
+            Some(known) => known.names.extend(name),
+            None => {
+                found.insert(inode, at(path, name.into_iter().collect())?);
+            }
+        }
+        Ok(())
+    };
+    for directory in NAMED {
+        for entry in read_dir(directory).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let Err(error) = add(&entry.path(), Some(name.clone())) {
+                notes.push(format!("namespace {name}: {error}"));
+            }
+        }
+    }
+    for entry in read_dir(PROC).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name
+            .to_str()
+            .is_some_and(|name| name.parse::<u32>().is_ok())
+        {
+            // One that ended, or that may not be looked at.
+            let _ = add(&entry.path().join("ns/net"), None);
+        }
+    }
+    found.into_values().collect()
+}
+
+/// The number of the user namespace that owns this thread's network namespace.
+pub(crate) fn owner_of_net() -> Option<u64> {
+    let net = File::open("/proc/thread-self/ns/net").ok()?;
+    let owner = portcullis_sys::namespace::user_namespace_of(net).ok()?;
+    Some(File::from(owner).metadata().ok()?.ino())
+}
+
+/// Whether user ids mean the same here as in the host's own user namespace.
+pub(crate) fn uids_are_the_hosts() -> bool {
+    let map = read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let numbers: Vec<u64> = map.split_ascii_whitespace().flat_map(str::parse).collect();
+    numbers == [0, 0, u64::from(u32::MAX)]
+}
+
+/// The user namespaces of the caller and of what owns the network namespaces, with those around them.
+pub(crate) fn user_namespaces(snapshot: &Snapshot) -> Vec<UserNamespace> {
+    let mut found: BTreeMap<u64, UserNamespace> = BTreeMap::new();
+    let own = namespace(Path::new("/proc/self/ns/user"));
+    let of_pid = snapshot.processes.iter().map(|process| process.pid);
+    let files = of_pid
+        .filter(|&pid| pid != 0)
+        .filter_map(|pid| File::open(Path::new(PROC).join(pid.to_string()).join("ns/user")).ok());
+    let owners = std::iter::once(File::open("/proc/self/ns/net").ok())
+        .flatten()
+        .filter_map(|net| portcullis_sys::namespace::user_namespace_of(net).ok())
+        .map(File::from);
+    for mut at in files.chain(owners) {
+        for _ in 0..NESTED_MAX {
+            let Ok(inode) = at.metadata().map(|meta| meta.ino()) else {
+                break;
+            };
+            if found.contains_key(&inode) {
+                break;
+            }
+            let parent = portcullis_sys::namespace::parent_of(&at)
+                .ok()
+                .map(File::from);
+            let parent_inode = parent.as_ref().and_then(|parent| parent.metadata().ok());
+            let entry = UserNamespace {
+                inode,
+                parent: parent_inode.map(|meta| meta.ino()),
+                owner: portcullis_sys::namespace::owner_of(&at).unwrap_or(0),
+            };
+            found.insert(inode, entry);
+            match parent {
+                Some(parent) => at = parent,
+                None => break,
+            }
+        }
+    }
+    // The caller's own stands in any case.
+    if let Some(own) = own {
+        found.entry(own).or_insert(UserNamespace {
+            inode: own,
+            parent: None,
+            owner: 0,
+        });
+    }
+    found.into_values().collect()
+}

@@ -1,0 +1,89 @@
+//! What else may refuse a socket call: security modules, Landlock, BPF programs on control groups.
+//!
+//! Decides:  which of them are looked for; that what cannot be looked at is not said to be absent.
+//! Kernel:   Documentation/admin-guide/LSM; landlock(7); kernel/bpf/cgroup.c, 4.10 to 6.18
+//! Not here: seccomp and a process's label, which are the process's own (process.rs).
+
+use std::fs::{File, read_to_string};
+use std::path::{Path, PathBuf};
+
+use portcullis_sys::bpf::cgroup_programs;
+
+use crate::snapshot::{CgroupProgram, Refusers, Snapshot};
+
+/// Hooks of `enum bpf_attach_type` that hear a socket call.
+const HOOKS: [(u32, &str); 9] = [
+    (2, "sock_create"),
+    (8, "bind4"),
+    (9, "bind6"),
+    (10, "connect4"),
+    (11, "connect6"),
+    (12, "post_bind4"),
+    (13, "post_bind6"),
+    (21, "getsockopt"),
+    (22, "setsockopt"),
+];
+
+pub(crate) fn read(snapshot: &Snapshot) -> Refusers {
+    let modules = read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+    let enforcing = read_to_string("/sys/fs/selinux/enforce").ok();
+    let caller = snapshot.process(snapshot.caller);
+    let group = caller.and_then(|caller| caller.cgroup.clone());
+    Refusers {
+        modules: modules
+            .trim()
+            .split(',')
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect(),
+        selinux_enforcing: enforcing.map(|text| text.trim() == "1"),
+        landlock_abi: portcullis_sys::process::landlock_abi(),
+        cgroup_programs: group.map(|group| programs(&group)).unwrap_or_default(),
+    }
+}
+
+/// Those of the group and of the groups that it is in.
+fn programs(group: &str) -> Vec<CgroupProgram> {
+    let mut found = Vec::new();
+    let Some(mount) = unified_mount(&read_to_string("/proc/self/mountinfo").unwrap_or_default())
+    else {
+        return found;
+    };
+    let Ok(directory) = File::open(mount.join(group.trim_start_matches('/'))) else {
+        return found;
+    };
+    for (hook, name) in HOOKS {
+        for program in cgroup_programs(&directory, hook, true).unwrap_or_default() {
+            found.push(CgroupProgram {
+                cgroup: group.to_owned(),
+                hook: name.to_owned(),
+                program,
+            });
+        }
+    }
+    found
+}
+
+/// Where the unified hierarchy is mounted.
+fn unified_mount(mountinfo: &str) -> Option<PathBuf> {
+    let line = mountinfo
+        .lines()
+        .find(|line| line.contains(" - cgroup2 "))?;
+    Some(Path::new(line.split(' ').nth(4)?).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unified_hierarchy_is_found_beside_others() {
+        let text = "31 24 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
+                    42 24 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
+        assert_eq!(
+            unified_mount(text).unwrap(),
+            Path::new("/sys/fs/cgroup/unified")
+        );
+        assert_eq!(unified_mount("31 24 0:27 / /x rw - tmpfs x rw\n"), None);
+    }
+}
