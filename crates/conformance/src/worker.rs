@@ -196,6 +196,11 @@ impl Worker {
                 self.next_window()?;
             }
             if self.run(script)?.is_some() {
+                if let Some(tape) = &mut self.tape {
+                    for _ in round + 1..times {
+                        tape.end_script(false)?;
+                    }
+                }
                 return Ok(None);
             }
             let last = self.comparison.kernel_said().last().copied().flatten();

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use proc_macro2::Span;
 use syn::spanned::Spanned as _;
@@ -19,6 +19,8 @@ use crate::workspace::{self, Failure};
 
 /// Parts of a run that have a tape each, in the order in which the replay takes them.
 const PARTS: [&str; 4] = ["exhaustive", "random", "time", "draws"];
+/// The one that takes no processor.
+const WAITS: &str = "time";
 /// Crates of the copied workspace.
 const CRATES: &[&str] = &["sys", "kernel-model", "conformance", "testkit"];
 /// Put beside the copied model: the switch that the broken conditions ask.
@@ -95,6 +97,11 @@ pub fn run(purpose: Purpose, options: &[String]) -> Result<(), Failure> {
         "portcullis-conformance",
         "--target-dir",
     ]);
+    // It is built more often than it runs for long.
+    for (setting, value) in [("LTO", "off"), ("CODEGEN_UNITS", "16"), ("DEBUG", "false")] {
+        build.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
+    }
+    build.env("CARGO_INCREMENTAL", "1");
     must(build.arg(copy.join("target")))?;
     let program = copy.join("target/release/conformance");
     if purpose == Purpose::Count {
@@ -151,21 +158,35 @@ fn list(mutants: &[Mutant]) -> String {
     list
 }
 
-/// The kernel's answers, a tape for each part.
+/// The kernel's answers, a tape for each part. The one of time mostly waits, for more than a minute: the
+/// others are made meanwhile.
 fn record(copy: &Path, program: &Path, options: &[String]) -> Result<[PathBuf; 4], Failure> {
     let tapes = PARTS.map(|name| copy.join(format!("{name}.tape")));
-    for (part, tape) in PARTS.into_iter().zip(&tapes) {
+    let command = |part: &str, tape: &Path| {
         let mut record = Command::new(program);
+        record.args(["--part", part, "--workers", "1", "--record"]);
+        record.arg(tape).args(options);
         record
-            .args(["--part", part, "--workers", "1", "--record"])
-            .arg(tape)
-            .args(options);
-        // Scripts on which model and kernel differ are left out of the tape: they are not what is asked.
-        let status = record.status()?;
-        if !matches!(status.code(), Some(0 | 1)) {
-            return Err(format!("recording: {status}").into());
-        }
+    };
+    // Scripts on which model and kernel differ are left out of the tape: they are not what is asked.
+    let recorded = |status: ExitStatus| match status.code() {
+        Some(0 | 1) => Ok(()),
+        _ => Err(format!("recording: {status}")),
+    };
+    let all = PARTS.into_iter().zip(&tapes);
+    let (waits, works): (Vec<_>, Vec<_>) = all.partition(|(part, _)| *part == WAITS);
+    let mut waiting = Vec::new();
+    for (part, tape) in waits {
+        waiting.push(command(part, tape).spawn()?);
     }
+    let mut done = Ok(());
+    for (part, tape) in works {
+        done = done.and(recorded(command(part, tape).status()?));
+    }
+    for mut record in waiting {
+        done = done.and(recorded(record.wait()?));
+    }
+    done?;
     Ok(tapes)
 }
 
