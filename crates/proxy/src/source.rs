@@ -12,6 +12,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::io::Errno;
+
 use crate::record::PeerAddress;
 
 /// Where connections to a server come from.
@@ -48,7 +50,7 @@ pub enum NoAddress {
     /// Another host's address needs a capability.
     Permission,
     /// It is no address of this host, or of the other family, or the device is not there.
-    Address,
+    Address(Errno),
     /// The server's port, the client's own plus or minus something, would be this, which is none.
     ServerPort(i64),
 }
@@ -59,7 +61,9 @@ impl std::fmt::Display for NoAddress {
             NoAddress::Ports => "no free ports",
             NoAddress::InUse => "local address already in use",
             NoAddress::Permission => "cap_net_raw is missing",
-            NoAddress::Address => "the source address or its device cannot be used",
+            NoAddress::Address(errno) => {
+                return f.write_str(&portcullis_sys::errno::describe(errno.raw_os_error()));
+            }
             NoAddress::ServerPort(port) => return write!(f, "the server's port would be {port}"),
         })
     }

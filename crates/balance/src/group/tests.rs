@@ -118,7 +118,7 @@ fn a_hash_waits_for_its_own_server_up_to_maxqueue() {
     let mut hall = Hall::new(Algorithm::Hash(HashTable::Map), &members);
     assert_eq!(hall.come(0).1, Choice::Server(MemberId(0)));
     assert!(matches!(hall.come(0).1, Choice::Wait(_)));
-    assert_eq!(hall.come(0).1, Choice::Full);
+    assert!(matches!(hall.come(0).1, Choice::Full(Some(_))));
     assert_eq!(hall.come(1).1, Choice::Server(MemberId(1)));
     assert!(matches!(hall.come(1).1, Choice::Wait(_)));
     hall.group.release(MemberId(0));
@@ -284,7 +284,7 @@ proptest! {
                         (token, Choice::Wait(ticket)) => {
                             waiting.insert(token, ticket);
                         }
-                        (_, Choice::Full) => prop_assert!(false, "there is no maxqueue"),
+                        (_, Choice::Full(_)) => prop_assert!(false, "there is no maxqueue"),
                         (_, Choice::Nobody) => prop_assert_eq!(hall.group.usable_members(), 0),
                     }
                 }

@@ -47,8 +47,8 @@ pub enum Choice {
     Server(MemberId),
     /// All are full: one stands in a queue.
     Wait(Ticket),
-    /// The server is full and so is its queue (`maxqueue`), or nobody may wait.
-    Full,
+    /// This server is full and so is its queue (`maxqueue`); `None`: all are, and nobody may wait.
+    Full(Option<MemberId>),
     /// No server is usable.
     Nobody,
 }
@@ -161,7 +161,7 @@ impl Inner {
             }
             chosen => match waiter {
                 Some((waiter, token)) => self.join_queue(chosen, waiter, token),
-                None => Choice::Full,
+                None => Choice::Full(None),
             },
         }
     }
@@ -173,7 +173,7 @@ impl Inner {
                 let slot = &mut self.slots[at as usize];
                 let most = slot.limits.maxqueue as usize;
                 if most > 0 && slot.queue.len() >= most {
-                    return Choice::Full;
+                    return Choice::Full(Some(MemberId(at)));
                 }
                 &mut slot.queue
             }

@@ -37,18 +37,24 @@ fn both(lines: &str) -> Option<[(Balancer, SocketAddr); 2]> {
     Some([(ours, local(OURS)), (theirs, local(THEIRS))])
 }
 
-/// What is compared of a session's line: server, code, and retries with the `+` of a redispatch.
+/// What is compared of a session's line: server, code, retries with the `+` of a redispatch, the
+/// queues, and which of its waits it never came to (`-1`).
 /// The frontend is part of what tells a session: on another one a client may have had this port.
 #[track_caller]
 fn verdict(process: &mut Process, front: &str, client_port: u16) -> String {
     let client = format!("127.0.0.1:{client_port} [");
     let line = process.wait_line_of(&[&client, &format!("] {front} ")], SOON);
     let words: Vec<&str> = line.split(' ').collect();
-    let [_, _, _, server, _, _, code, counts, queues] = words[..] else {
+    let [_, _, _, server, times, _, code, counts, queues] = words[..] else {
         panic!("no session's line: {line}");
     };
     let retries = counts.rsplit('/').next().unwrap();
-    format!("{server} {code} {retries} {queues}")
+    let reached = times.split('/').map(|time| match time {
+        "-1" => '-',
+        _ => '+',
+    });
+    let reached: String = reached.collect();
+    format!("{server} {code} {retries} {queues} {reached}")
 }
 
 fn port(stream: &TcpStream) -> u16 {
@@ -118,6 +124,17 @@ fn waits_in_the_queue(front: SocketAddr, _: &mut Process) -> u16 {
     port(&second)
 }
 
+/// One has the server's only place, one waits for it.
+fn finds_the_queue_full(front: SocketAddr, _: &mut Process) -> u16 {
+    let mut first = connect(front);
+    ask(&mut first, "x");
+    let _second = connect(front);
+    std::thread::sleep(Duration::from_millis(80));
+    let mut third = connect(front);
+    drain(&mut third);
+    port(&third)
+}
+
 fn leaves_the_queue(front: SocketAddr, _: &mut Process) -> u16 {
     let mut first = connect(front);
     ask(&mut first, "x");
@@ -147,6 +164,17 @@ fn is_served_after_the_queue(front: SocketAddr, _: &mut Process) -> u16 {
     port(&second)
 }
 
+/// Sends until nobody takes any more, and waits for the end.
+fn floods(front: SocketAddr, _: &mut Process) -> u16 {
+    let mut client = connect(front);
+    let patience = Duration::from_millis(100);
+    client.set_write_timeout(Some(patience)).unwrap();
+    let junk = [b'x'; 64 * 1024];
+    while client.write_all(&junk).is_ok() {}
+    drain(&mut client);
+    port(&client)
+}
+
 /// When the check has found that nobody is there.
 fn comes_when_all_are_down(front: SocketAddr, process: &mut Process) -> u16 {
     process.wait_line("has no server available", SOON);
@@ -169,11 +197,22 @@ fn the_same_faults_have_haproxys_codes() {
             drain(&mut stream);
         });
         let _closes = Server::start(local(9004), drop);
+        // Takes a connection and nothing of what comes.
+        let _stuck = Server::start(local(9006), |stream| {
+            std::thread::sleep(Duration::from_secs(2));
+            drop(stream);
+        });
+        let _slow = Server::start(local(9007), |mut stream| {
+            for _ in 0..5 {
+                std::thread::sleep(Duration::from_millis(100));
+                let _ = stream.write_all(b".");
+            }
+        });
         // A queue for one, filled: the kernel drops every further SYN.
         let full = TcpListener::bind(local(9005)).unwrap();
         rustix::net::listen(&full, 0).unwrap();
         let _held = fill(local(9005));
-        let rows: [(&str, &str, Deed); 23] = [
+        let rows: [(&str, &str, Deed); 27] = [
             (
                 "an ordinary session",
                 "server s 127.0.0.1:9001",
@@ -256,6 +295,26 @@ fn the_same_faults_have_haproxys_codes() {
                 "a mute server",
                 "timeout server 200ms\n server s 127.0.0.1:9003",
                 speaks_and_waits,
+            ),
+            (
+                "a stuck server",
+                "timeout server 300ms\n server s 127.0.0.1:9006",
+                floods,
+            ),
+            (
+                "a slow server",
+                "timeout server 400ms\n timeout client 400ms\n server s 127.0.0.1:9007",
+                only_waits,
+            ),
+            (
+                "a slower server",
+                "timeout server 40ms\n server s 127.0.0.1:9007",
+                speaks_and_waits,
+            ),
+            (
+                "a full queue",
+                "balance source\n timeout queue 1s\n server s 127.0.0.1:9001 maxconn 1 maxqueue 1",
+                finds_the_queue_full,
             ),
             (
                 "the queue's time",

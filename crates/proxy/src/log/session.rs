@@ -57,7 +57,7 @@ fn write_no_address(record: &SessionRecord, why: NoAddress, out: &mut String) {
         NoAddress::Ports | NoAddress::InUse | NoAddress::ServerPort(_) => {
             "Connect() failed for backend "
         }
-        NoAddress::Permission | NoAddress::Address => {
+        NoAddress::Permission | NoAddress::Address(_) => {
             "Cannot bind to source address before connect() for backend "
         }
     });

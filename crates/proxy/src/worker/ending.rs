@@ -17,7 +17,7 @@ use super::token::Token;
 use super::{Engine, SessionOf};
 use crate::net::{Close, Net};
 use crate::proxy_protocol::Fault;
-use crate::record::{EndCause, RecordKind, SessionEvent, SessionRecord, Termination};
+use crate::record::{EndCause, EndPhase, RecordKind, SessionEvent, SessionRecord, Termination};
 use crate::session::{Phase, Verdict};
 use crate::slab::Key;
 use crate::snapshot::LogMoment;
@@ -239,6 +239,8 @@ impl<N: Net> Engine<N> {
             accepted_ms: session.start_ms.wrapping_add(self.wall_offset_ms),
             queue_ms: match session.queue_ms {
                 Some(waited) => Some(waited.into()),
+                // Into a queue that is full it never came.
+                None if termination.phase == EndPhase::Queue => None,
                 None => session.tried.map(|_| 0),
             },
             connect_ms: session.connect_ms.map(u64::from),

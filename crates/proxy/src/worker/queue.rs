@@ -56,8 +56,9 @@ impl<N: Net> Engine<N> {
                 self.wait_in_queue(key);
                 Chosen::Later
             }
-            Choice::Full => {
-                self.end_in_queue(key, EndCause::ServerAbort);
+            Choice::Full(member) => {
+                session.tried = member;
+                self.never_in_queue(key);
                 Chosen::Never
             }
             Choice::Nobody => {
@@ -95,6 +96,17 @@ impl<N: Net> Engine<N> {
             timeout => self.now_ms + u64::from(timeout),
         };
         self.watch_client_early(key);
+    }
+
+    /// The session ends since the queue that it is for is full.
+    fn never_in_queue(&mut self, key: Key) {
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.decided.get_or_insert(Termination {
+                cause: EndCause::ServerAbort,
+                phase: EndPhase::Queue,
+            });
+        }
+        self.end_with(key, EndCause::ServerAbort);
     }
 
     /// The session ends without having got out of the queue.

@@ -107,7 +107,7 @@ fn unbound(error: Errno) -> Unconnected {
         Errno::NOBUFS | Errno::NOMEM => return Unconnected::Failed(error),
         Errno::ADDRINUSE => NoAddress::InUse,
         Errno::PERM | Errno::ACCESS => NoAddress::Permission,
-        _ => NoAddress::Address,
+        error => NoAddress::Address(error),
     })
 }
 
