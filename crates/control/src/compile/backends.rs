@@ -228,7 +228,7 @@ fn check_plan(
     let (settings, address) = (server.check.as_ref()?, address?);
     match check_target(address, settings, lookup) {
         Ok(target) => Some(CheckPlan {
-            target,
+            target: target?,
             settings: settings.clone(),
             header: check_header(server, settings),
             source: source(backend, server),
@@ -371,11 +371,11 @@ fn check_target(
     address: &ServerAddress,
     check: &Check,
     lookup: &dyn Lookup,
-) -> Result<ServerAddress, String> {
+) -> Result<Option<ServerAddress>, String> {
     let elsewhere = check.addr.as_ref().map(|to| host(to, lookup)).transpose()?;
     let (own_ip, own_port, mptcp) = match address {
         ServerAddress::Unix(_) if elsewhere.is_none() && check.port.is_none() => {
-            return Ok(address.clone());
+            return Ok(Some(address.clone()));
         }
         ServerAddress::Unix(_) => (None, None, false),
         ServerAddress::Tcp { address, mptcp } => (Some(address.ip()), Some(address.port()), *mptcp),
@@ -385,12 +385,14 @@ fn check_target(
     let ip = elsewhere
         .or(own_ip)
         .ok_or("the server has no fixed address: give `addr`")?;
-    let port = check
-        .port
-        .or(own_port)
-        .ok_or("the server has no fixed port: give `port`")?;
-    Ok(ServerAddress::Tcp {
+    let port = match (check.port.or(own_port), address) {
+        (Some(port), _) => port,
+        (None, ServerAddress::Unix(_)) => return Err("a path has no port: give `port`".into()),
+        // Said already, of the line as it was read.
+        (None, _) => return Ok(None),
+    };
+    Ok(Some(ServerAddress::Tcp {
         address: SocketAddr::new(ip, port),
         mptcp,
-    })
+    }))
 }

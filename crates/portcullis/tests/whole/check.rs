@@ -215,3 +215,38 @@ fn a_file_of_nonsense_is_refused_without_a_panic() {
         );
     }
 }
+
+#[test]
+fn one_mistake_is_one_finding() {
+    if ours_only() {
+        return;
+    }
+    let place = Place::new();
+    for (line, code) in [
+        ("server s1 127.0.0.1 check", "check-without-port"),
+        ("server s1 :9001 check", "unusable-check"),
+        ("server s1 /tmp/s check port 80", "unusable-check"),
+        (
+            "server s1 127.0.0.1:9001 source 127.0.0.1:200-100",
+            "bad-value",
+        ),
+        ("server s1 127.0.0.1:9001 weight 300", "number-out-of-range"),
+        ("balance leastcon", "bad-value"),
+        ("option redispach", "unknown-keyword"),
+        ("timeout queue 5x", "unknown-unit"),
+        ("log ring@nowhere local0", "unknown-ring"),
+        ("default_backend gone", "unknown-backend"),
+    ] {
+        let text = listen("127.0.0.1:8000", &[local(9001)]).replace(" s1 ", " s0 ");
+        let file = place.write("test.cfg", &format!("{text}    {line}\n"));
+        let mut command = portcullis();
+        let output = command.args(["check", "--json", "-f"]).arg(file).output();
+        let read: serde_json::Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+        let found = read["diagnostics"].as_array().unwrap();
+        let codes: Vec<&str> = found
+            .iter()
+            .map(|it| it["code"].as_str().unwrap())
+            .collect();
+        assert_eq!(codes, [code], "{line}");
+    }
+}
