@@ -161,7 +161,7 @@ places! {
     Listen: ListenState ListenAgain BacklogCut FastopenQueue ListenChecksPort;
     Connect: ConnectState ConnectFamily MappedSource MappedForever ForeignSource LoopbackSource
         NoSource ConnectUnderWay NoRoute TupleTaken ConnectChose ConnectNoPort;
-    Lookup: Refused SelfConnect SynLost HalfOpen LookupExact LookupWildcard ReplyLost;
+    Lookup: Refused SelfConnect NeighbourSilent SynLost HalfOpen LookupExact LookupWildcard ReplyLost;
     Groups: GroupBegun GroupJoined GroupBusy GroupFull LookupGroup LookupEquals LookupProgram LookupCpu
         ProgramNeedsReuseport NoProgram;
     HalfOpen: SynQueueFull SynQueueReserved SynCookie AcceptDeferred LastAckDropped OverflowReset

@@ -221,9 +221,13 @@ impl World {
             (0, from) => from,
             (to, _) => to,
         };
+        let vrf = self.device_vrf(ix);
+        let foreign = net.kind4(self.host.kernel, to, vrf) == Kind4::Foreign;
+        let link = net.link_of4(self.host.kernel, to).filter(|_| foreign);
         let found = match (device, from) {
             (Some(device), 0) if !net.is_on4(to, device) => net.source_on_link4(to, device),
-            (_, 0) => net.source4(to, self.device_vrf(ix)),
+            (None, 0) if link.is_some() => net.source_on_link4(to, link.unwrap_or(0)),
+            (_, 0) => net.source4(to, vrf),
             (_, from) => from,
         };
         let source = if all_zero { to } else { found };
@@ -251,7 +255,7 @@ impl World {
     }
 
     /// Whether there is a route. Through a device, every address that is not the device's own is taken to be
-    /// a neighbour behind it, who does not answer.
+    /// a neighbour behind it, who does not answer; without one, those of the interfaces' networks are.
     fn check_way4<T: Trace>(
         &self,
         ix: SockIx,
@@ -269,8 +273,8 @@ impl World {
             // Through the interface that the source is on.
             0 if many => net.device_of4(from, vrf),
             0 if kind == Kind4::Broadcast => net.device_of_broadcast(kernel, to),
-            // Nowhere.
-            0 => None,
+            // To a neighbour, or nowhere.
+            0 => net.link_of4(kernel, to),
             device if net.is_on4(to, device) => return Ok(()),
             device => Some(device),
         };
@@ -278,7 +282,10 @@ impl World {
         if from >> 24 == 127 && beyond {
             return refuse(trace, Rule::LoopbackSource, Errno::EINVAL);
         }
-        let neighbour = sock.device != 0 && !many && !net.is_broadcast_of(kernel, to, sock.device);
+        let neighbour = match sock.device {
+            0 => kind == Kind4::Foreign && leaves.is_some(),
+            device => !many && !net.is_broadcast_of(kernel, to, device),
+        };
         if neighbour {
             return Ok(());
         }
@@ -295,15 +302,21 @@ impl World {
         let sock = &self.socks[ix];
         let net = self.host.net(sock.net);
         let beyond = sock.device != 0 && !net.is_on6(to, sock.device);
-        if beyond || !net.has6(to, self.vrf_device(ix)) {
+        let here = !beyond && net.has6(to, self.vrf_device(ix));
+        let own = match net.link_of6(to, sock.device) {
+            _ if here => Some(to),
+            Some(link) => net.source_on_link6(to, link),
+            None => None,
+        };
+        let Some(own) = own else {
             return refuse(trace, Rule::NoRoute, Errno::ENETUNREACH);
-        }
+        };
         if is_mapped(sock.rcv6) {
             return refuse(trace, Rule::MappedSource, Errno::EAFNOSUPPORT);
         }
         // Where it receives is where it sends from: no IPv6 multicast address can be bound.
         if sock.rcv6 == 0 {
-            self.readdress(ix, |sock| sock.rcv6 = to);
+            self.readdress(ix, |sock| sock.rcv6 = own);
         }
         let sock = &mut self.socks[ix];
         sock.src6 = sock.rcv6;

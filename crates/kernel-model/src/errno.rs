@@ -78,6 +78,8 @@ errnos! {
     ETIMEDOUT = 110 "connection timed out";
     /// Nobody listens there.
     ECONNREFUSED = 111 "connection refused";
+    /// A neighbour does not answer.
+    EHOSTUNREACH = 113 "no route to host";
     /// A non-blocking connect is under way.
     EALREADY = 114 "operation already in progress";
     /// A non-blocking connect began.

@@ -551,13 +551,13 @@ impl Interface {
 
 /// An IPv4 network: its first address and its last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Net4 {
-    first: u32,
+pub(crate) struct Net4 {
+    pub(crate) first: u32,
     last: u32,
 }
 
 impl Net4 {
-    fn of(own: Ipv4Addr, prefix: u8) -> Net4 {
+    pub(crate) fn of(own: Ipv4Addr, prefix: u8) -> Net4 {
         let host_bits = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
         Net4 {
             first: own.to_bits() & !host_bits,
@@ -565,13 +565,13 @@ impl Net4 {
         }
     }
 
-    fn contains(self, addr: u32) -> bool {
+    pub(crate) fn contains(self, addr: u32) -> bool {
         (self.first..=self.last).contains(&addr)
     }
 }
 
 /// Whether an address is of "this network": 0.0.0.0, and once all of 0.0.0.0/8.
-fn zeronet(kernel: Kernel, addr: u32) -> bool {
+pub(crate) fn zeronet(kernel: Kernel, addr: u32) -> bool {
     if kernel.has(Change::ZeronetIsOneAddress) {
         addr == 0
     } else {

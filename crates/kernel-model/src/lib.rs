@@ -182,6 +182,7 @@ pub mod guide;
 mod host;
 mod listen;
 mod lookup;
+mod neighbour;
 mod options;
 mod port;
 mod ports;

@@ -180,6 +180,9 @@ rules! {
         "The listener's accept queue is full, so the SYN was dropped." "Accept faster, or raise the backlog.";
     SelfConnect "self-connect" "net/ipv4/tcp_input.c, tcp_rcv_synsent_state_process()" OLD;
         "A socket that connects to its own address and port meets its own SYN, and is connected to itself." "";
+    NeighbourSilent "neighbour-silent" "net/core/neighbour.c, neigh_timer_handler(); net/ipv4/arp.c, arp_error_report(); net/ipv4/tcp_ipv4.c, tcp_v4_err()" OLD;
+        "The address is a neighbour's, who does not answer: after three seconds connect ends with EHOSTUNREACH. (Where the kernel's own message of that does not reach the socket, since it is bound to a device that its address is not on, or to any for IPv6, it goes on until ETIMEDOUT.)"
+        "Call an address that answers.";
     SynLost "syn-lost" "net/ipv4/route.c, ip_route_output_key_hash_rcu(); net/ipv4/tcp_output.c, tcp_connect()" OLD;
         "The SYN left by a device behind which nobody answers, and is sent again until connect gives up."
         "Bind the socket to the device that has the address, or to none.";

@@ -162,6 +162,8 @@ pub(crate) struct Sock {
     pub max_window: u32,
     /// How often the SYN, or a half-open connection's answer, was sent again.
     pub retries: u8,
+    /// Its SYN waits for a neighbour's link address.
+    pub searching: bool,
     /// A half-open connection whose last acknowledgement came, but did not count.
     pub acked: bool,
     /// The handshake's last acknowledgement is held back.
@@ -238,6 +240,7 @@ impl Sock {
             acked_len: 0,
             max_window: 0,
             retries: 0,
+            searching: false,
             acked: false,
             ack_held: false,
             complained: 0,

@@ -125,6 +125,9 @@ impl World {
     }
 
     fn syn_timeout(&mut self, ix: SockIx) {
+        if self.give_up_search(ix) {
+            return;
+        }
         let linear = if self.host.kernel.has(Change::LinearSyn) {
             SYN_LINEAR
         } else {
@@ -137,11 +140,12 @@ impl World {
         }
         self.socks[ix].retries += 1;
         let seq = self.socks[ix].snd_una;
+        self.retry_syn_later(ix);
         if !self.send(ix, Flag::Syn, seq, None) {
             // IPv4 says it here, too (inet_sk_rebuild_header()).
             self.note_no_route(ix, flow_of(&self.socks[ix]));
+            self.ask_neighbour(ix);
         }
-        self.retry_syn_later(ix);
     }
 
     /// The last acknowledgement of a handshake waits for something to say.

@@ -289,6 +289,9 @@ changes! {
     /// `FASTREUSEPORT_STRICT` and the address that a bucket remembers.
     StrictReuseport 4 . 11 "A bucket remembers the address of the SO_REUSEPORT socket that its cached answer is true for, and forgets when a socket that it let in listens."
         at "net/ipv4/inet_connection_sock.c, sk_reuseport_match()";
+    /// Where what the host sends to itself by IPv4 comes in.
+    LocalArrival 4 . 13 "What is sent to one of the host's IPv4 addresses comes in by the interface that has it; before, by the device that the sender is bound to, and from others by the loopback."
+        at "net/ipv4/route.c, ip_route_output_key_hash_rcu()";
     /// `IPV6_FREEBIND`.
     Freebind6 4 . 15 "IPV6_FREEBIND is IP_FREEBIND for IPv6 sockets."
         at "net/ipv6/ipv6_sockglue.c, do_ipv6_setsockopt()";

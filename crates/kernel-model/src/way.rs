@@ -11,6 +11,7 @@ use crate::addr::{Kind6, is_mapped, kind6};
 use crate::connect::LOOPBACK_DEVICE;
 use crate::errno::Errno;
 use crate::host::{Kind4, NetId};
+use crate::version::Change;
 use crate::world::World;
 
 /// What a segment asks of the routes.
@@ -89,6 +90,7 @@ impl World {
         }
         match net.interface(flow.device) {
             None if flow.device != 0 => Some(Errno::ENODEV),
+            None if net.link_of4(self.host.kernel, flow.to as u32).is_some() => None,
             Some(through) if through.up => None,
             _ => Some(Errno::ENETUNREACH),
         }
@@ -104,6 +106,14 @@ impl World {
         if !own {
             return None;
         }
+        let local = |device: u32| {
+            let by_address = self.host.kernel.has(Change::LocalArrival);
+            local(match flow.device {
+                _ if by_address => device,
+                0 => LOOPBACK_DEVICE,
+                bound => bound,
+            })
+        };
         match flow.device {
             // Through a VRF every address of its members is reached; through none, the rest.
             device if device == vrf && kind == Kind4::Local => net.device_of4(to, vrf).map(local),

@@ -228,11 +228,14 @@ impl World {
     pub(crate) fn send_syn<T: Trace>(&mut self, ix: SockIx, trace: &mut T) {
         let seq = self.socks[ix].snd_una;
         self.socks[ix].snd_nxt = seq.wrapping_add(1);
+        self.socks[ix].searching = false;
         self.retry_syn_later(ix);
         if !self.send(ix, Flag::Syn, seq, None) {
             let forever = self.socks[ix].sends_ipv4 && !is_mapped(self.socks[ix].peer6);
             trace.rule(if forever {
                 Rule::MappedForever
+            } else if self.ask_neighbour(ix) {
+                Rule::NeighbourSilent
             } else {
                 Rule::SynLost
             });

@@ -51,6 +51,8 @@ pub struct World {
     pub(crate) cookies: BTreeMap<Tuple, Cookie>,
     /// Peers that are known to be alive (tcp_metrics): namespace, own address, theirs.
     pub(crate) proven: BTreeSet<(NetId, u128, u128)>,
+    /// Until when neighbours are searched for: namespace, interface, address.
+    pub(crate) searches: BTreeMap<(NetId, u32, u128), u64>,
     pub(crate) isn: u32,
     pub(crate) chance: Chance,
     /// The processor that handles packets.
@@ -83,6 +85,7 @@ impl World {
             last_choice: None,
             cookies: BTreeMap::new(),
             proven: BTreeSet::new(),
+            searches: BTreeMap::new(),
             isn: 1,
             chance: Chance::new(),
             cpu: 0,
