@@ -72,10 +72,7 @@ impl<'a> Btf<'a> {
         };
         let mut rest = part(type_at, type_len).ok_or("BTF's types are not there")?;
         let strings = part(string_at, string_len).ok_or("BTF's names are not there")?;
-        let wanted: Vec<(&[u8], u32)> = wanted
-            .iter()
-            .flat_map(|name| offsets_of(strings, name.as_bytes()))
-            .collect();
+        let wanted = offsets_of(strings, wanted);
         let mut btf = Btf {
             strings,
             types: vec![&[]],
@@ -213,32 +210,17 @@ impl<'a> Btf<'a> {
     }
 }
 
-/// Where a name stands among the strings: a whole one, and the end of a longer one.
-fn offsets_of<'a>(strings: &'a [u8], name: &[u8]) -> Vec<(&'a [u8], u32)> {
+/// Where names stand among the strings.
+fn offsets_of<'a>(strings: &'a [u8], names: &[&str]) -> Vec<(&'a [u8], u32)> {
     let mut found = Vec::new();
-    let mut from = 0;
-    while let Some(at) = find(&strings[from..], name) {
-        let begin = from + at;
-        let end = begin + name.len();
-        if strings.get(end) == Some(&0) && (begin == 0 || strings[begin - 1] == 0) {
-            found.push((&strings[begin..end], begin as u32));
+    let mut at = 0;
+    for string in strings.split(|&byte| byte == 0) {
+        if names.iter().any(|name| name.as_bytes() == string) {
+            found.push((string, at as u32));
         }
-        from = begin + 1;
+        at += string.len() + 1;
     }
     found
-}
-
-fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    let &first = wanted.first()?;
-    let mut from = 0;
-    while let Some(at) = bytes.get(from..)?.iter().position(|&byte| byte == first) {
-        let begin = from + at;
-        if bytes[begin..].starts_with(wanted) {
-            return Some(begin);
-        }
-        from = begin + 1;
-    }
-    None
 }
 
 fn kind_of(bytes: &[u8]) -> Option<(u32, u32)> {

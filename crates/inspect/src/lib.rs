@@ -57,6 +57,9 @@
 //! | another network namespace | setns(2) | CAP_SYS_ADMIN |
 //!
 //! What could not be had is written down in [`Sources`](snapshot::Sources).
+//!
+//! `cargo run --release -p portcullis-inspect --example host -- --quiet` (`examples/host.rs`) tells how long
+//! a host takes.
 #![forbid(unsafe_code)]
 
 mod btf;

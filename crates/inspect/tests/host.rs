@@ -1,0 +1,538 @@
+//! Hosts that are set up here, and what is read of them.
+//!
+//! Decides:  each state, owner and setting is found where it was made; nothing that comes from outside
+//!           panics.
+//! Not here: what the kernel does then (agreement.rs).
+
+#![allow(clippy::unwrap_used)]
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::process::Command;
+use std::time::Duration;
+
+use portcullis_inspect::snapshot::{Holder, Known, Snapshot, Socket, State};
+use portcullis_inspect::{Caller, Focus, Means, Others, Outcome, Place, Wanted, Worlds, read};
+use portcullis_kernel_model as model;
+use portcullis_kernel_model::{Answer, Call, Errno, Family, SockAddr};
+use portcullis_testkit::{
+    Process, add_address, need_program, private_network, private_network_as_root, set_sysctl,
+    wait_for,
+};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
+
+fn stream(flags: SocketFlags) -> OwnedFd {
+    socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap()
+}
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn of_port(snapshot: &Snapshot, port: u16) -> Vec<&Socket> {
+    let sockets = snapshot.namespaces[0].sockets.iter();
+    sockets
+        .filter(|socket| socket.local.port() == port)
+        .collect()
+}
+
+fn worlds(snapshot: &Snapshot, port: u16) -> Worlds {
+    let focus = Focus {
+        port: Some(port),
+        near: 0,
+    };
+    Worlds::of(snapshot, focus).unwrap()
+}
+
+/// What `bind` would say to the caller.
+fn verdict(snapshot: &Snapshot, to: SocketAddr) -> Outcome<Answer> {
+    let worlds = worlds(snapshot, to.port());
+    worlds.ask(|possible| {
+        let mut world = possible.world.clone();
+        let family = if to.is_ipv6() {
+            Family::Inet6
+        } else {
+            Family::Inet
+        };
+        let socket = world.socket(worlds.caller, family);
+        world.call_as(
+            worlds.caller,
+            socket,
+            Call::Bind(SockAddr::new(to.ip(), to.port())),
+        )
+    })
+}
+
+#[test]
+fn a_listener_that_a_child_kept_open_has_two_holders() {
+    private_network(|| {
+        let listener = TcpListener::bind("127.0.0.1:443").unwrap();
+        fcntl_setfd(&listener, FdFlags::empty()).unwrap();
+        let child = Process::spawn(Command::new("sleep").arg("60"));
+        let snapshot = read(&Wanted::default()).unwrap();
+        let found = of_port(&snapshot, 443);
+        assert_eq!(found.len(), 1);
+        let fd = listener.as_raw_fd() as u32;
+        let mut holders = found[0].holders.clone();
+        holders.sort();
+        let mut expected = [std::process::id(), child.pid()].map(|pid| Holder { pid, fd });
+        expected.sort();
+        assert_eq!(holders, expected);
+        let heir = snapshot.process(child.pid()).unwrap();
+        assert_eq!(
+            (heir.name.as_str(), heir.parent),
+            ("sleep", std::process::id())
+        );
+        assert_eq!(heir.command, ["sleep", "60"]);
+
+        // The parent's copy goes: the child alone holds the port.
+        drop(listener);
+        let snapshot = read(&Wanted::default()).unwrap();
+        assert_eq!(
+            of_port(&snapshot, 443)[0].holders,
+            [Holder {
+                pid: child.pid(),
+                fd
+            }]
+        );
+        let refused = Answer::Err(Errno::EADDRINUSE);
+        assert_eq!(
+            verdict(&snapshot, at("0.0.0.0:443")),
+            Outcome::Certain(refused)
+        );
+        let worlds = worlds(&snapshot, 443);
+        let possible = &worlds.possible[0];
+        let socket = possible.sockets[&(0, place_of(&snapshot, 443))];
+        let holder = worlds.processes[&child.pid()];
+        assert_eq!(possible.world.holders(socket), [holder]);
+    });
+}
+
+fn place_of(snapshot: &Snapshot, port: u16) -> usize {
+    let mut sockets = snapshot.namespaces[0].sockets.iter();
+    sockets
+        .position(|socket| socket.local.port() == port)
+        .unwrap()
+}
+
+#[test]
+fn every_state_of_a_server_is_listed() {
+    private_network(|| {
+        let bound = stream(SocketFlags::empty());
+        bind(&bound, &at("127.0.0.1:80")).unwrap();
+
+        let server = stream(SocketFlags::NONBLOCK);
+        bind(&server, &at("127.0.0.1:443")).unwrap();
+        listen(&server, 5).unwrap();
+        let waiting = TcpStream::connect("127.0.0.1:443").unwrap();
+        // TCP_DEFER_ACCEPT: who says nothing stays half open for that long.
+        portcullis_sys::sockopt::set_int(&server, 6, 9, 60).unwrap();
+        let silent: Vec<TcpStream> = (0..3)
+            .map(|_| TcpStream::connect("127.0.0.1:443").unwrap())
+            .collect();
+        let accepts = TcpListener::bind("127.0.0.1:444").unwrap();
+        let one = TcpStream::connect("127.0.0.1:444").unwrap();
+        drop(accepts.accept().unwrap());
+        let half = TcpStream::connect("127.0.0.1:444").unwrap();
+        let (other, _) = accepts.accept().unwrap();
+        half.shutdown(std::net::Shutdown::Write).unwrap();
+        drop(one);
+        wait_for("TIME_WAIT", Duration::from_secs(5), || {
+            let snapshot = read(&Wanted::default()).unwrap();
+            of_port(&snapshot, 444)
+                .iter()
+                .any(|socket| socket.state == State::TimeWait)
+        });
+
+        let snapshot = read(&Wanted::default()).unwrap();
+        let states = |port| {
+            let mut states: Vec<State> = of_port(&snapshot, port).iter().map(|s| s.state).collect();
+            states.sort_by_key(|state| model::State::from(*state));
+            states
+        };
+        assert_eq!(states(80), [State::Bound]);
+        // One waits to be accepted.
+        let of_server = states(443);
+        assert_eq!(
+            of_server[..2],
+            [State::Established, State::Listen],
+            "{of_server:?}"
+        );
+        assert!(
+            of_server[2..].iter().all(|&state| state == State::HalfOpen),
+            "{of_server:?}"
+        );
+        assert_eq!(of_server.len(), 5, "{of_server:?}");
+        assert_eq!(
+            states(444),
+            [State::TimeWait, State::CloseWait, State::Listen]
+        );
+        let waits = of_port(&snapshot, 444);
+        let waits = waits
+            .iter()
+            .find(|socket| socket.state == State::TimeWait)
+            .unwrap();
+        assert!((1..=60_000).contains(&waits.timer_ms.unwrap()), "{waits:?}");
+        let child = of_port(&snapshot, 443);
+        let child = child
+            .iter()
+            .find(|socket| socket.state == State::Established)
+            .unwrap();
+        assert!(child.inode == 0 && child.holders.is_empty());
+
+        let worlds = worlds(&snapshot, 443);
+        let possible = &worlds.possible[0];
+        let listener = possible.sockets[&(0, place_of_state(&snapshot, 443, State::Listen))];
+        assert_eq!(possible.world.queue_len(listener), 1);
+        assert_eq!(possible.world.half_open_len(listener), of_server.len() - 2);
+        drop((bound, waiting, silent, half, other));
+    });
+}
+
+fn place_of_state(snapshot: &Snapshot, port: u16, state: State) -> usize {
+    let mut sockets = snapshot.namespaces[0].sockets.iter();
+    sockets
+        .position(|socket| socket.local.port() == port && socket.state == state)
+        .unwrap()
+}
+
+#[test]
+fn settings_and_addresses_are_the_namespaces_own() {
+    private_network(|| {
+        add_address("192.0.2.7".parse().unwrap()).unwrap();
+        set_sysctl("net.ipv4.ip_local_port_range", "40000 41000");
+        set_sysctl("net.ipv4.ip_local_reserved_ports", "40000-40003,40100");
+        set_sysctl("net.ipv4.ip_unprivileged_port_start", "0");
+        set_sysctl("net.core.somaxconn", "77");
+        let snapshot = read(&Wanted::default()).unwrap();
+        let net = &snapshot.namespaces[0];
+        assert_eq!(net.sysctls.ip_local_port_range, Some((40000, 41000)));
+        assert_eq!(
+            net.sysctls.ip_local_reserved_ports,
+            [(40000, 40003), (40100, 40100)]
+        );
+        assert_eq!(net.sysctls.ip_unprivileged_port_start, Some(0));
+        assert_eq!(net.sysctls.somaxconn, Some(77));
+        let lo = net.interfaces.iter().find(|one| one.name == "lo").unwrap();
+        assert!(lo.up && lo.index == 1);
+        let own = lo
+            .addresses
+            .iter()
+            .any(|own| own.ip.to_string() == "192.0.2.7");
+        assert!(own, "{lo:?}");
+        assert_eq!(
+            verdict(&snapshot, at("192.0.2.7:443")),
+            Outcome::Certain(Answer::Ok)
+        );
+        let refused = Answer::Err(Errno::EADDRNOTAVAIL);
+        assert_eq!(
+            verdict(&snapshot, at("192.0.2.8:443")),
+            Outcome::Certain(refused)
+        );
+    });
+}
+
+#[test]
+fn the_caller_may_be_another_process_or_a_user() {
+    private_network_as_root(|| {
+        let as_caller = |caller| {
+            let wanted = Wanted {
+                caller,
+                ..Wanted::default()
+            };
+            read(&wanted)
+        };
+        let refused = Outcome::Certain(Answer::Err(Errno::EACCES));
+        let nobody = as_caller(Caller::User("nobody".into())).unwrap();
+        assert_eq!(verdict(&nobody, at("127.0.0.1:80")), refused);
+        let number = as_caller(Caller::User("1000".into())).unwrap();
+        assert_eq!(number.process(0).unwrap().uids, Some([1000; 4]));
+        assert_eq!(verdict(&number, at("127.0.0.1:80")), refused);
+        let own = as_caller(Caller::Own).unwrap();
+        assert_eq!(
+            verdict(&own, at("127.0.0.1:80")),
+            Outcome::Certain(Answer::Ok)
+        );
+
+        let mut command = Command::new("setpriv");
+        command.args([
+            "--reuid",
+            "65534",
+            "--clear-groups",
+            "--inh-caps=-all",
+            "sleep",
+            "60",
+        ]);
+        let other = Process::spawn(&mut command);
+        let seen = wait_for_uid(other.pid());
+        assert_eq!(verdict(&seen, at("127.0.0.1:80")), refused);
+        assert!(as_caller(Caller::Process(u32::MAX - 1)).is_err());
+        assert!(as_caller(Caller::User("no such user".into())).is_err());
+    });
+}
+
+fn wait_for_uid(pid: u32) -> Snapshot {
+    let wanted = Wanted {
+        caller: Caller::Process(pid),
+        ..Wanted::default()
+    };
+    wait_for("the other user", Duration::from_secs(5), || {
+        let seen = read(&wanted).unwrap();
+        let uids = seen.process(pid).and_then(|process| process.uids);
+        uids == Some([65534; 4])
+    });
+    read(&wanted).unwrap()
+}
+
+#[test]
+fn a_listener_of_another_namespace_is_found_with_its_owner() {
+    let Some(nc) = need_program("nc") else { return };
+    private_network(|| {
+        let nc = portcullis_testkit::need_program("nc").unwrap();
+        let mut command = Command::new("unshare");
+        command.arg("-n").arg(nc).args(["-l", "0.0.0.0", "443"]);
+        let other = Process::spawn(&mut command);
+        let wanted = Wanted {
+            others: Others::Yes,
+            ..Wanted::default()
+        };
+        let listens = |snapshot: &Snapshot| {
+            let mut others = snapshot.namespaces.iter().skip(1);
+            others.any(|net| {
+                net.sockets
+                    .iter()
+                    .any(|s| s.holders.iter().any(|h| h.pid == other.pid()))
+            })
+        };
+        wait_for("the other listener", Duration::from_secs(10), || {
+            listens(&read(&wanted).unwrap())
+        });
+        let snapshot = read(&wanted).unwrap();
+        assert!(of_port(&snapshot, 443).is_empty(), "it is free here");
+        assert_eq!(
+            verdict(&snapshot, at("0.0.0.0:443")),
+            Outcome::Certain(Answer::Ok)
+        );
+
+        let there = Wanted {
+            place: Place::Named(format!("/proc/{}/ns/net", other.pid())),
+            ..Wanted::default()
+        };
+        let there = read(&there).unwrap();
+        assert_eq!(of_port(&there, 443)[0].holders[0].pid, other.pid());
+        let refused = Answer::Err(Errno::EADDRINUSE);
+        assert_eq!(
+            verdict(&there, at("0.0.0.0:443")),
+            Outcome::Certain(refused)
+        );
+        let of_process = Wanted {
+            place: Place::OfProcess(other.pid()),
+            ..Wanted::default()
+        };
+        assert_eq!(
+            read(&of_process).unwrap().namespaces[0].inode,
+            there.namespaces[0].inode
+        );
+    });
+    drop(nc);
+}
+
+#[test]
+fn unix_listeners_have_names_and_owners() {
+    private_network(|| {
+        let directory = std::env::temp_dir().join(format!("inspect-{}", std::process::id()));
+        let listener = std::os::unix::net::UnixListener::bind(&directory).unwrap();
+        let abstract_one = socket_with(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::empty(),
+            None,
+        )
+        .unwrap();
+        let name = rustix::net::SocketAddrUnix::new_abstract_name(b"inspect test").unwrap();
+        bind(&abstract_one, &name).unwrap();
+        listen(&abstract_one, 3).unwrap();
+        let snapshot = read(&Wanted::default()).unwrap();
+        let unix = &snapshot.namespaces[0].unix;
+        let path = directory.to_str().unwrap();
+        let named = unix.iter().find(|socket| socket.name == path).unwrap();
+        assert_eq!(named.holders[0].pid, std::process::id());
+        let other = unix
+            .iter()
+            .find(|socket| socket.name == "@inspect test")
+            .unwrap();
+        assert_eq!((other.backlog, other.queue), (3, 0));
+        std::fs::remove_file(&directory).unwrap();
+        drop(listener);
+    });
+}
+
+#[test]
+fn a_key_that_a_socket_signs_with_is_in_no_snapshot() {
+    private_network_as_root(|| {
+        let listener = TcpListener::bind("127.0.0.1:443").unwrap();
+        let peer = "127.0.0.1".parse().unwrap();
+        let key = b"a key of a BGP peer";
+        if portcullis_sys::sockopt::set_md5_peer(listener.as_fd(), peer, key).is_err() {
+            return portcullis_testkit::skip("this kernel has no TCP MD5 signatures");
+        }
+        let text = read(&Wanted::default()).unwrap().render().unwrap();
+        assert!(text.contains("127.0.0.1:443"));
+        assert!(!text.contains("a key of") && !text.contains("BGP peer"));
+        let mut without = Snapshot::parse(text.as_bytes()).unwrap();
+        without.without_arguments();
+        assert!(
+            without
+                .processes
+                .iter()
+                .all(|process| process.command.len() <= 1)
+        );
+    });
+}
+
+#[test]
+fn without_bpf_and_descriptors_the_answer_names_what_it_depends_on() {
+    private_network(|| {
+        let listener = TcpListener::bind("127.0.0.1:443").unwrap();
+        let wanted = Wanted {
+            means: Means::SockDiag,
+            ..Wanted::default()
+        };
+        let snapshot = read(&wanted).unwrap();
+        let worlds = worlds(&snapshot, 443);
+        let answer = worlds.ask(|possible| {
+            let mut world = possible.world.clone();
+            let socket = world.socket(worlds.caller, Family::Inet);
+            world.call_as(
+                worlds.caller,
+                socket,
+                Call::Set(model::Opt::ReusePort(true)),
+            );
+            let to = SockAddr::new("127.0.0.1".parse().unwrap(), 443);
+            world.call_as(worlds.caller, socket, Call::Bind(to))
+        });
+        let Outcome::Depends(answers) = answer else {
+            panic!("{answer:?}");
+        };
+        let known: Vec<Answer> = answers.iter().map(|(answer, _)| *answer).collect();
+        assert_eq!(known, [Answer::Err(Errno::EADDRINUSE), Answer::Ok]);
+        // A plain newcomer is refused whatever the holder has set: it listens.
+        let refused = Answer::Err(Errno::EADDRINUSE);
+        assert_eq!(
+            verdict(&snapshot, at("127.0.0.1:443")),
+            Outcome::Certain(refused)
+        );
+        drop(listener);
+    });
+}
+
+#[test]
+fn a_host_that_changes_while_it_is_read_is_read_all_the_same() {
+    private_network(|| {
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let goes_on = || !done.load(std::sync::atomic::Ordering::Relaxed);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while goes_on() {
+                    let listeners: Vec<_> = (1000..1040)
+                        .filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok())
+                        .collect();
+                    let streams: Vec<_> = (1000..1020)
+                        .filter_map(|port| TcpStream::connect(("127.0.0.1", port)).ok())
+                        .collect();
+                    drop((listeners, streams));
+                }
+            });
+            scope.spawn(|| {
+                while goes_on() {
+                    let _ = Command::new("true").status();
+                }
+            });
+            for _ in 0..15 {
+                let snapshot = read(&Wanted::default()).unwrap();
+                let focus = Focus {
+                    port: Some(1010),
+                    near: 100,
+                };
+                Worlds::of(&snapshot, focus).unwrap();
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+    });
+}
+
+#[test]
+fn a_snapshot_that_somebody_edited_is_refused_or_answers_and_never_panics() {
+    private_network(|| {
+        let listener = TcpListener::bind("[::]:443").unwrap();
+        let stream = TcpStream::connect("127.0.0.1:443").unwrap();
+        let text = read(&Wanted::default()).unwrap().render().unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let values = [
+            "0",
+            "-1",
+            "65535",
+            "4294967295",
+            "\"listen\"",
+            "\"half_open\"",
+            "null",
+            "true",
+            "\"[::1]:443\"",
+            "\"1.2.3.4:0\"",
+            "[]",
+            "{}",
+            "18446744073709551615",
+            "\"time_wait\"",
+        ];
+        let (mut parsed, mut answered) = (0, 0);
+        for at in 0..lines.len() {
+            let Some((field, rest)) = lines[at].split_once(": ") else {
+                continue;
+            };
+            let comma = if rest.ends_with(',') { "," } else { "" };
+            for value in values {
+                let mut changed = lines.clone();
+                let line = format!("{field}: {value}{comma}");
+                changed[at] = &line;
+                let Ok(snapshot) = Snapshot::parse(changed.join("\n").as_bytes()) else {
+                    continue;
+                };
+                parsed += 1;
+                for port in [Some(443), None] {
+                    let Ok(worlds) = Worlds::of(&snapshot, Focus { port, near: 10 }) else {
+                        continue;
+                    };
+                    let answer = worlds.ask(|possible| {
+                        let mut world = possible.world.clone();
+                        let socket = world.socket(worlds.caller, Family::Inet);
+                        let to = SockAddr::new("0.0.0.0".parse().unwrap(), port.unwrap_or(0));
+                        world.call_as(worlds.caller, socket, Call::Bind(to))
+                    });
+                    answered += 1;
+                    drop(answer);
+                }
+            }
+        }
+        assert!(parsed > 300 && answered > 300, "{parsed} {answered}");
+        drop((listener, stream));
+    });
+}
+
+#[test]
+fn what_could_not_be_read_is_said() {
+    private_network(|| {
+        let snapshot = read(&Wanted::default()).unwrap();
+        // In a user namespace of its own a process may not use BPF, whoever it is there.
+        let outer = std::fs::read_to_string("/proc/self/uid_map").unwrap();
+        let own: Vec<&str> = outer.split_ascii_whitespace().collect();
+        if own != ["0", "0", "4294967295"] {
+            assert!(
+                matches!(snapshot.sources.bpf, Known::No(_)),
+                "{:?}",
+                snapshot.sources
+            );
+        }
+        assert_eq!(snapshot.sources.notes, Vec::<String>::new());
+    });
+}
