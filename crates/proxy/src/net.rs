@@ -202,6 +202,9 @@ pub trait Net {
     /// `TCP_NODELAY`, where the socket has it.
     fn set_no_delay(&mut self, socket: &Self::Socket);
 
+    /// `SO_RCVLOWAT`: fewer bytes than this are not told of. An end or an error is.
+    fn set_low_water(&mut self, socket: &Self::Socket, bytes: u32);
+
     /// A pipe that holds `size` bytes, or what the limits allow, and how much that is.
     fn pipe(&mut self, size: u32) -> Result<(Self::Pipe, u32), Errno>;
 

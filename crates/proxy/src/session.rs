@@ -19,6 +19,7 @@ use crate::record::{EndCause, EndPhase, PeerAddress, Termination};
 use crate::snapshot::{Backend, Frontend};
 use crate::source::Lease;
 use crate::state::{ListenerState, ProcessState};
+use crate::worker::gather::{self, Gather};
 use crate::worker::relay::Carry;
 
 /// Where a session stands.
@@ -129,6 +130,8 @@ pub struct Flow<P> {
     pub streak: u8,
     /// Does it move by splice now?
     pub splicing: bool,
+    /// Does its source gather more before it tells of it?
+    pub gather: Gather,
     /// It never will.
     pub never_splice: bool,
     /// Something was written.
@@ -146,6 +149,7 @@ impl<P> Flow<P> {
             carry: Carry::Nothing,
             streak: 0,
             splicing: false,
+            gather: Gather::default(),
             never_splice: false,
             written: false,
             source_done: false,
@@ -245,6 +249,8 @@ pub enum Alarm {
     Client,
     /// The server's side was idle too long.
     Server,
+    /// What a source gathers takes too long.
+    Gather,
 }
 
 /// How a session is to end.
@@ -453,7 +459,10 @@ impl<S, P> Session<S, P> {
                 some_time(self.phase_end_ms).map(|at| (at, Alarm::Retry)),
                 None,
             ],
-            Phase::Relaying => [self.server_deadline().map(|at| (at, Alarm::Server)), None],
+            Phase::Relaying => [
+                self.server_deadline().map(|at| (at, Alarm::Server)),
+                gather::deadline(self).map(|at| (at, Alarm::Gather)),
+            ],
         };
         [client, others[0], others[1], end]
             .into_iter()

@@ -29,6 +29,7 @@ use token::Token;
 mod accept;
 mod connect;
 mod ending;
+pub mod gather;
 mod greeting;
 mod mailbox;
 pub mod pools;
@@ -389,6 +390,10 @@ impl<N: Net> Engine<N> {
             (Alarm::Client, _) => self.client_silent(key),
             (Alarm::Server, _) => {
                 session.server_idle(self.now_ms);
+                self.pump(key);
+            }
+            (Alarm::Gather, _) => {
+                gather::stop(session, &mut self.net, self.now_ms);
                 self.pump(key);
             }
         }

@@ -227,6 +227,38 @@ fn thirty_megabytes_each_way_arrive_unchanged_when_spliced() {
 }
 
 #[test]
+fn a_few_bytes_after_bulk_arrive_though_their_source_was_made_to_gather() {
+    // Answers that grow, since a source gathers only after a while at full speed; each is waited for
+    // whole before the next is asked for, and the connection stays.
+    let lengths = [12_000_001, 7, 24_000_003, 1, 100_003, 48_000_005, 3];
+    let server = server(move |mut stream| {
+        for (seed, length) in lengths.into_iter().enumerate() {
+            let mut request = [0];
+            stream.read_exact(&mut request).unwrap();
+            stream.write_all(&pattern(seed as u64, length)).unwrap();
+        }
+        let _ = stream.read(&mut [0]);
+    });
+    let proxy = start(Plan {
+        servers: vec![tcp(server)],
+        splice: true,
+        ..Plan::default()
+    });
+    let mut client = proxy.connect();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    for (seed, length) in lengths.into_iter().enumerate() {
+        client.write_all(&[1]).unwrap();
+        let mut received = vec![0; length];
+        client.read_exact(&mut received).unwrap();
+        assert!(received == pattern(seed as u64, length), "answer {seed}");
+    }
+    drop(client);
+    proxy.record();
+    proxy.assert_idle();
+    proxy.stop();
+}
+
+#[test]
 fn a_slow_reader_holds_its_sender_back_and_costs_little_memory() {
     const LENGTH: usize = 50_000_000;
     let sent = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));

@@ -70,6 +70,12 @@ pub fn linger(fd: impl AsFd) -> Result<Option<i32>> {
     Ok((value.l_onoff != 0).then_some(value.l_linger))
 }
 
+/// `SO_RCVLOWAT`: how many bytes must be there before a socket counts as readable. TCP takes no more
+/// than half of what its buffer may grow to.
+pub fn set_receive_low_water(fd: impl AsFd, bytes: i32) -> Result<()> {
+    set_int(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes)
+}
+
 /// `SO_BINDTODEVICE`: only traffic of this device; the empty name lifts the restriction.
 ///
 /// A name that does not fit the kernel's `IFNAMSIZ` is refused with `ENODEV`; the kernel itself

@@ -455,6 +455,12 @@ impl Net for LinuxNet {
         let _ = sockopt::set_tcp_nodelay(socket, true);
     }
 
+    fn set_low_water(&mut self, socket: &OwnedFd, bytes: u32) {
+        let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
+        // Where it is refused, less is gained.
+        let _ = portcullis_sys::sockopt::set_receive_low_water(socket, bytes);
+    }
+
     fn pipe(&mut self, size: u32) -> Result<(LinuxPipe, u32), Errno> {
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
         // Beyond the user's share of pipe memory the kernel refuses, and the size stays as it is.
@@ -536,6 +542,35 @@ mod tests {
             let read = net.read(&ours, &mut buffer).unwrap();
             assert_eq!(&buffer[..read], expected);
         }
+    }
+
+    #[test]
+    fn a_source_that_gathers_tells_of_its_mark_and_of_its_end_and_of_what_is_there_without_one() {
+        let mut net = LinuxNet::new().unwrap();
+        let told = |net: &mut LinuxNet| {
+            let mut found = Vec::new();
+            net.wait(Some(0), &mut found).unwrap();
+            found.into_iter().map(|(_, told)| told).next()
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let ours = OwnedFd::from(listener.accept().unwrap().0);
+        net.watch(&ours, 7, Interest::Reading).unwrap();
+        net.set_low_water(&ours, 1000);
+        peer.write_all(&[1; 999]).unwrap();
+        assert_eq!(told(&mut net), None);
+        peer.write_all(&[1]).unwrap();
+        assert!(told(&mut net).unwrap().readable);
+        net.read(&ours, &mut [0; 1000]).unwrap();
+        peer.write_all(&[1; 999]).unwrap();
+        assert_eq!(told(&mut net), None);
+        net.set_low_water(&ours, 1);
+        assert!(told(&mut net).unwrap().readable);
+        net.read(&ours, &mut [0; 999]).unwrap();
+        net.set_low_water(&ours, 1000);
+        peer.shutdown(Shutdown::Write).unwrap();
+        let end = told(&mut net).unwrap();
+        assert!(end.readable && end.hung_up);
     }
 
     #[test]

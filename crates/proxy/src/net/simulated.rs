@@ -74,6 +74,8 @@ pub enum Lie {
     LostByte,
     /// An urgent mark is not told.
     SilentMark,
+    /// A source that was made to gather goes on when it is told not to.
+    StuckWater,
 }
 
 /// How far a connection is.
@@ -103,6 +105,8 @@ pub struct Connection {
     /// What the peer's window and our send buffer still take.
     pub room: usize,
     pub wants_room: bool,
+    /// Fewer bytes are not told of.
+    pub low_water: usize,
     pub peer_ended: bool,
     pub peer_reset: bool,
     error_told: bool,
@@ -129,6 +133,7 @@ impl Connection {
             received: Vec::new(),
             room,
             wants_room: false,
+            low_water: 1,
             peer_ended: false,
             peer_reset: false,
             error_told: false,
@@ -151,7 +156,9 @@ impl Connection {
                 urgent: false,
             },
             Stage::Open => Readiness {
-                readable: !self.arriving.is_empty() || self.peer_ended || self.peer_reset,
+                readable: self.arriving.len() >= self.low_water
+                    || self.peer_ended
+                    || self.peer_reset,
                 writable: self.room > 0 || self.peer_reset,
                 hung_up: self.peer_ended || self.peer_reset,
                 failed: self.peer_reset,
@@ -222,7 +229,9 @@ impl World {
             connection.sent.push(byte);
             connection.arriving.push_back(byte);
         }
-        self.touch(id);
+        if connection.arriving.len() >= connection.low_water || connection.mark.is_some() {
+            self.touch(id);
+        }
     }
 
     /// The peer sends its end.
@@ -569,7 +578,21 @@ impl Net for SimulatedNet {
             id,
             world: Rc::clone(&self.0),
         };
-        Ok((pipe, 64 * 1024))
+        // Small ones are filled often enough for what comes of that to be tried.
+        let capacity = [512, 1024, 2048, 64 * 1024][world.dice.below(4) as usize];
+        Ok((pipe, capacity))
+    }
+
+    fn set_low_water(&mut self, socket: &usize, bytes: u32) {
+        let mut world = self.0.borrow_mut();
+        if bytes == 1 && world.faults.lie == Lie::StuckWater {
+            return;
+        }
+        let connection = &mut world.connections[*socket];
+        connection.low_water = bytes as usize;
+        if connection.arriving.len() >= connection.low_water {
+            world.touch(*socket);
+        }
     }
 
     fn splice_in(
@@ -592,7 +615,10 @@ impl Net for SimulatedNet {
             return Err(Errno::AGAIN);
         }
         // The pipe's slots may be full before its bytes are.
-        let moved = 1 + world.dice.below(available as u64) as usize;
+        let moved = match world.dice.once_in(3) {
+            true => 1 + world.dice.below(available as u64) as usize,
+            false => available,
+        };
         let connection = &mut world.connections[*from];
         let bytes: Vec<u8> = connection.arriving.drain(..moved).collect();
         connection.mark = connection.mark.map(|mark| mark - moved);

@@ -383,12 +383,18 @@ fn splice<N: Net>(
         let moved = kit
             .net
             .splice_in(from.socket, &pipe.pipe, pipe.capacity as usize);
+        let mut waits = false;
         match moved {
             Ok(0) => {
                 kit.pipes.give_back(pipe);
                 source_ended(flow, from);
             }
             Ok(read) => {
+                if let Some(mark) = flow.gather.note(read, pipe.capacity, kit.now_ms) {
+                    kit.net.set_low_water(from.socket, mark);
+                }
+                // A pipe half full may have left something that will not be told of.
+                waits = flow.gather.on && read < pipe.capacity as usize / 2;
                 pipe.load = read as u32;
                 flow.carry = Carry::Pipe(pipe);
                 flow.bytes += read as u64;
@@ -413,6 +419,11 @@ fn splice<N: Net>(
         }
         if !flow.splicing {
             return Spliced::CopyInstead;
+        }
+        if waits && !from.side.hung_up {
+            // More is told of once it is worth it, and looked for if that takes too long.
+            from.side.readable = false;
+            return Spliced::Turn(Turn::Done);
         }
         if quota == 0 {
             return Spliced::Turn(Turn::More);

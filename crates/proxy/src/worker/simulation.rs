@@ -12,16 +12,18 @@ use std::sync::atomic::Ordering;
 
 use portcullis_balance::{Algorithm, AllBackups, Group, Member, MemberId, Tier};
 
+use super::gather::GATHER_MS;
 use super::{Engine, Opening, Reports};
 use crate::health::{Change, CheckStatus, Health, HealthSettings};
 use crate::limits::Bell;
 use crate::net::Close;
-use crate::net::simulated::{Dice, Faults, Lie, SimulatedNet, Stage, World};
+use crate::net::simulated::{Connection, Dice, Faults, Lie, SimulatedNet, Stage, World};
 use crate::record::{self, EndCause, LogSource, PeerAddress, SessionRecord};
 use crate::snapshot::*;
 use crate::state::{BackendState, FrontendState, ListenerState, ProcessState};
 
 mod canaries;
+mod gathering;
 mod invariants;
 
 const MAXCONN: u32 = 7;
@@ -283,10 +285,15 @@ impl Run {
         if world.connections[id].stage != Stage::Open {
             return;
         }
+        // Bulk and much room in some trials: sources that gather are to be among them.
+        let (most, room) = match self.trial.seed.is_multiple_of(5) {
+            true => (50_000, 60_000),
+            false => (25_000, 15_000),
+        };
         match self.dice.below(12) {
             0..4 => world.send(id, self.dice.below(1_500) as usize),
-            4 => world.send(id, self.dice.below(25_000) as usize),
-            5..9 => world.make_room(id, self.dice.below(15_000) as usize),
+            4 => world.send(id, self.dice.below(most) as usize),
+            5..9 => world.make_room(id, self.dice.below(room) as usize),
             9 if self.dice.once_in(3) => world.end(id),
             10 if self.dice.once_in(self.trial.faults.reset) => world.reset(id),
             _ => {}
@@ -307,6 +314,38 @@ impl Run {
                 self.engine.install(snapshot, vec![opening]);
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// All have room and nobody sends: what was sent must arrive, without any end that hurries it.
+    fn calm_down(&mut self) -> Result<(), String> {
+        let until_ms = self.now_ms + 2 * GATHER_MS;
+        while self.now_ms < until_ms {
+            let mut world = self.world.borrow_mut();
+            for id in 0..world.connections.len() {
+                let connection = &world.connections[id];
+                if connection.stage == Stage::Open && connection.closed.is_none() {
+                    world.make_room(id, 100_000);
+                }
+            }
+            drop(world);
+            self.wake_up()?;
+            self.now_ms += u64::from(!self.engine.has_ready());
+        }
+        let world = self.world.borrow();
+        let is_open = |connection: &Connection| {
+            connection.stage == Stage::Open
+                && connection.closed.is_none()
+                && !(connection.ended || connection.peer_ended || connection.peer_reset)
+        };
+        for (id, connection) in world.connections.iter().enumerate() {
+            let partner = connection.partner.map(|at| &world.connections[at]);
+            let relayed = is_open(connection) && partner.is_some_and(is_open);
+            if relayed && !connection.arriving.is_empty() {
+                let left = connection.arriving.len();
+                return Err(format!("{left} bytes of connection {id} were left lying"));
+            }
         }
         Ok(())
     }
@@ -456,6 +495,9 @@ fn run_with(
         run.command()?;
         broken = broken || defect(&mut run);
         run.wake_up()?;
+    }
+    if !trial.timeouts {
+        run.calm_down()?;
     }
     run.engine.resume();
     for at in 0..3 {
