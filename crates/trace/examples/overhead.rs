@@ -42,7 +42,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         watch(&["true".into()])?;
     }
     let watched = start.elapsed() / STARTS;
-    say(&format!("starting a program: {plain:?}, watched {watched:?}"));
+    say(&format!(
+        "starting a program: {plain:?}, watched {watched:?}"
+    ));
     Ok(())
 }
 
@@ -78,7 +80,10 @@ fn work() -> Result<(), Box<dyn std::error::Error>> {
     for _ in 0..OTHERS {
         sockopt::set_tcp_nodelay(&fd, true)?;
     }
-    say(&format!("  setsockopt(TCP_NODELAY), never watched: {:?}", start.elapsed() / OTHERS));
+    say(&format!(
+        "  setsockopt(TCP_NODELAY), never watched: {:?}",
+        start.elapsed() / OTHERS
+    ));
     Ok(())
 }
 

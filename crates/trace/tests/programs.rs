@@ -7,6 +7,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use portcullis_sys::process::SignalMask;
+use portcullis_sys::testing::{Refusal, refuse};
+use portcullis_sys::trace::Stage;
 use portcullis_testkit::{
     Signal, add_address, need_program, private_network, set_sysctl, wait_for,
 };
@@ -458,4 +460,100 @@ fn unix_sockets_that_cannot_be_bound_are_explained_by_their_file() {
             .text
             .contains("a file of this name exists")
     );
+}
+
+/// `int 0x80` from a 64-bit program: a call as 32-bit programs make it.
+const INT_80: &str = r#"
+import ctypes, mmap
+code = mmap.mmap(-1, 4096, prot=7)
+# mov eax, edi; mov ebx, esi; mov ecx, edx; push rbx around it; int 0x80; ret
+code.write(b'\x53\x89\xf8\x89\xf3\x89\xd1\xcd\x80\x5b\xc3')
+call = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int)
+call = call(ctypes.addressof(ctypes.c_char.from_buffer(code)))
+import os
+fd = call(359, 2, 1)
+os._exit(0 if fd >= 0 and call(363, fd, 5) == 0 else 9)
+"#;
+
+#[test]
+fn a_32_bit_caller_is_seen_and_not_misread() {
+    if !cfg!(target_arch = "x86_64") || need_program("python3").is_none() {
+        return;
+    }
+    private_network(|| {
+        let (outcome, findings) = watch(&["python3", "-c", INT_80]);
+        if outcome.ended != Ending::Exited(0) {
+            portcullis_testkit::skip("this kernel has no 32-bit calls");
+            return;
+        }
+        let finding = only(&findings);
+        assert_eq!(finding.kind.to_string(), "makes calls as a 32-bit program");
+        assert_eq!(outcome.record.sockets, [], "nothing is made up");
+        assert_eq!(outcome.record.findings[0].times, 2);
+    });
+}
+
+#[test]
+fn a_host_that_forbids_tracing_or_filters_is_told_so() {
+    let table = [
+        (
+            libc::SYS_seccomp,
+            libc::ENOSYS,
+            Stage::Filter,
+            "install a system call filter (seccomp)",
+        ),
+        (
+            libc::SYS_ptrace,
+            libc::EPERM,
+            Stage::Seize,
+            "trace the program (ptrace)",
+        ),
+    ];
+    for (number, errno, stage, words) in table {
+        let error = std::thread::spawn(move || {
+            refuse(&[Refusal::of(number, errno)]).unwrap();
+            let mask = SignalMask::current().unwrap();
+            let watch = match Watch::start(&["true".into()], &mask) {
+                Ok(watch) => watch,
+                Err(error) => return error,
+            };
+            watch
+                .run(&mut FromTrace::here(), &mut Heard::default())
+                .unwrap_err()
+        });
+        let error = error.join().unwrap();
+        assert!(
+            matches!(error, Error::Refused { stage: s, errno: e, .. } if (s, e) == (stage, errno)),
+            "{error:?}"
+        );
+        assert!(
+            error.to_string().starts_with(&format!("cannot {words}: ")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn programs_in_namespaces_of_their_own_are_followed() {
+    if need_program("perl").is_none() || need_program("unshare").is_none() {
+        return;
+    }
+    private_network(|| {
+        // A port that is held outside is free inside; numbers of processes are those out here.
+        let listen = format!(
+            "{PERL} my $s = v4; at4($s, '0.0.0.0', 7030) or die; listen($s, 5) or die; my $t = v4; at4($t, '0.0.0.0', 7030) and die; exit 0"
+        );
+        let script = format!(
+            "my $s = v4; at4($s, '0.0.0.0', 7030) or die; listen($s, 5) or die; my $c = <<'END';\n{listen}\nEND\n system('unshare', '-pnf', 'perl', '-e', $c) == 0 or die"
+        );
+        let (record, findings) = perl(&script);
+        let finding = only(&findings);
+        assert_eq!(
+            finding.holders[0].process,
+            Some(finding.process),
+            "{finding}"
+        );
+        assert!(finding.process > 2, "not its number in there");
+        assert_ne!(record.sockets[0].namespace, record.sockets[1].namespace);
+    });
 }
