@@ -7,6 +7,8 @@
 //! The program is in our process group, so the terminal's keys reach it as if it ran alone; we only must
 //! not die of them. What another process sends to us is meant for the program.
 
+mod host;
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
@@ -14,9 +16,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use portcullis_sys::process::{Received, Sender, SignalMask, Signals};
-use portcullis_trace::{
-    Ending, Error, Finding, FromTrace, Handle, Observer, Outcome, Record, Watch,
-};
+use portcullis_trace::{Ending, Error, Finding, Handle, Observer, Outcome, Record, Watch};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 
@@ -104,7 +104,7 @@ fn watch(command: &[OsString], report: &Report) -> io::Result<Result<Outcome, Er
     let mut observer = Reporter { report };
     std::thread::scope(|scope| {
         let relay = scope.spawn(|| relay(&signals, &handle, &end, report));
-        let outcome = watch.run(&mut FromTrace::here(), &mut observer);
+        let outcome = watch.run(&mut host::OnHost::new(), &mut observer);
         drop(ended);
         // It waits for nothing but this end.
         let _ = relay.join();

@@ -48,7 +48,7 @@ pub struct Reason {
 
 impl Reason {
     /// One that is no rule of bind and listen.
-    pub(crate) fn plain(text: impl Into<String>, advice: &str) -> Reason {
+    pub fn plain(text: impl Into<String>, advice: &str) -> Reason {
         Reason {
             rule: RuleText {
                 id: String::new(),
@@ -123,6 +123,16 @@ impl Explain for FromTrace {
             ways: replay.ways(question, info.remedy),
         })
     }
+}
+
+/// The options that a socket without a port has, as calls on a new one.
+pub fn preparation(socket: &Socket) -> Vec<Call> {
+    let found = calls_of_found(socket).into_iter();
+    let later = socket.calls.iter().filter(|step| step.error.is_none());
+    let calls = found
+        .chain(later.flat_map(calls_of_step))
+        .map(|(call, _)| call);
+    calls.filter(|call| matches!(call, Call::Set(_))).collect()
 }
 
 /// A traced socket, as one that stands in the way.

@@ -84,7 +84,9 @@ impl Recorder {
             self.undecided.insert(number);
         }
         let mut sharers = self.sharers(&socket, made.process);
-        sharers.extend(explain.others(&self.record, &socket));
+        if socket.has_before("SO_REUSEPORT", u64::MAX) {
+            sharers.extend(explain.others(&self.record, &socket));
+        }
         if !sharers.is_empty() {
             let kind = Kind::SharedSilently { address };
             self.find_with(made.process, Some(number), kind, None, sharers);

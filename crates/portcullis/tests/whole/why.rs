@@ -39,7 +39,74 @@ fn a_servers_port_that_another_holds_is_told_and_its_exit_code_passed_on() {
             stderr.contains("cannot bind 0.0.0.0:8080: address already in use (EADDRINUSE)"),
             "{stderr}"
         );
-        assert!(stderr.contains("  rule:   "), "{stderr}");
+        let holder = format!(", pid {}, fd ", std::process::id());
+        assert!(
+            stderr.contains("  holder: ") && stderr.contains(&holder),
+            "{stderr}"
+        );
+        let at = "listening on 127.0.0.1:8080 without SO_REUSEPORT";
+        assert!(stderr.contains(at), "{stderr}");
+        assert!(
+            stderr.contains("  rule:   reuseaddr-beside-listener: "),
+            "{stderr}"
+        );
+        assert!(stderr.contains("use port 8081\n"), "{stderr}");
+    });
+}
+
+#[test]
+fn what_stands_in_the_way_outside_of_the_program_is_named_with_what_helps() {
+    if need_program("perl").is_none() {
+        return;
+    }
+    private_network(|| {
+        // A connection that ended a moment ago, of a server without SO_REUSEADDR.
+        let leave = "use Socket; my $at = pack_sockaddr_in(8090, inet_aton('127.0.0.1'));
+            socket(S, 2, 1, 0); bind(S, $at) or die; listen(S, 5); socket(C, 2, 1, 0);
+            connect(C, $at) or die; accept(A, S); close A; close C; close S;";
+        assert_eq!(run(&["--", "perl", "-e", leave]).0, 0);
+        let bind = |port: u16, ip: &str| {
+            format!(
+                "use Socket; socket(S, 2, 1, 0); bind(S, pack_sockaddr_in({port}, inet_aton('{ip}'))) and die"
+            )
+        };
+        let (code, _, stderr) = run(&["--", "perl", "-e", &bind(8090, "127.0.0.1")]);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(
+            stderr.contains("127.0.0.1:8090 in TIME_WAIT after a connection with 127.0.0.1:"),
+            "{stderr}"
+        );
+        assert!(stderr.contains("  rule:   time-wait-holds: "), "{stderr}");
+        // No address of this network.
+        let (_, _, stderr) = run(&["--", "perl", "-e", &bind(8090, "192.0.2.5")]);
+        assert!(stderr.contains("  rule:   foreign-address: "), "{stderr}");
+        assert!(stderr.contains("set IP_FREEBIND first\n"), "{stderr}");
+        // The only port that could be chosen is held.
+        set_sysctl("net.ipv4.ip_local_port_range", "40001 40001");
+        let _holder = std::net::TcpListener::bind("0.0.0.0:40001").unwrap();
+        let (_, _, stderr) = run(&["--", "perl", "-e", &bind(0, "127.0.0.1")]);
+        assert!(stderr.contains("  rule:   no-port-left: "), "{stderr}");
+    });
+}
+
+#[test]
+fn another_server_outside_that_shares_the_port_is_told() {
+    if need_program("perl").is_none() {
+        return;
+    }
+    private_network(|| {
+        let listen = "use Socket; $| = 1; socket(S, 2, 1, 0); setsockopt(S, 1, 15, 1);
+            bind(S, pack_sockaddr_in(8100, INADDR_ANY)) or die; listen(S, 5) or die; print qq(up\n);";
+        let mut outside =
+            Process::spawn(Command::new("perl").args(["-e", &format!("{listen} sleep 60")]));
+        outside.wait_line("up", SOON);
+        let (_, _, stderr) = run(&["--", "perl", "-e", listen]);
+        assert!(
+            stderr.contains("another program listens on 0.0.0.0:8100 too"),
+            "{stderr}"
+        );
+        let holder = format!("  holder: perl, pid {}, fd ", outside.pid());
+        assert!(stderr.contains(&holder), "{stderr}");
     });
 }
 

@@ -1,0 +1,348 @@
+//! Why a call of a watched program was refused, by the whole host as it is while its caller stands still.
+//!
+//! Decides:  which of the worlds that the host may be are believed (those in which the kernel's answer is
+//!           the one that it gave), and how holders and ways out are said.
+//! Not here: reading the host (crate `inspect`), the rules (kernel-model), what the trace alone explains
+//!           (crate `trace`).
+
+use std::fmt::Write as _;
+
+use portcullis_inspect::snapshot::{self, Snapshot, State};
+use portcullis_inspect::{Caller, Focus, Means, Possible, Wanted, Worlds, read};
+use portcullis_kernel_model::{
+    Call, Caps, Difference, Explanation, Family, ProcessId, SocketId, Uid, WayOut, World,
+};
+use portcullis_trace::explain::preparation;
+use portcullis_trace::record::{self, Record};
+use portcullis_trace::{Explain, FromTrace, Holder, Question, Reason, RuleText, Way};
+
+/// How far from the port that was asked for a free one is looked for.
+const NEAR: u16 = 100;
+/// How many ways out are told, and how many holders of one socket.
+const WAYS_MAX: usize = 4;
+const HOLDERS_MAX: usize = 3;
+/// How many worlds are asked for ways out.
+const WORLDS_MAX: usize = 4;
+
+/// Explains by the host, and by the trace where the host cannot be read or does not explain it.
+pub struct OnHost {
+    trace: FromTrace,
+}
+
+impl OnHost {
+    /// On this host.
+    pub fn new() -> OnHost {
+        OnHost {
+            trace: FromTrace::here(),
+        }
+    }
+}
+
+impl Explain for OnHost {
+    fn explain(&mut self, question: &Question<'_>) -> Option<Reason> {
+        let host = Asked::read(question);
+        let by_host = host.as_ref().and_then(|host| host.reason(question));
+        by_host
+            .or_else(|| self.trace.explain(question))
+            .or_else(|| other_refusers(&host?.snapshot, question.errno))
+    }
+
+    fn others(&mut self, record: &Record, socket: &record::Socket) -> Vec<Holder> {
+        let wanted = Wanted {
+            port: Some(socket.port()),
+            caller: Caller::Process(socket.process.unsigned_abs()),
+            // Two that listen on one address both have SO_REUSEPORT: nothing more need be known.
+            means: Means::SockDiag,
+            ..Wanted::default()
+        };
+        let Ok(snapshot) = read(&wanted) else {
+            return Vec::new();
+        };
+        let ours = |pid: u32| {
+            record
+                .processes
+                .iter()
+                .any(|process| process.pid.unsigned_abs() == pid)
+        };
+        let sockets = snapshot
+            .namespaces
+            .first()
+            .map(|net| net.sockets.as_slice());
+        let others = sockets.unwrap_or_default().iter().filter(|other| {
+            other.state == State::Listen
+                && Some(other.local.to_string()) == socket.address
+                && record
+                    .sockets
+                    .iter()
+                    .all(|known| known.cookie != other.cookie)
+                && !other.holders.iter().any(|holder| ours(holder.pid))
+        });
+        others.flat_map(|other| holders(&snapshot, other)).collect()
+    }
+}
+
+/// A host, and the worlds that it may be.
+struct Asked {
+    snapshot: Snapshot,
+    worlds: Worlds,
+}
+
+/// A world in which the kernel answers as it did.
+struct Agreeing<'a> {
+    possible: &'a Possible,
+    world: World,
+    socket: SocketId,
+    why: Explanation,
+}
+
+impl Asked {
+    fn read(question: &Question<'_>) -> Option<Asked> {
+        let wanted = Wanted {
+            caller: Caller::Process(question.process.unsigned_abs()),
+            ..Wanted::default()
+        };
+        let port = match question.call {
+            Call::Bind(address) => address.port,
+            _ => question.socket.port(),
+        };
+        let focus = Focus {
+            port: Some(port).filter(|&port| port != 0),
+            near: NEAR,
+        };
+        let snapshot = read(&wanted).ok()?;
+        let worlds = Worlds::of(&snapshot, focus).ok()?;
+        Some(Asked { snapshot, worlds })
+    }
+
+    fn reason(&self, question: &Question<'_>) -> Option<Reason> {
+        let possible = self.worlds.possible.iter();
+        let agreeing: Vec<Agreeing<'_>> = possible
+            .filter_map(|possible| self.agrees(possible, question))
+            .collect();
+        let likeliest = agreeing.first()?;
+        let info = likeliest.why.decided_by()?.info();
+        let mut ways: Vec<Way> = self.ways(question, &agreeing);
+        if ways.is_empty() && !info.remedy.is_empty() {
+            ways.push(Way::advice(info.remedy));
+        }
+        let holder = likeliest.why.because_of();
+        let holder = holder.and_then(|id| self.socket(likeliest.possible, id));
+        Some(Reason {
+            rule: RuleText {
+                id: info.id.to_owned(),
+                text: info.text.to_owned(),
+            },
+            holders: holder.map_or_else(Vec::new, |socket| holders(&self.snapshot, socket)),
+            ways,
+        })
+    }
+
+    /// The world with the socket as the program has it, if it refuses the call by the same error.
+    fn agrees<'a>(&self, possible: &'a Possible, question: &Question<'_>) -> Option<Agreeing<'a>> {
+        let caller = self.worlds.caller;
+        let mut world = possible.world.clone();
+        let sockets = &self.snapshot.namespaces.first()?.sockets;
+        let at = sockets
+            .iter()
+            .position(|socket| socket.cookie == question.socket.cookie);
+        let socket = match at.and_then(|at| possible.sockets.get(&(0, at))) {
+            Some(socket) => *socket,
+            // The host does not list a socket without a port; one with a port is its business.
+            None if question.socket.port() == 0 => make(&mut world, caller, question.socket),
+            None => return None,
+        };
+        let (answer, why) = world.ask(caller, socket, question.call);
+        let same = answer.error().map(|errno| errno.number()) == Some(question.errno);
+        same.then_some(Agreeing {
+            possible,
+            world,
+            socket,
+            why,
+        })
+    }
+
+    /// What helps in every world that is believed.
+    fn ways(&self, question: &Question<'_>, agreeing: &[Agreeing<'_>]) -> Vec<Way> {
+        let mut common: Option<Vec<String>> = None;
+        for agreeing in agreeing.iter().take(WORLDS_MAX) {
+            let name = |id: SocketId, out: &mut dyn std::fmt::Write| match self
+                .socket(agreeing.possible, id)
+            {
+                Some(socket) => write!(out, "{}", self.called(socket)),
+                None => write!(out, "{id}"),
+            };
+            let call = question.call;
+            let ways = agreeing
+                .world
+                .ways_out(self.worlds.caller, agreeing.socket, call);
+            let told = ways.iter().filter(|way| !needs_another_kernel(way));
+            let told: Vec<String> = told.map(|way| way.told(&name).to_string()).collect();
+            common = Some(match common {
+                None => told,
+                Some(before) => before
+                    .into_iter()
+                    .filter(|way| told.contains(way))
+                    .collect(),
+            });
+        }
+        let ways = common.unwrap_or_default().into_iter().take(WAYS_MAX);
+        ways.map(|text| Way { text, tried: true }).collect()
+    }
+
+    fn socket(&self, possible: &Possible, id: SocketId) -> Option<&snapshot::Socket> {
+        let place = possible.sockets.iter().find(|(_, known)| **known == id)?.0;
+        self.snapshot.namespaces.get(place.0)?.sockets.get(place.1)
+    }
+
+    /// What a socket is called in a way out.
+    fn called(&self, socket: &snapshot::Socket) -> String {
+        match holders(&self.snapshot, socket).first() {
+            Some(Holder {
+                program,
+                process: Some(pid),
+                ..
+            }) => {
+                format!("the socket of {program} (pid {pid})")
+            }
+            _ => format!("what is left of {}", socket.local),
+        }
+    }
+}
+
+fn needs_another_kernel(way: &WayOut) -> bool {
+    let other = |difference: &Difference| matches!(difference, Difference::Kernel(_));
+    way.differences.iter().any(other)
+}
+
+/// The program's socket, which has no port yet, with the options that it has. Privileges that it took when
+/// they were set may be gone.
+fn make(world: &mut World, caller: ProcessId, socket: &record::Socket) -> SocketId {
+    let family = match socket.family {
+        record::Family::Inet => Family::Inet,
+        record::Family::Inet6 => Family::Inet6,
+    };
+    let id = world.socket(caller, family);
+    let mut had = None;
+    if let Some(process) = world.host_mut().processes.get_mut(usize::from(caller.0)) {
+        had = Some(std::mem::replace(&mut process.caps, Caps::ALL));
+    }
+    world.call_as(caller, id, Call::Fchown(Uid(socket.uid)));
+    for call in preparation(socket) {
+        world.call_as(caller, id, call);
+    }
+    if let (Some(caps), Some(process)) = (
+        had,
+        world.host_mut().processes.get_mut(usize::from(caller.0)),
+    ) {
+        process.caps = caps;
+    }
+    id
+}
+
+/// Who holds a socket, a line each; one line of it where nobody does.
+fn holders(snapshot: &Snapshot, socket: &snapshot::Socket) -> Vec<Holder> {
+    let mut what = what(socket);
+    let mut of_process = socket.holders.clone();
+    of_process.dedup_by_key(|holder| holder.pid);
+    if of_process.len() > HOLDERS_MAX {
+        let _ = write!(what, " (held by {} more)", of_process.len() - HOLDERS_MAX);
+    }
+    if of_process.is_empty() {
+        let program = match socket.state {
+            State::TimeWait => "nobody any more",
+            _ => "a process that cannot be seen",
+        };
+        return vec![Holder {
+            program: program.to_owned(),
+            process: None,
+            fd: None,
+            what,
+        }];
+    }
+    let told = of_process.iter().take(HOLDERS_MAX).map(|holder| {
+        let process = snapshot.process(holder.pid);
+        let mut what = what.clone();
+        if let Some(unit) = process.and_then(|process| process.unit.as_ref()) {
+            let _ = write!(what, ", of {unit}");
+        }
+        Holder {
+            program: process.map_or_else(|| "a process".to_owned(), |process| process.name.clone()),
+            process: i32::try_from(holder.pid).ok(),
+            fd: i32::try_from(holder.fd).ok(),
+            what,
+        }
+    });
+    told.collect()
+}
+
+fn what(socket: &snapshot::Socket) -> String {
+    let at = socket.local;
+    let mut text = match (socket.state, socket.peer) {
+        (State::Listen, _) => format!("listening on {at}"),
+        (State::Bound, _) => format!("bound to {at}"),
+        (State::TimeWait, Some(peer)) => {
+            let left = socket.timer_ms.map_or(String::new(), |ms| {
+                format!(" for {} s more", ms.div_ceil(1000))
+            });
+            format!("{at} in TIME_WAIT after a connection with {peer}{left}")
+        }
+        (_, Some(peer)) => format!("{at} connected with {peer}"),
+        (_, None) => format!("{at}"),
+    };
+    match socket.options.reuseport {
+        Some(true) => text += " with SO_REUSEPORT",
+        Some(false) if matches!(socket.state, State::Listen | State::Bound) => {
+            text += " without SO_REUSEPORT";
+        }
+        _ => {}
+    }
+    if let Some(uid) = socket
+        .uid
+        .filter(|_| socket.options.reuseport == Some(true))
+    {
+        let _ = write!(text, " of user {uid}");
+    }
+    text
+}
+
+/// Where no rule of bind and listen says no: who else may, on this host.
+fn other_refusers(snapshot: &Snapshot, errno: i32) -> Option<Reason> {
+    const EPERM: i32 = 1;
+    const EACCES: i32 = 13;
+    if ![EPERM, EACCES].contains(&errno) {
+        return None;
+    }
+    let refusers = &snapshot.refusers;
+    let mut known: Vec<String> = Vec::new();
+    for program in refusers
+        .cgroup_programs
+        .iter()
+        .filter(|program| program.hook.contains("bind"))
+    {
+        known.push(format!(
+            "the BPF program {} ({}) of {}",
+            program.program, program.hook, program.cgroup
+        ));
+    }
+    if refusers.selinux_enforcing == Some(true) {
+        known.push("SELinux (ausearch -m avc)".to_owned());
+    }
+    let modules = ["apparmor", "landlock", "tomoyo", "smack"];
+    for module in modules
+        .iter()
+        .filter(|name| refusers.modules.iter().any(|on| on == *name))
+    {
+        known.push((*module).to_owned());
+    }
+    let text = match known.as_slice() {
+        [] => return None,
+        known => format!(
+            "no rule of bind and listen refuses this; what else can on this host: {}",
+            known.join(", ")
+        ),
+    };
+    Some(Reason::plain(
+        text,
+        "look in the kernel's log for a denial: dmesg, journalctl -k",
+    ))
+}
