@@ -256,6 +256,9 @@ const LISTEN: &[(&str, Expect)] = &[
     ("server x 10.0.0.1:80 check check-send-proxy", Loads),
     ("server x 10.0.0.1:80 source 10.0.0.9:1000-2000", Loads),
     ("server x 10.0.0.1:80 source 10.0.0.9:2000-1000", Refused),
+    ("server x 10.0.0.1:80 source [2001:db8::9]", Loads),
+    ("server x 10.0.0.1:80 source [2001:db8::9]:80", Loads),
+    ("server x 10.0.0.1:80 source 2001:db8::9:80-90", Loads),
     ("server x 10.0.0.1:80 source 10.0.0.9 interface lo", Loads),
     ("server x 10.0.0.1:80 source", Refused),
     (

@@ -5,19 +5,19 @@
 //! Kernel:   tcp(7) tcp_abort_on_overflow, off; net/ipv4/tcp_input.c, tcp_conn_request()
 //! Not here: a crowd that the queue has room for (limits.rs).
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use portcullis_testkit::{cpu_time, private_network, set_sysctl, wait_for};
 
-use super::clients::{ask, connect, raise_descriptor_limit};
+use super::clients::{ask, raise_descriptor_limit, with_deadlines};
 use super::harness::{Balancer, DEFAULTS, Place, SOON, command, haproxy, local};
 use super::outgoing::tcp_counter;
 use super::servers::Server;
 
-const CLIENTS: usize = 2_500;
+const CLIENTS: usize = 2_000;
 const LIMIT: usize = 1_000;
 const BACKLOG: usize = 100;
 
@@ -41,7 +41,8 @@ struct Tally {
 fn crowd(front: SocketAddr, tally: &Arc<Tally>) -> Vec<std::thread::JoinHandle<()>> {
     let one = |tally: Arc<Tally>| {
         move || {
-            let mut client = connect(front);
+            // As long as the kernel asks again: after 1, 3, 7, 15 and 31 s.
+            let mut client = with_deadlines(TcpStream::connect(front).unwrap());
             client
                 .set_read_timeout(Some(Duration::from_secs(90)))
                 .unwrap();

@@ -364,10 +364,10 @@ fn a_server_sees_a_foreign_ipv6_address_by_usesrc() {
         for (bind, usesrc, expected) in [
             ("accept-proxy", "client", "[2001:db8:7::5]:4567"),
             ("accept-proxy", "clientip", "[2001:db8:7::5]:"),
-            ("", "2001:db8:7::9", "[2001:db8:7::9]:"),
+            ("", "[2001:db8:7::9]", "[2001:db8:7::9]:"),
             ("", "[2001:db8:7::9]:7777", "[2001:db8:7::9]:7777"),
         ] {
-            let lines = format!("    server s1 [::1]:9001 source :: usesrc {usesrc}");
+            let lines = format!("    server s1 [::1]:9001 source [::] usesrc {usesrc}");
             let balancer = Balancer::start(&config(bind, &lines), &[local(FRONT)]);
             let mut client = connect(local(FRONT));
             if !bind.is_empty() {

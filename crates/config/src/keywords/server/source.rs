@@ -82,27 +82,19 @@ fn seen(args: &mut Args<'_>) -> Option<Seen> {
 
 type Parts = (Option<IpAddr>, Option<(u16, u16)>);
 
-/// `1.2.3.4`, `1.2.3.4:5`, `*:5-6`, `[::1]:5`, `::1`, `ipv4@…`.
+/// `1.2.3.4`, `1.2.3.4:5`, `*:5-6`, `[::1]:5`, `[::1]`, `::1:5`, `ipv4@…`. A port stands after the last
+/// colon, as on `bind` and `server` lines; `::1`, which HAProxy refuses, is an address alone.
 fn address_and_ports(text: &str) -> Option<Parts> {
     let text = text
         .strip_prefix("ipv4@")
         .or_else(|| text.strip_prefix("ipv6@"))
         .unwrap_or(text);
-    // Of an address without brackets that is all colons, none is a port's.
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Some((Some(address), None));
-    }
-    let (host, ports) = match text.rsplit_once(':') {
-        Some((host, ports)) => (host, Some(ports)),
-        None => (text, None),
-    };
-    let host = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-        .unwrap_or(host);
-    let address = match host {
-        "" | "*" => None,
-        host => Some(host.parse::<IpAddr>().ok()?),
+    let (address, ports) = match text.rsplit_once(':') {
+        Some((host, ports)) if !text.ends_with(']') => match address_of(host) {
+            Some(address) => (address, Some(ports)),
+            None => (address_of(text)?, None),
+        },
+        _ => (address_of(text)?, None),
     };
     let ports = match ports {
         None | Some("" | "0") => None,
@@ -116,6 +108,18 @@ fn address_and_ports(text: &str) -> Option<Parts> {
         }
     };
     Some((address, ports))
+}
+
+/// `None`: it is no address; `Some(None)`: any.
+fn address_of(host: &str) -> Option<Option<IpAddr>> {
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    match bare {
+        "" | "*" => Some(None),
+        bare => bare.parse().ok().map(Some),
+    }
 }
 
 #[cfg(test)]
@@ -134,6 +138,24 @@ mod tests {
             ("*:80-90", Some((None, Some((80, 90))))),
             ("::1", Some((ip("::1"), None))),
             ("[::1]:80", Some((ip("::1"), Some((80, 80))))),
+            ("[::1]", Some((ip("::1"), None))),
+            ("[::]", Some((ip("::"), None))),
+            ("::1:80", Some((ip("::1"), Some((80, 80))))),
+            (":::80", Some((ip("::"), Some((80, 80))))),
+            (
+                "2001:db8::1:80-90",
+                Some((ip("2001:db8::1"), Some((80, 90)))),
+            ),
+            ("2001:db8:7::9", Some((ip("2001:db8:7::9"), None))),
+            (
+                "2001:db8:0:0:0:0:0:1",
+                Some((ip("2001:db8:0:0:0:0:0:1"), None)),
+            ),
+            (
+                "2001:db8:0:0:0:0:0:1:80",
+                Some((ip("2001:db8:0:0:0:0:0:1"), Some((80, 80)))),
+            ),
+            (":80", Some((None, Some((80, 80))))),
             ("ipv6@::1", Some((ip("::1"), None))),
             ("10.0.0.1:90-80", None),
             ("10.0.0.1:0-80", None),
