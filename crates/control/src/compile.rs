@@ -192,6 +192,8 @@ pub struct ServerPlan {
     pub ends_sessions_when_down: bool,
     /// `on-marked-up shutdown-backup-sessions`
     pub ends_backup_sessions_when_up: bool,
+    /// `init-state`
+    pub init_state: model::InitState,
     /// Its health check.
     pub check: Option<CheckPlan>,
 }

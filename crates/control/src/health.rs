@@ -15,9 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use portcullis_balance::{Group, MemberId, Tier};
-use portcullis_config::model::OnError;
+use portcullis_config::model::{InitState, OnError};
 use portcullis_proxy::health::{
-    Change, CheckStatus, Errors, Health, HealthSettings, Outcome, Standing, start_delay_ms,
+    Change, CheckStatus, Errors, Health, HealthSettings, Outcome, Standing, Start, start_delay_ms,
     start_pace_ms,
 };
 use portcullis_proxy::log::health::{
@@ -69,6 +69,8 @@ pub struct Check {
     pub settings: HealthSettings,
     /// How long a connection may take.
     pub timeout: Duration,
+    /// How a server begins that was not checked before.
+    pub start: Start,
     /// `slowstart`, s; 0: none.
     pub slow_start_s: u32,
     /// `option log-health-checks`
@@ -124,6 +126,12 @@ impl HealthPlan {
                     },
                     settings: settings(check),
                     timeout: timeout(backend, check),
+                    start: match server.init_state {
+                        InitState::Up => Start::Up,
+                        InitState::FullyUp => Start::FullyUp,
+                        InitState::Down => Start::Down,
+                        InitState::FullyDown => Start::FullyDown,
+                    },
                     slow_start_s: server.slow_start_s,
                     log_each: backend.log_health_checks,
                     observed: observed(check, runtime.alarms.get(name)),
@@ -256,7 +264,10 @@ impl Checker {
                 self.running.insert(name, kept);
                 continue;
             }
-            let health = Health::new(check.settings);
+            let health = Health::starting(check.settings, check.start);
+            if !health.is_up() {
+                check.group.set_usable(check.slot, false);
+            }
             let delay = start_delay_ms(&health, pace, position, count, plan.spread, random());
             let health = Arc::new(Mutex::new(health));
             let started = self.start(Arc::new(check.clone()), plan.spread, health, delay);

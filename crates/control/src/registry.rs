@@ -341,6 +341,7 @@ mod tests {
             slow_start_s: 0,
             ends_sessions_when_down: false,
             ends_backup_sessions_when_up: false,
+            init_state: Default::default(),
             address: Some(ServerAddress::Tcp {
                 address: ([127, 0, 0, 1], port).into(),
                 mptcp: false,

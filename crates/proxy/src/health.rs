@@ -94,6 +94,20 @@ pub struct HealthSettings {
     pub fall: u32,
 }
 
+/// How a server begins: `init-state`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Start {
+    /// Up, but the first failure takes it down.
+    #[default]
+    Up,
+    /// Up, until it failed as often as `fall` says.
+    FullyUp,
+    /// Down, but the first success brings it up.
+    Down,
+    /// Down, until it succeeded as often as `rise` says.
+    FullyDown,
+}
+
 /// What failed connections of sessions count as: `on-error`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Errors {
@@ -161,6 +175,19 @@ impl Health {
             score: settings.rise,
             status: CheckStatus::Initializing,
         }
+    }
+
+    /// A server that has not been checked, and begins as it is told.
+    #[must_use]
+    pub fn starting(settings: HealthSettings, start: Start) -> Self {
+        let mut health = Self::new(settings);
+        health.score = match start {
+            Start::Up => health.settings.rise,
+            Start::FullyUp => health.fully_up(),
+            Start::Down => health.settings.rise - 1,
+            Start::FullyDown => 0,
+        };
+        health
     }
 
     /// Takes new thresholds and intervals: a server keeps its state, up or down.
@@ -374,9 +401,14 @@ mod tests {
     }
 
     /// The rule in other words: once `fall` failures in a row are seen, down; once `rise`
-    /// successes, up; the first result of all counts in full.
-    fn naive_is_up(rise: usize, fall: usize, results: &[bool]) -> bool {
-        let (mut up, mut row) = (true, fall - 1);
+    /// successes, up; unless it begins fully up or down, the first result of all counts in full.
+    fn naive_is_up(start: Start, rise: usize, fall: usize, results: &[bool]) -> bool {
+        let (mut up, mut row) = match start {
+            Start::Up => (true, fall - 1),
+            Start::FullyUp => (true, 0),
+            Start::Down => (false, rise - 1),
+            Start::FullyDown => (false, 0),
+        };
         for &passed in results {
             if passed == up {
                 row = 0;
@@ -390,20 +422,28 @@ mod tests {
         up
     }
 
+    /// Ten results as bits, after each way to begin.
+    fn histories() -> impl Iterator<Item = (u32, Start)> {
+        let starts = [Start::Up, Start::FullyUp, Start::Down, Start::FullyDown];
+        (0..1 << 10).flat_map(move |bits| starts.map(|start| (bits, start)))
+    }
+
     #[test]
     fn every_short_history_agrees_with_the_rule_in_words() {
         for rise in 1..=4 {
             for fall in 1..=4 {
-                for bits in 0..1 << 10_u32 {
+                for (bits, start) in histories() {
                     let results: Vec<bool> = (0..10).map(|n| bits >> n & 1 == 1).collect();
-                    let mut health = Health::new(settings(rise, fall));
+                    let mut health = Health::starting(settings(rise, fall), start);
+                    let up = naive_is_up(start, rise as usize, fall as usize, &[]);
+                    assert_eq!(health.is_up(), up, "{start:?}");
                     for (n, &passed) in results.iter().enumerate() {
                         let before = health.is_up();
                         let outcome = health.observe(match passed {
                             true => CheckStatus::L4Ok,
                             false => CheckStatus::L4Timeout,
                         });
-                        let up = naive_is_up(rise as usize, fall as usize, &results[..=n]);
+                        let up = naive_is_up(start, rise as usize, fall as usize, &results[..=n]);
                         assert_eq!(health.is_up(), up, "{rise} {fall} {:?}", &results[..=n]);
                         let change = match (before, up) {
                             (true, false) => Some(Change::Down),

@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::arguments::{Args, Seen};
 use crate::diagnostic::Diagnostic;
 use crate::model::{
-    Balance, Bind, BindOptions, Global, HashType, Host, Id, InitAddr, Ipv6Bind, Keepalive,
-    LogTarget, OnError, ServerAddress, Source,
+    Balance, Bind, BindOptions, Global, HashType, Host, Id, InitAddr, InitState, Ipv6Bind,
+    Keepalive, LogTarget, OnError, ServerAddress, Source,
 };
 use crate::source::{At, Place};
 use crate::syntax::SectionKind;
@@ -125,6 +125,8 @@ pub struct ServerDraft {
     pub on_marked_down: bool,
     /// `on-marked-up`
     pub on_marked_up: bool,
+    /// `init-state`
+    pub init_state: InitState,
     /// `observe`
     pub observe: bool,
     /// `error-limit`

@@ -93,6 +93,7 @@ fn server(line: &ServerLine) -> Server {
         slow_start: settings.slow_start.filter(|time| !time.is_zero()),
         ends_sessions_when_down: settings.on_marked_down,
         ends_backup_sessions_when_up: settings.on_marked_up,
+        init_state: settings.init_state,
         check: settings.check.then(|| check(settings)),
         source: settings.source.clone(),
         send_proxy: match (settings.send_proxy_v2, settings.send_proxy) {

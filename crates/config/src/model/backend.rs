@@ -172,6 +172,8 @@ pub struct Server {
     pub ends_sessions_when_down: bool,
     /// `on-marked-up shutdown-backup-sessions`
     pub ends_backup_sessions_when_up: bool,
+    /// `init-state`
+    pub init_state: InitState,
     /// `check` and what belongs to it.
     pub check: Option<Check>,
     /// `init-addr`: what to do when the name does not resolve at start.
@@ -231,6 +233,20 @@ pub struct Observe {
     pub error_limit: u32,
     /// `on-error`
     pub on_error: OnError,
+}
+
+/// `init-state`: the state that a server starts in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum InitState {
+    /// Up; the first bad check takes it down.
+    #[default]
+    Up,
+    /// Up; `fall` bad checks take it down.
+    FullyUp,
+    /// Down; the first good check brings it up.
+    Down,
+    /// Down; `rise` good checks bring it up.
+    FullyDown,
 }
 
 /// `on-error`: what so many errors lead to.

@@ -13,8 +13,8 @@ use portcullis_balance::{
     AddressHash, Affinity, Algorithm, HashFunction, HashInput, HashTable, Limits, Member, Tier,
 };
 use portcullis_config::model::{
-    self, Balance, Capability, Check, Config, Family, Host, Id, InitAddr, Server, ServerPort,
-    Splice,
+    self, Balance, Capability, Check, Config, Family, Host, Id, InitAddr, InitState, Server,
+    ServerPort, Splice,
 };
 use portcullis_proxy::proxy_protocol::Version;
 use portcullis_proxy::snapshot::ServerAddress;
@@ -191,7 +191,7 @@ fn server_plan(
             } else {
                 Tier::Active
             },
-            usable: !server.disabled && address.is_some(),
+            usable: !server.disabled && address.is_some() && !waits(server),
             limits: Limits {
                 maxconn: server.maxconn,
                 minconn: server.minconn,
@@ -212,9 +212,16 @@ fn server_plan(
             .map_or(0, |time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX)),
         ends_sessions_when_down: server.ends_sessions_when_down,
         ends_backup_sessions_when_up: server.ends_backup_sessions_when_up,
+        init_state: server.init_state,
         // A server in maintenance is not checked: a check would bring it back.
         check: check.filter(|_| !server.disabled),
     })
+}
+
+/// Is it down with `init-state`, and no check of its own will ever bring it up?
+fn waits(server: &Server) -> bool {
+    let down = matches!(server.init_state, InitState::Down | InitState::FullyDown);
+    down && server.check.is_none()
 }
 
 /// How a server is checked, where it is.

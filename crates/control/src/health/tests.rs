@@ -225,6 +225,7 @@ fn bench(targets: &[SocketAddr], log_each: bool) -> Bench {
                 rise: 2,
                 fall: 2,
             },
+            start: Start::Up,
             slow_start_s: 0,
             timeout: PATIENT,
             log_each,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use portcullis_testkit::private_network;
 
 use super::clients::{ask, connect, drain};
-use super::harness::{Balancer, DEFAULTS, SOON, local};
+use super::harness::{Balancer, DEFAULTS, SOON, local, ours_only};
 use super::servers::Server;
 
 const FRONT: u16 = 8000;
@@ -81,5 +81,69 @@ fn errors_of_traffic_bring_a_server_down_before_its_next_check() {
         assert_eq!(spare.connections(), 1);
         std::thread::sleep(Duration::from_millis(50));
         balancer.stop();
+    });
+}
+
+/// How a client fares: who answers, or nobody.
+fn answer() -> Option<String> {
+    use std::io::{BufRead as _, Write as _};
+    let mut client = connect(local(FRONT));
+    let _ = client.write_all(b"x\n");
+    let mut line = String::new();
+    let read = std::io::BufReader::new(client).read_line(&mut line);
+    (read.is_ok_and(|count| count > 0)).then(|| line.trim_end().to_owned())
+}
+
+#[test]
+fn a_server_begins_as_init_state_says() {
+    // HAProxy 2.6 does not know the word.
+    if ours_only() {
+        return;
+    }
+    private_network(|| {
+        let server = Server::echo(local(9001), "one");
+        let text = |server: &str| config(&format!("    server s1 127.0.0.1:{server}"));
+        for (state, at_once, good_checks) in [
+            ("none", Some(true), 0),
+            ("up", Some(true), 0),
+            ("fully-up", Some(true), 0),
+            // The first check comes at once.
+            ("down", None, 1),
+            ("fully-down", Some(false), 3),
+        ] {
+            let line = format!("9001 check inter 500ms rise 3 init-state {state}");
+            let text = text(&line).replace("retries 0", "retries 0\n    option log-health-checks");
+            let mut balancer = Balancer::start(&text, &[local(FRONT)]);
+            if let Some(served) = at_once {
+                assert_eq!(answer().is_some(), served, "{state}");
+            }
+            if good_checks > 0 {
+                balancer.process.wait_line("Server front/s1 is UP", SOON);
+                let said = balancer.process.stdout();
+                let good = said.matches("Health check for server front/s1 succeeded");
+                assert_eq!(good.count(), good_checks, "{state}: {said}");
+            }
+            assert_eq!(answer().as_deref(), Some("one x"), "{state}");
+            balancer.stop();
+        }
+        // Without a check it stays as it begins.
+        for (state, served) in [("fully-up", true), ("down", false)] {
+            let balancer =
+                Balancer::start(&text(&format!("9001 init-state {state}")), &[local(FRONT)]);
+            std::thread::sleep(Duration::from_millis(300));
+            assert_eq!(answer().is_some(), served, "{state}");
+            balancer.stop();
+        }
+        server.stop_listening();
+        for (state, bad_checks) in [("up", 1), ("fully-up", 3)] {
+            let line = format!("9001 check inter 300ms fall 3 init-state {state}");
+            let text = text(&line).replace("retries 0", "retries 0\n    option log-health-checks");
+            let mut balancer = Balancer::start(&text, &[local(FRONT)]);
+            balancer.process.wait_line("Server front/s1 is DOWN", SOON);
+            let said = balancer.process.stdout();
+            let bad = said.matches("Health check for server front/s1 failed");
+            assert_eq!(bad.count(), bad_checks, "{state}: {said}");
+            balancer.stop();
+        }
     });
 }

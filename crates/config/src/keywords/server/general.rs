@@ -8,6 +8,7 @@ use crate::arguments::Args;
 use crate::build::draft::ServerDraft;
 use crate::keyword::{Entry, entries};
 use crate::keywords::proxy::general::NUMBER;
+use crate::model::InitState;
 use crate::source::At;
 
 const IDLE: &str = "idle connections to servers, which HTTP has";
@@ -30,7 +31,7 @@ pub const ENTRIES: &[Entry<ServerDraft>] = entries! {
     "track" "<backend>/<server>|<server>" SD refused("the server would not follow the other's state") "take over another server's state";
     "on-marked-down" "shutdown-sessions" SD supported(on_marked_down) "end its sessions when a check brings it down" default("they stay");
     "on-marked-up" "shutdown-backup-sessions" SD supported(on_marked_up) "end the backups' sessions when a check brings it up" default("they stay");
-    "init-state" "fully-up|up|down|fully-down|none" SD refused("the server would start in another state") "the state to start in" default("up") off("up");
+    "init-state" "fully-up|up|down|fully-down|none" SD supported(init_state) "the state to start in: `up` goes down by the first bad check, `fully-up` by `fall` of them; `down` comes up by the first good check, `fully-down` by `rise` of them; without `check` it stays" default("`up`, which `none` means too");
     "hash-key" "id|id32|guid|addr|addr-port" SD refused("another server would be chosen") "what its place in a hash ring comes from" default("`id`") off("id");
     "stick" "" SD inert("stick tables") "may be remembered in stick tables";
     "non-stick" "" SD inert("stick tables") "is not remembered in stick tables";
@@ -69,6 +70,18 @@ fn on_marked_up(server: &mut ServerDraft, args: &mut Args<'_>) -> Option<()> {
     let choices = [("shutdown-backup-sessions", ())];
     args.choice("what a server that comes up does", &choices)?;
     set(&mut server.on_marked_up, true)
+}
+
+fn init_state(server: &mut ServerDraft, args: &mut Args<'_>) -> Option<()> {
+    let choices = [
+        ("none", InitState::Up),
+        ("up", InitState::Up),
+        ("fully-up", InitState::FullyUp),
+        ("down", InitState::Down),
+        ("fully-down", InitState::FullyDown),
+    ];
+    server.init_state = args.choice("a state to start in", &choices)?.value;
+    Some(())
 }
 
 fn weight(server: &mut ServerDraft, args: &mut Args<'_>) -> Option<()> {
