@@ -4,6 +4,7 @@
 //! Kernel:   include/net/sock.h, `sk_userlocks`; include/net/inet_sock.h, inet_sk_bound_l3mdev()
 //! Not here: what a verdict may depend on (suppose.rs).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
 use portcullis_kernel_model as model;
@@ -87,19 +88,8 @@ impl Builder<'_> {
 
     /// Whose choice a port most likely was, where nobody could tell: a server's connections have its port.
     fn likely_choice(&self, socket: &Socket, place: (usize, usize)) -> Chosen {
-        let same_port = |other: &&(usize, usize)| {
-            let listener = self.socket(**other);
-            listener.is_some_and(|one| {
-                one.state == State::Listen && one.local.port() == socket.local.port()
-            })
-        };
         let server = matches!(socket.state, State::Listen | State::Bound);
-        let child = !server
-            && self
-                .places
-                .iter()
-                .filter(|other| other.0 == place.0)
-                .any(|other| same_port(&other));
+        let child = !server && self.served.contains(&(place.0, socket.local.port()));
         Chosen {
             address: server && !socket.local.ip().is_unspecified(),
             port: server,
@@ -108,25 +98,23 @@ impl Builder<'_> {
     }
 
     pub(crate) fn found_groups(&self, found: &Found) -> Vec<FoundGroup> {
+        let mut counted: BTreeMap<u32, (u32, u32)> = BTreeMap::new();
+        for one in &found.sockets {
+            match one.group {
+                Membership::Member(number) => counted.entry(number).or_default().0 += 1,
+                Membership::Closed(number) => counted.entry(number).or_default().1 += 1,
+                Membership::Supposed | Membership::Nowhere => {}
+            }
+        }
         let mut groups = Vec::new();
         for (net, namespace) in self.snapshot.namespaces.iter().enumerate() {
             for group in &namespace.groups {
                 let number = self.group_number(net, group.number);
-                let of = |wanted: Membership| {
-                    found
-                        .sockets
-                        .iter()
-                        .filter(|one| one.group == wanted)
-                        .count() as u32
-                };
-                let (members, closed) = (
-                    of(Membership::Member(number)),
-                    of(Membership::Closed(number)),
-                );
-                if members + closed > 0 {
+                if let Some(&(_, closed)) = counted.get(&number) {
                     groups.push(FoundGroup {
                         number,
-                        closed_unseen: group.closed.saturating_sub(closed),
+                        // The kernel counts to 65,535.
+                        closed_unseen: group.closed.min(u32::from(u16::MAX)).saturating_sub(closed),
                         program: None,
                     });
                 }
@@ -136,13 +124,12 @@ impl Builder<'_> {
     }
 
     pub(crate) fn found_buckets(&self, found: &Found, memory: Option<Memory>) -> Vec<FoundBucket> {
-        let owned = |net: NetId, port: u16, vrf: u32| {
-            let mut all = found.sockets.iter();
-            all.any(|one| {
-                let owner = one.net == net && one.state != model::State::NewSynRecv;
-                owner && one.local.port() == port && self.vrf_of(one) == vrf
-            })
-        };
+        let owners = found.sockets.iter();
+        let owners = owners.filter(|one| one.state != model::State::NewSynRecv);
+        let owned: BTreeSet<(NetId, u16, u32)> = owners
+            .map(|one| (one.net, one.local.port(), self.vrf_of(one)))
+            .collect();
+        let owned = |net: NetId, port: u16, vrf: u32| owned.contains(&(net, port, vrf));
         let mut buckets = Vec::new();
         for (at, namespace) in self.snapshot.namespaces.iter().enumerate() {
             let net = NetId(at as u16);

@@ -7,7 +7,7 @@
 
 use portcullis_kernel_model as model;
 use portcullis_kernel_model::{Caps, Found, NetId, ProcessId, SocketId, Uid, UserNsId, World};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::model_host::{host_of, uid_of};
@@ -180,6 +180,8 @@ pub(crate) struct Builder<'a> {
     /// The sockets that matter, by their place in the snapshot.
     pub places: Vec<(usize, usize)>,
     pub listeners: Vec<Option<usize>>,
+    /// Ports that somebody listens on, by namespace.
+    pub served: BTreeSet<(usize, u16)>,
 }
 
 impl<'a> Builder<'a> {
@@ -204,6 +206,7 @@ impl<'a> Builder<'a> {
             somebody,
             places: Vec::new(),
             listeners: Vec::new(),
+            served: BTreeSet::new(),
         };
         builder.choose_sockets();
         Ok(builder)
@@ -283,6 +286,7 @@ impl<'a> Builder<'a> {
             }
         }
         self.listeners = listeners;
+        self.served = by_port.into_keys().collect();
     }
 
     fn build(&self, supposed: Supposition) -> Result<Possible, Nonsense> {
