@@ -267,3 +267,92 @@ pub(crate) fn unix_in(body: &[u8]) -> io::Result<UnixSocket> {
     }
     Ok(socket)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::Messages;
+    use proptest::prelude::*;
+
+    /// A listener's description as 6.18 gives it: the fixed part, v6only, shutdown, options.
+    fn listener() -> Vec<u8> {
+        let mut body = vec![AF_INET6, 10, 0, 0];
+        body.extend(443u16.to_be_bytes());
+        body.extend([0; 2 + 32]);
+        body.extend(3u32.to_ne_bytes());
+        body.extend(77u64.to_ne_bytes());
+        for word in [0u32, 2, 128, 33, 4711] {
+            body.extend(word.to_ne_bytes());
+        }
+        attribute(&mut body, ATTR_V6ONLY, &[1]);
+        attribute(&mut body, ATTR_SHUTDOWN, &[0]);
+        attribute(&mut body, ATTR_CGROUP, &9u64.to_ne_bytes());
+        attribute(&mut body, ATTR_CONGESTION, b"cubic\0");
+        attribute(&mut body, ATTR_SOCKOPT, &[0x20, 0x01]);
+        body
+    }
+
+    #[test]
+    fn a_listeners_description_is_read_field_by_field() {
+        let socket = socket_in(&listener(), Protocol::Tcp).unwrap();
+        assert_eq!(socket.local, "[::]:443".parse().unwrap());
+        assert_eq!(
+            (socket.state, socket.peer),
+            (crate::snapshot::State::Listen, None)
+        );
+        assert_eq!((socket.device, socket.cookie, socket.inode), (3, 77, 4711));
+        assert_eq!((socket.receive_queue, socket.send_queue), (2, 128));
+        assert_eq!((socket.uid, socket.cgroup), (Some(33), Some(9)));
+        assert_eq!(socket.congestion.as_deref(), Some("cubic"));
+        let known = &socket.options;
+        assert_eq!((known.v6only, known.transparent), (Some(true), Some(true)));
+        assert_eq!(
+            (known.freebind, known.bind_address_no_port),
+            (Some(false), Some(true))
+        );
+        assert_eq!(
+            (known.reuseaddr, known.reuseport),
+            (None, None),
+            "sock_diag does not tell"
+        );
+    }
+
+    #[test]
+    fn a_half_open_connection_is_told_from_a_socket_in_syn_recv() {
+        let mut body = listener();
+        body[1] = 3;
+        let full = socket_in(&body, Protocol::Tcp).unwrap();
+        assert_eq!(full.state, crate::snapshot::State::SynRecv);
+        let half = socket_in(&body[..MESSAGE], Protocol::Tcp).unwrap();
+        assert_eq!(
+            (half.state, half.uid),
+            (crate::snapshot::State::HalfOpen, None)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_panics(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            for message in Messages(&bytes).flatten() {
+                let _ = socket_in(message.body, Protocol::Tcp);
+            }
+            let _ = socket_in(&bytes, Protocol::Mptcp);
+            let _ = unix_in(&bytes);
+        }
+
+        #[test]
+        fn a_description_that_is_cut_and_changed_is_read_or_refused(
+            cut in 0usize..130,
+            at in 0usize..130,
+            value in any::<u8>(),
+        ) {
+            let mut body = listener();
+            body.truncate(cut);
+            if let Some(byte) = body.get_mut(at) {
+                *byte = value;
+            }
+            let read = socket_in(&body, Protocol::Tcp);
+            prop_assert!(read.is_err() || body.len() >= MESSAGE);
+        }
+    }
+}

@@ -167,6 +167,14 @@ fn scene(draws: &mut Draws) -> (Vec<OwnedFd>, Vec<std::net::TcpStream>, Vec<Open
             streams.extend(std::net::TcpStream::connect(to));
         }
     }
+    // Some are accepted, and the server closes first: TIME_WAIT is on its side.
+    for fd in held.iter().filter(|_| draws.one_in(2)) {
+        rustix::io::ioctl_fionbio(fd, true).unwrap();
+        if let Ok(accepted) = rustix::net::accept(fd) {
+            drop(accepted);
+            streams.clear();
+        }
+    }
     while held.len() > 1 && draws.one_in(3) {
         held.swap_remove(draws.below(held.len()));
     }
