@@ -32,6 +32,9 @@ impl Recorder {
             call,
             errno,
         };
+        if !["tcp", "mptcp"].contains(&socket.protocol.as_str()) {
+            return no_rules(&socket.protocol, errno);
+        }
         let asked = made.caller.zip(in_the_models_words(made.call));
         let told = asked.and_then(|(caller, call)| explain.explain(&question(caller, call)));
         let plain = || plain_text(errno).map(|(text, advice)| Reason::plain(text, advice));
@@ -54,6 +57,16 @@ impl Recorder {
         let advice = "watch it as root: sudo portcullis why -- COMMAND";
         Some(Reason::plain(text, advice))
     }
+}
+
+/// The model knows TCP alone; other protocols have ports of their own.
+fn no_rules(protocol: &str, errno: i32) -> Option<Reason> {
+    if errno == libc::EADDRINUSE {
+        let text =
+            format!("another {protocol} socket holds the port on an address that this one covers");
+        return Some(Reason::plain(text, "see who: ss -anpe"));
+    }
+    plain_text(errno).map(|(text, advice)| Reason::plain(text, advice))
 }
 
 /// A refused call as the model knows it; `None` for an option that has no part in its rules.

@@ -513,3 +513,92 @@ impl Recorder {
         processes.retain(|process| process.ended.is_none() || needed.contains(&process.pid));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::explain::FromTrace;
+    use portcullis_kernel_model::Kernel;
+
+    const ME: i32 = 100;
+
+    fn recorder() -> Recorder {
+        let mut recorder = Recorder::new(vec!["x".into()], false, false);
+        recorder.began(ME, None);
+        recorder
+    }
+
+    fn peek(cookie: u64) -> Peek {
+        Peek {
+            cookie,
+            inode: cookie,
+            uid: 0,
+            domain: libc::AF_INET,
+            kind: libc::SOCK_STREAM,
+            protocol: libc::IPPROTO_TCP,
+            name: None,
+            limit: None,
+            reuseaddr: false,
+            reuseport: false,
+            v6only: false,
+            device: 0,
+            namespace: 1,
+        }
+    }
+
+    fn set(recorder: &mut Recorder, cookie: u64, number: i32, result: Result<i64, i32>) {
+        let call = Call::SetOption {
+            fd: 3,
+            level: libc::SOL_SOCKET,
+            number,
+            value: Some(vec![1, 0, 0, 0]),
+        };
+        let made = Made {
+            process: ME,
+            caller: None,
+            call: &call,
+            before: Some(peek(cookie)),
+            after: result.is_ok().then(|| peek(cookie)),
+            result,
+        };
+        recorder.made(&made, &mut FromTrace::on(Kernel::V6_18));
+    }
+
+    #[test]
+    fn clients_without_end_do_not_fill_the_record() {
+        let mut recorder = recorder();
+        for cookie in 1..=2 * SOCKETS_MAX as u64 {
+            set(&mut recorder, cookie, libc::SO_REUSEADDR, Ok(0));
+        }
+        let record = recorder.record();
+        assert!(record.sockets.len() <= SOCKETS_MAX);
+        let all = record.sockets.len() as u64 + record.left_out;
+        assert_eq!(all, 2 * SOCKETS_MAX as u64, "what is missing is counted");
+        assert!(record.sockets.is_sorted_by_key(|socket| socket.number));
+    }
+
+    #[test]
+    fn findings_without_end_are_counted_and_the_same_one_is_told_once() {
+        let mut recorder = recorder();
+        let many = FINDINGS_MAX as i32 + 50;
+        for number in 1000..1000 + many {
+            set(&mut recorder, 1, number, Err(libc::EPERM));
+            set(&mut recorder, 1, number, Err(libc::EPERM));
+        }
+        assert_eq!(recorder.take_findings().len(), FINDINGS_MAX);
+        assert_eq!(recorder.take_findings(), []);
+        assert_eq!(recorder.record().findings[7].times, 2);
+        assert_eq!(recorder.record().left_out, 100);
+    }
+
+    #[test]
+    fn processes_without_end_are_forgotten_once_they_have_ended() {
+        let mut recorder = recorder();
+        for pid in 1000..1000 + 2 * PROCESSES_MAX as i32 {
+            recorder.began(pid, Some(ME));
+            recorder.ended(pid, Ending::Exited(0));
+        }
+        assert!(recorder.record().processes.len() <= PROCESSES_MAX);
+        assert!(recorder.record().process(ME).is_some());
+    }
+}

@@ -146,6 +146,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Drop for Watch {
+    /// Nobody is left: a stopped process would stand still for ever, and one that runs could open no socket.
+    fn drop(&mut self) {
+        let living: Vec<Arc<OwnedFd>> = lock(&self.shared.living).all.values().cloned().collect();
+        if living.is_empty() {
+            return;
+        }
+        for process in living {
+            send(&process, Signal::KILL);
+        }
+        // On the thread that is the tracer they are reaped, with those that were just made.
+        while let Ok(Some((pid, happening))) = trace::wait() {
+            if let Happening::Stopped(_) = happening {
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+                let _ = trace::resume(pid, libc::SIGKILL);
+            }
+        }
+    }
+}
+
 impl Watch {
     /// Starts a program with this signal mask. It does not run before [`Watch::run`].
     pub fn start(command: &[OsString], mask: &SignalMask) -> Result<Watch, Error> {
@@ -223,7 +243,7 @@ impl Watch {
         {
             return Err(match failure.stage {
                 Stage::Exec => Error::NotExecutable {
-                    path: self.path,
+                    path: self.path.clone(),
                     errno: failure.errno.raw_os_error(),
                 },
                 _ => refused(failure),

@@ -557,3 +557,55 @@ fn programs_in_namespaces_of_their_own_are_followed() {
         assert_ne!(record.sockets[0].namespace, record.sockets[1].namespace);
     });
 }
+
+#[test]
+fn other_protocols_have_no_rules_of_tcp() {
+    if need_program("perl").is_none() {
+        return;
+    }
+    private_network(|| {
+        let script = "my $t = v4; at4($t, '127.0.0.1', 7040) or die; listen($t, 5) or die;
+            sub udp { socket(my $s, AF_INET, SOCK_DGRAM, 0) or die; push @kept, $s; $s }
+            at4(udp, '127.0.0.1', 7040) or die; at4(udp, '127.0.0.1', 7040) and die; exit 0";
+        let (record, findings) = perl(script);
+        let rule = only(&findings).rule.as_ref().unwrap();
+        let text = "another udp socket holds the port on an address that this one covers";
+        assert_eq!((rule.id.as_str(), rule.text.as_str()), ("", text));
+        assert_eq!(record.sockets[1].protocol, "udp");
+    });
+}
+
+#[test]
+fn a_watch_that_is_dropped_leaves_nobody() {
+    let before = start(&["sleep", "60"]);
+    drop(before);
+    // Begun, with a child: an observer that panics ends the run in the middle.
+    struct Panics;
+    impl Observer for Panics {
+        fn found(&mut self, _: &Finding) {
+            panic!("in the middle");
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pids");
+    let script = format!(
+        "sleep 60 & echo $! $$ > {}; perl -e 'syscall(0x40000000 | 50, 3, 5)'; wait",
+        path.display()
+    );
+    if need_program("perl").is_none() || !cfg!(target_arch = "x86_64") {
+        return;
+    }
+    let running = std::thread::spawn(move || {
+        start(&["sh", "-c", &script]).run(&mut FromTrace::here(), &mut Panics)
+    });
+    assert!(running.join().is_err());
+    let pids = std::fs::read_to_string(&path).unwrap();
+    for pid in pids.split_ascii_whitespace() {
+        // An orphan's last trace is its new parent's to take away.
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        assert!(
+            stat.is_empty() || stat.contains(") Z "),
+            "{pid} is left: {stat}"
+        );
+    }
+}
