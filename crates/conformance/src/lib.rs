@@ -8,6 +8,7 @@
 //! made smaller ([`shrink`]) and shown ([`mod@print`]). Scripts come from [`exhaustive`] and [`random`].
 //! `cargo xtask conformance` is the command.
 
+pub mod branches;
 pub mod cases;
 pub mod compare;
 pub mod draws;

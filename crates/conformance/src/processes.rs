@@ -29,6 +29,8 @@ enum Kind {
     Options,
     Processes,
     Buckets,
+    /// Many connections that stay half open, at listeners that may go.
+    Crowd,
 }
 
 const KINDS: &[Kind] = &[
@@ -41,6 +43,7 @@ const KINDS: &[Kind] = &[
     Kind::Processes,
     Kind::Processes,
     Kind::Buckets,
+    Kind::Crowd,
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,11 +83,19 @@ const ACTS: &[(Act, usize, &[(Kind, usize)])] = &[
     (Act::Accept, 20, &[(Kind::Connections, 30)]),
     (Act::Set, 30, &[(Kind::Options, 70)]),
     (Act::Get, 20, &[(Kind::Options, 60)]),
-    (Act::Shutdown, 10, &[(Kind::Connections, 20)]),
+    (
+        Act::Shutdown,
+        10,
+        &[(Kind::Connections, 20), (Kind::Crowd, 40)],
+    ),
     (
         Act::Close,
         20,
-        &[(Kind::Connections, 20), (Kind::Buckets, 20)],
+        &[
+            (Kind::Connections, 20),
+            (Kind::Buckets, 20),
+            (Kind::Crowd, 20),
+        ],
     ),
     (Act::Dup, 4, &[(Kind::Processes, 6)]),
     (Act::Pass, 4, &[(Kind::Processes, 16)]),
@@ -286,6 +297,13 @@ const SYSCTLS: &[(&str, &[&str])] = &[
     ("tcp_migrate_req", &["1"]),
     ("tcp_fin_timeout", &["1"]),
 ];
+/// Those that half-open connections feel.
+const CROWDED: &[(&str, &[&str])] = &[
+    ("tcp_syncookies", &["0", "0", "1", "2"]),
+    ("tcp_max_syn_backlog", &["1", "4", "8", "128"]),
+    ("tcp_migrate_req", &["0", "1"]),
+    ("tcp_abort_on_overflow", &["0", "0", "1"]),
+];
 /// Those that change while sockets are there.
 const CHANGES: &[&str] = &[
     "ip_local_port_range = 40000 40003",
@@ -333,6 +351,9 @@ pub fn text(seed: u64, number: u64) -> String {
     pen.line(format_args!("port web{web}\nport two"));
     pen.open();
     pen.open();
+    if kind == Kind::Crowd {
+        pen.crowd();
+    }
     let meets = if kind == Kind::Connections { 90 } else { 45 };
     if pen.draws.percent(meets) {
         pen.listener();
@@ -382,6 +403,12 @@ impl Pen {
             if self.draws.percent(40) {
                 let lo = self.draws.pick(ON_LO);
                 self.line(format_args!("interface lo = {lo}"));
+            }
+        }
+        if self.kind == Kind::Crowd {
+            for (name, values) in CROWDED {
+                let value = self.draws.pick(values);
+                self.line(format_args!("sysctl {name} = {value}"));
             }
         }
         let ports = self.kind == Kind::Ports;
@@ -496,6 +523,35 @@ impl Pen {
             self.line(format_args!("{name} nonblocking on -> any"));
         }
         self.sockets.push((name, v6));
+    }
+
+    /// A listener that defers, and more clients than a queue may hold. One listener: whom of several a hash
+    /// chose for a half-open connection is seen only later, which random.rs follows.
+    fn crowd(&mut self) {
+        let with = self
+            .draws
+            .pick(&[" with defer-accept 1", " with defer-accept 1", ""]);
+        let backlog = self.draws.pick(&["0", "1", "5", "8"]);
+        let of = self.fresh(false);
+        self.line(format_args!(
+            "socket {of} inet{with} -> any\n{of} bind 127.0.0.1:web -> any\n\
+             {of} listen {backlog} -> any"
+        ));
+        for _ in 0..self.draws.pick(&[3, 5, 6, 9]) {
+            let of = self.fresh(false);
+            self.line(format_args!(
+                "socket {of} inet -> any\n{of} nonblocking on -> any\n\
+                 {of} connect 127.0.0.1:web -> any"
+            ));
+        }
+    }
+
+    /// A label for one more socket.
+    fn fresh(&mut self, v6: bool) -> String {
+        self.made += 1;
+        let name = format!("s{}", self.made);
+        self.sockets.push((name.clone(), v6));
+        name
     }
 
     /// The first socket listens, so that others can meet it.

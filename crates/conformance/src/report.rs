@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use portcullis_kernel_model::Rule;
 
-use crate::mutant;
+use crate::{branches, mutant};
 
 const SYSCTLS_ARE_SET: &str =
     "a run sets sysctls before its scripts; scenarios and tests write them";
@@ -223,7 +223,8 @@ impl Report {
     #[must_use]
     pub fn branches_text(&self, list: &str) -> String {
         let mut text = String::new();
-        let (mut both, mut all) = (0, 0);
+        let (mut both, mut all, mut explained) = (0, 0, 0);
+        let mut apart: BTreeMap<&str, usize> = BTreeMap::new();
         for line in list.lines() {
             let Some(condition) = mutant::Place::read(line) else {
                 continue;
@@ -238,13 +239,19 @@ impl Report {
             for (bit, name) in sides {
                 if seen & bit != 0 {
                     both += 1;
+                } else if let Some(reason) = branches::reason(&condition) {
+                    explained += 1;
+                    *apart.entry(reason).or_default() += 1;
                 } else {
                     let _ = writeln!(text, "never {name}: {condition}");
                 }
             }
         }
         if all > 0 {
-            let _ = writeln!(text, "branches={both}/{all}");
+            for (reason, count) in apart {
+                let _ = writeln!(text, "out of a run's reach: {count} sides ({reason})");
+            }
+            let _ = writeln!(text, "branches={both}/{all} explained={explained}");
         }
         text
     }
@@ -293,6 +300,17 @@ mod tests {
     }
 
     #[test]
+    fn sides_that_no_run_reaches_are_told_apart_with_their_reason() {
+        let list = "1\tfiles.rs:7\tfork\tcomparison turned round\tix != NONE\n\
+                    2\trover.rs:9\tturn\tcomparison turned round\tcount < least\n";
+        let text = Report::default().branches_text(list);
+        assert!(text.contains("never true: files.rs:7 fork"), "{text}");
+        assert!(!text.contains("rover.rs"), "{text}");
+        assert!(text.contains("out of a run's reach: 2 sides"), "{text}");
+        assert!(text.ends_with("branches=0/4 explained=2\n"), "{text}");
+    }
+
+    #[test]
     fn branches_that_never_came_are_told_by_name() {
         let mut report = Report::default();
         report.branches.insert(1, mutant::TRUE);
@@ -307,6 +325,6 @@ mod tests {
             text.contains("never reached: bind.rs:9 bind: `Errno::EINVAL`"),
             "{text}"
         );
-        assert!(text.ends_with("branches=1/3\n"), "{text}");
+        assert!(text.ends_with("branches=1/3 explained=0\n"), "{text}");
     }
 }
