@@ -55,7 +55,8 @@ impl World {
     /// loopback, and counts as coming in by the interface that has the address.
     pub(crate) fn way(&self, flow: Flow) -> Option<Arrival> {
         let net = self.host.net(flow.net);
-        if flow.device != 0 && net.interface(flow.device).is_none() {
+        // Nothing is sent through a device that is down, to its own addresses either.
+        if flow.device != 0 && !net.interface(flow.device).is_some_and(|i| i.up) {
             return None;
         }
         if is_mapped(flow.to) {
