@@ -19,11 +19,11 @@ pub const GATHER_MS: u64 = 10;
 /// What a source gathers is this part of the pipe; a fast one brings as much in a millisecond.
 const MARK: u32 = 4;
 /// A source is fast or slow over so many pipes full.
-const RUN: u64 = 4;
+const RUN: u32 = 4;
 /// Where doubling that stops.
-const MOST_SETBACKS: u8 = 12;
+const MOST_SETBACKS: u8 = 9;
 
-/// Whether a source gathers.
+/// Whether a source gathers; small, since every session has two.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Gather {
     /// It does.
@@ -31,24 +31,28 @@ pub struct Gather {
     /// How often it took too long.
     setbacks: u8,
     /// Bytes of this run.
-    moved: u64,
-    /// When it began.
-    since_ms: u64,
+    moved: u32,
+    /// When it began, less whole turns of 2^32.
+    since_ms: u32,
 }
 
 impl Gather {
     /// After a splice of so much into a pipe that holds so much: the new mark, if there is one.
     pub fn note(&mut self, spliced: usize, capacity: u32, now_ms: u64) -> Option<u32> {
+        let now_ms = now_ms as u32;
         if self.moved == 0 && !self.on {
             self.since_ms = now_ms;
         }
-        self.moved += spliced as u64;
+        let spliced = u32::try_from(spliced).unwrap_or(u32::MAX);
+        self.moved = self.moved.saturating_add(spliced);
         let doublings = if self.on { 0 } else { self.setbacks };
-        if self.moved < (RUN * u64::from(capacity)) << doublings {
+        let run = (RUN << doublings).saturating_mul(capacity);
+        if self.moved < run {
             return None;
         }
         let mark = capacity / MARK;
-        let is_fast = self.moved >= (now_ms - self.since_ms) * u64::from(mark);
+        let took_ms = now_ms.wrapping_sub(self.since_ms);
+        let is_fast = self.moved >= took_ms.saturating_mul(mark);
         (self.moved, self.since_ms) = (0, now_ms);
         match (self.on, is_fast) {
             (false, true) => {
@@ -133,6 +137,13 @@ mod tests {
         (0..100).for_each(|_| gather.give_up());
         let found = mib_until(&mut gather, 8, &mut now);
         assert_eq!(found, Some((4 << MOST_SETBACKS, PIPE / 4)));
+    }
+
+    #[test]
+    fn a_run_over_the_turn_of_the_clock_is_as_long_as_any() {
+        let (mut gather, mut now) = (Gather::default(), u64::from(u32::MAX) - 3);
+        assert_eq!(mib_until(&mut gather, 8, &mut now), Some((4, PIPE / 4)));
+        assert!(size_of::<Gather>() <= 12);
     }
 
     #[test]
