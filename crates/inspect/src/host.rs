@@ -24,8 +24,8 @@ use crate::links;
 use crate::netlink::Torn;
 use crate::owners::Owners;
 use crate::place::{
-    At, Means, Others, PROC, Wanted, caller, main_namespace, other_namespaces, owner_of_net,
-    uids_are_the_hosts, user_namespaces,
+    At, Means, Others, PROC, Wanted, caller, has_proc, main_namespace, other_namespaces,
+    owner_of_net, uids_are_the_hosts, user_namespaces,
 };
 use crate::process::process;
 use crate::refusers;
@@ -53,6 +53,10 @@ pub fn read(wanted: &Wanted) -> io::Result<Snapshot> {
     let caller = caller(&wanted.caller)?;
     snapshot.caller = caller.pid;
     let main = main_namespace(&wanted.place, &caller)?;
+    if !has_proc() {
+        let what = "there is no /proc: no process is seen, and no setting";
+        snapshot.sources.notes.push(what.to_owned());
+    }
     let iterators = match wanted.means {
         Means::Everything => Iterators::find(Path::new(BTF)),
         Means::Descriptors | Means::SockDiag => Err("it was not wanted".to_owned()),

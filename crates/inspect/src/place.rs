@@ -84,10 +84,10 @@ pub(crate) fn caller(wanted: &Caller) -> io::Result<Process> {
     let proc = Path::new(PROC);
     let own = || {
         let own = process(proc, std::process::id());
-        own.ok_or_else(|| io::Error::other("/proc does not show this process"))
+        own.unwrap_or_else(own_without_proc)
     };
     match wanted {
-        Caller::Own => own(),
+        Caller::Own => Ok(own()),
         Caller::Process(pid) => process(proc, *pid).ok_or_else(|| {
             let what = format!("there is no process {pid}");
             io::Error::new(io::ErrorKind::NotFound, what)
@@ -102,7 +102,7 @@ pub(crate) fn caller(wanted: &Caller) -> io::Result<Process> {
                 let what = format!("there is no user {name:?}");
                 io::Error::new(io::ErrorKind::NotFound, what)
             })?;
-            let own = own()?;
+            let own = own();
             Ok(Process {
                 pid: 0,
                 parent: 0,
@@ -120,6 +120,17 @@ pub(crate) fn caller(wanted: &Caller) -> io::Result<Process> {
                 ..own
             })
         }
+    }
+}
+
+/// What the system calls tell of this process.
+fn own_without_proc() -> Process {
+    let (real, effective) = (rustix::process::getuid(), rustix::process::geteuid());
+    let sets = rustix::thread::capabilities(None);
+    Process {
+        uids: Some([real, effective, effective, effective].map(rustix::process::Uid::as_raw)),
+        capabilities: sets.ok().map(|sets| sets.effective.bits()),
+        ..crate::process::unknown(std::process::id())
     }
 }
 
@@ -142,8 +153,21 @@ pub(crate) fn main_namespace(place: &Place, caller: &Process) -> io::Result<At> 
         Place::Named(name) if name.contains('/') => PathBuf::from(name),
         Place::Named(name) => Path::new(NAMED[0]).join(name),
     };
+    let own = caller.pid == std::process::id() || caller.pid == 0;
+    if *place == Place::Here && own && !has_proc() {
+        return Ok(At {
+            inode: 0,
+            names: Vec::new(),
+            file: None,
+        });
+    }
     at(&path, Vec::new())
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+}
+
+/// Whether there is a /proc that shows this process.
+pub(crate) fn has_proc() -> bool {
+    Path::new("/proc/thread-self/ns/net").exists()
 }
 
 fn at(path: &Path, names: Vec<String>) -> io::Result<At> {

@@ -47,6 +47,28 @@ pub(crate) fn process(proc: &Path, pid: u32) -> Option<Process> {
     })
 }
 
+/// A process of which no more than its number is known.
+pub(crate) fn unknown(pid: u32) -> Process {
+    Process {
+        pid,
+        parent: 0,
+        name: String::new(),
+        command: Vec::new(),
+        uids: None,
+        user: None,
+        started: None,
+        capabilities: None,
+        net: None,
+        user_namespace: None,
+        cgroup: None,
+        unit: None,
+        container: None,
+        descriptor_limit: None,
+        seccomp: None,
+        label: None,
+    }
+}
+
 /// The number in `net:[4026531840]`.
 pub(crate) fn namespace(link: &Path) -> Option<u64> {
     let target = read_link(link).ok()?;

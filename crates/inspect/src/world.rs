@@ -338,6 +338,10 @@ impl<'a> Builder<'a> {
         if let Known::No(why) | Known::Partly(why) = &self.snapshot.sources.bound {
             unseen.push(format!("sockets that are bound and do not listen: {why}"));
         }
+        let first = self.snapshot.namespaces.first();
+        if first.is_some_and(|net| net.sysctls.somaxconn.is_none()) {
+            unseen.push("sysctls: they are taken for the kernel's own values".to_owned());
+        }
         unseen
     }
 }

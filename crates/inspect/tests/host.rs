@@ -536,3 +536,41 @@ fn what_could_not_be_read_is_said() {
         assert_eq!(snapshot.sources.notes, Vec::<String>::new());
     });
 }
+
+#[test]
+fn without_proc_sockets_are_read_and_nobody_is_named() {
+    private_network(|| {
+        const INNER: &str = "INSPECT_TEST_WITHOUT_PROC";
+        if std::env::var_os(INNER).is_none() {
+            let mut command = Command::new("unshare");
+            command.args(["-m", "sh", "-c"]);
+            let name = "without_proc_sockets_are_read_and_nobody_is_named";
+            command.arg(format!(
+                "mount -t tmpfs none /proc && exec \"$0\" {name} --exact"
+            ));
+            command
+                .arg(std::env::current_exe().unwrap())
+                .env(INNER, "1");
+            let output = command.output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(
+                output.status.success() && text.contains("1 passed"),
+                "{text}"
+            );
+            return;
+        }
+        let listener = TcpListener::bind("127.0.0.1:443").unwrap();
+        let snapshot = read(&Wanted::default()).unwrap();
+        assert!(matches!(snapshot.sources.processes, Known::No(_)));
+        assert_eq!(snapshot.sources.notes.len(), 1, "{:?}", snapshot.sources);
+        assert!(of_port(&snapshot, 443)[0].holders.is_empty());
+        let refused = Answer::Err(Errno::EADDRINUSE);
+        assert_eq!(
+            verdict(&snapshot, at("0.0.0.0:443")),
+            Outcome::Certain(refused)
+        );
+        let worlds = worlds(&snapshot, 443);
+        assert_eq!(worlds.unseen.len(), 1, "{:?}", worlds.unseen);
+        drop(listener);
+    });
+}
