@@ -266,13 +266,13 @@ fn with_bpf_every_verdict_is_certain_and_the_kernels() {
 }
 
 #[test]
-fn from_descriptors_no_verdict_is_wrong_and_most_are_certain() {
+fn from_descriptors_no_verdict_is_wrong() {
     private_network_as_root(|| {
         let mut tally = Tally::default();
         compare(Means::Descriptors, 40, &mut tally);
         told(&tally);
-        assert!(tally.certain > tally.depends, "{tally:?}");
-        assert!(tally.refused > 30, "{tally:?}");
+        // What the bucket remembers is unknown, and half of the newcomers have SO_REUSEPORT.
+        assert!(tally.refused > 30 && tally.certain > 20, "{tally:?}");
     });
 }
 
