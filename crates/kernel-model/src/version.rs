@@ -220,7 +220,8 @@ impl fmt::Display for Kernel {
 
 macro_rules! changes {
     ($($(#[$doc:meta])* $name:ident $major:literal . $minor:literal $text:literal
-        $(at $place:literal)? $(also $($b1:literal . $b2:literal . $b3:literal),+)?;)*) => {
+        $(at $place:literal)? $(also $($b1:literal . $b2:literal . $b3:literal),+)?
+        $(read $read:literal)?;)*) => {
         /// A change in what the kernel answers, by the first release with it.
         ///
         /// | since | what |
@@ -255,6 +256,13 @@ macro_rules! changes {
                 match self { $(Change::$name => concat!($($place)?),)* }
             }
 
+            /// In which releases' sources it was looked for, where that was done; empty where it is known
+            /// from its author's words or from memory.
+            #[must_use]
+            pub const fn read(self) -> &'static str {
+                match self { $(Change::$name => concat!($($read)?),)* }
+            }
+
             /// What changed, in one sentence.
             #[must_use]
             pub const fn text(self) -> &'static str {
@@ -267,91 +275,117 @@ macro_rules! changes {
 changes! {
     /// `IP_BIND_ADDRESS_NO_PORT`.
     BindAddressNoPort 4 . 2 "IP_BIND_ADDRESS_NO_PORT lets bind leave the port to connect."
-        at "net/ipv4/ip_sockglue.c, do_ip_setsockopt()";
+        at "net/ipv4/ip_sockglue.c, do_ip_setsockopt()"
+        read "in 4.2.8; ip(7) says 4.2";
     /// connect favours even ports.
     EvenConnect 4 . 2 "connect begins its search at an even offset, to leave the odd ports to bind."
-        at "net/ipv4/inet_hashtables.c, __inet_hash_connect()";
+        at "net/ipv4/inet_hashtables.c, __inet_hash_connect()"
+        read "in 4.2.8";
     /// The rover looks through the lower half first.
     RoverHalves 4 . 2 "bind to port 0 with SO_REUSEADDR looks through the lower half of the range first."
-        at "net/ipv4/inet_connection_sock.c, inet_csk_get_port()";
+        at "net/ipv4/inet_connection_sock.c, inet_csk_get_port()"
+        read "in 4.2.8";
     /// The order in which a process that ends closes (`kernel/task_work.c`, `task_work_run`).
     ExitBackwards 4 . 3 "A process that ends closes its sockets from the highest descriptor to the lowest; before, from the lowest."
         at "kernel/task_work.c, task_work_run()";
     /// The modern port scan of bind and connect.
     OddEvenBind 4 . 6 "bind to port 0 scans odd ports, then even ones, and connect the other way round; bind's random rover is gone."
-        at "net/ipv4/inet_connection_sock.c, inet_csk_find_open_port()";
+        at "net/ipv4/inet_connection_sock.c, inet_csk_find_open_port()"
+        read "not in Ubuntu's 4.4, in 4.9.76";
     /// Groups of SO_REUSEPORT listeners.
     ReuseportGroups 4 . 6 "SO_REUSEPORT listeners form a group that a hash or a program chooses from."
-        at "net/core/sock_reuseport.c, reuseport_select_sock()";
+        at "net/core/sock_reuseport.c, reuseport_select_sock()"
+        read "not in Ubuntu's 4.4, in 4.9.76; socket(7) says 4.6";
     /// `net.ipv4.ip_unprivileged_port_start`.
     UnprivilegedPortStart 4 . 11 "The first unprivileged port is a sysctl; before, it is 1024."
-        at "net/ipv4/af_inet.c, inet_bind()";
+        at "net/ipv4/af_inet.c, inet_bind()"
+        read "not in 4.10.17, in 4.11.0";
     /// `FASTREUSEPORT_STRICT` and the address that a bucket remembers.
     StrictReuseport 4 . 11 "A bucket remembers the address of the SO_REUSEPORT socket that its cached answer is true for, and forgets when a socket that it let in listens."
-        at "net/ipv4/inet_connection_sock.c, sk_reuseport_match()";
+        at "net/ipv4/inet_connection_sock.c, sk_reuseport_match()"
+        read "not in 4.10.17, in 4.11.0";
     /// Where what the host sends to itself by IPv4 comes in.
     LocalArrival 4 . 13 "What is sent to one of the host's IPv4 addresses comes in by the interface that has it; before, by the device that the sender is bound to, and from others by the loopback."
-        at "net/ipv4/route.c, ip_route_output_key_hash_rcu()";
+        at "net/ipv4/route.c, ip_route_output_key_hash_rcu()"
+        read "not in 4.11.0, in Ubuntu's 4.15";
     /// `IPV6_FREEBIND`.
     Freebind6 4 . 15 "IPV6_FREEBIND is IP_FREEBIND for IPv6 sockets."
-        at "net/ipv6/ipv6_sockglue.c, do_ipv6_setsockopt()";
+        at "net/ipv6/ipv6_sockglue.c, do_ipv6_setsockopt()"
+        read "not in 4.11.0, in Ubuntu's 4.15";
     /// `tcp_tw_reuse` 2.
     TwReuseLoopback 4 . 19 "tcp_tw_reuse 2, since then the default, is for loopback connections only."
-        at "net/ipv4/tcp_ipv4.c, tcp_twsk_unique()";
+        at "net/ipv4/tcp_ipv4.c, tcp_twsk_unique()"
+        read "not in Ubuntu's 4.15, in Ubuntu's 5.4";
     /// `TCP_REPAIR_OFF_NO_WP`.
     RepairNoProbe 4 . 19 "TCP_REPAIR takes -1: out of repair without a window probe."
-        at "net/ipv4/tcp.c, do_tcp_setsockopt()";
+        at "net/ipv4/tcp.c, do_tcp_setsockopt()"
+        read "not in Ubuntu's 4.15, in Ubuntu's 5.4";
     /// The exact address is looked up before the wildcard.
     AddressFirst 5 . 0 "A listener on the exact address wins over a wildcard one, whatever their scores."
         at "net/ipv4/inet_hashtables.c, __inet_lookup_listener()";
     /// VRFs have ports of their own.
     VrfBuckets 5 . 0 "Sockets bound to a VRF or to its interfaces own ports apart from all others, unless tcp_l3mdev_accept is on."
-        at "include/net/inet_sock.h, inet_sk_bound_l3mdev(), inet_bound_dev_eq()";
+        at "include/net/inet_sock.h, inet_sk_bound_l3mdev(), inet_bound_dev_eq()"
+        read "not in Ubuntu's 4.15, in Ubuntu's 5.4";
     /// `SO_BINDTOIFINDEX`.
     BindToIfindex 5 . 1 "SO_BINDTOIFINDEX binds to an interface by its number."
-        at "net/core/sock.c, sock_setsockopt()";
+        at "net/core/sock.c, sock_setsockopt()"
+        read "not in Ubuntu's 4.15, in Ubuntu's 5.4; its commit is of 17 January 2019, after the merge window of 5.0";
     /// 0.0.0.0/8 is ordinary.
     ZeronetIsOneAddress 5 . 3 "Only 0.0.0.0 counts as this network; the rest of 0.0.0.0/8 may be assigned."
-        at "include/linux/in.h, ipv4_is_zeronet()";
+        at "include/linux/in.h, ipv4_is_zeronet()"
+        read "not in Ubuntu's 4.15, in Ubuntu's 5.4";
     /// `SO_DETACH_REUSEPORT_BPF`.
     DetachReuseport 5 . 3 "SO_DETACH_REUSEPORT_BPF takes the program of a group away."
-        at "net/core/sock_reuseport.c, reuseport_detach_prog()";
+        at "net/core/sock_reuseport.c, reuseport_detach_prog()"
+        read "not in Ubuntu's 4.15, in Ubuntu's 5.4";
     /// `SO_BINDTODEVICE` without a capability.
     DeviceForEveryone 5 . 7 "Anybody may bind a new socket to a device; before, it takes CAP_NET_RAW."
-        at "net/core/sock.c, sock_bindtoindex()";
+        at "net/core/sock.c, sock_bindtoindex()"
+        read "not in 5.6.4, in 5.7.14";
     /// `net.ipv4.ip_autobind_reuse`.
-    AutobindReuse 5 . 8 "ip_autobind_reuse lets the last resort of bind to port 0 share ports."
-        at "net/ipv4/inet_connection_sock.c, inet_csk_find_open_port()";
+    AutobindReuse 5 . 7 "ip_autobind_reuse lets the last resort of bind to port 0 share ports."
+        at "net/ipv4/inet_connection_sock.c, inet_csk_find_open_port()"
+        read "not in 5.6.4, in 5.7.14";
     /// Sysctls that are switches are bytes.
     ByteSysctls 5 . 13 "A sysctl that is a switch takes 0 to 255; before, any int."
-        at "kernel/sysctl.c, proc_dou8vec_minmax()" also 5 . 10 . 178;
+        at "kernel/sysctl.c, proc_dou8vec_minmax()" also 5 . 10 . 178
+        read "not in 5.12.9, in 5.14.2; the log of 5.10.178";
     /// `net.ipv4.tcp_migrate_req`.
     MigrateReq 5 . 14 "Connections can move to another listener of the group when one closes."
-        at "net/core/sock_reuseport.c, reuseport_migrate_sock()";
+        at "net/core/sock_reuseport.c, reuseport_migrate_sock()"
+        read "not in 5.12.9, in 5.14.2";
     /// The first address of a network is an ordinary one.
     LowestIsOrdinary 5 . 14 "The first address of a network (192.0.2.0 of 192.0.2.0/24) is an ordinary one; before, it is a broadcast address like the last."
-        at "net/ipv4/fib_frontend.c, fib_add_ifaddr()";
+        at "net/ipv4/fib_frontend.c, fib_add_ifaddr()"
+        read "not in 5.12.9, in 5.14.2";
     /// A bound device counts in the score again.
     DeviceScore 5 . 15 "A listener bound to the device wins over one that is not, on the same address."
         at "net/ipv4/inet_hashtables.c, compute_score()" also 5 . 4 . 153, 5 . 10 . 73, 5 . 14 . 12;
     /// The second hash, by port and address.
     Bhash2 6 . 1 "A bind to one address walks only the owners of that address and of the wildcard."
-        at "net/ipv4/inet_connection_sock.c, inet_bhash2_conflict()";
+        at "net/ipv4/inet_connection_sock.c, inet_bhash2_conflict()"
+        read "not in 5.17.0, in 6.1.0";
     /// A group asks for the processor.
-    GroupCpu 6 . 1 "A group prefers the member whose SO_INCOMING_CPU is the processor of the SYN; before, only the score did."
-        at "net/core/sock_reuseport.c, reuseport_select_sock_by_hash()" also 5 . 15 . 77;
+    GroupCpu 6 . 2 "A group prefers the member whose SO_INCOMING_CPU is the processor of the SYN; before, only the score did."
+        at "net/core/sock_reuseport.c, reuseport_select_sock_by_hash()" also 5 . 15 . 86, 6 . 1 . 2
+        read "not in 5.15.85 and 6.1.0, in 5.15.100, 6.1.192 and Ubuntu's 6.2";
     /// `IP_LOCAL_PORT_RANGE`.
     LocalPortRange 6 . 3 "IP_LOCAL_PORT_RANGE narrows the range of one socket."
-        at "net/ipv4/inet_connection_sock.c, inet_sk_get_local_port_range()" also 6 . 1 . 32;
+        at "net/ipv4/inet_connection_sock.c, inet_sk_get_local_port_range()" also 6 . 1 . 32
+        read "not in 6.1.0, in 6.1.192; the log of 6.1.32";
     /// `net.ipv4.tcp_syn_linear_timeouts`.
     LinearSyn 6 . 5 "The first four repetitions of a SYN come a second apart; before, each waits twice as long as the last."
-        at "net/ipv4/tcp_timer.c, tcp_retransmit_timer()";
+        at "net/ipv4/tcp_timer.c, tcp_retransmit_timer()"
+        read "not in Ubuntu's 6.2, in Ubuntu's 6.5";
     /// setsockopt looks at the descriptor before the length.
     DescriptorFirst 6 . 7 "setsockopt with a negative length on a closed descriptor is EBADF; before, EINVAL."
-        at "net/socket.c, __sys_setsockopt(), do_sock_setsockopt()";
+        at "net/socket.c, __sys_setsockopt(), do_sock_setsockopt()"
+        read "not in 6.1.192, in 6.18.24";
     /// connect tries every port of `IP_LOCAL_PORT_RANGE` in turn.
     OwnRangeWhole 6 . 8 "In a socket's own range connect tries each port in turn, instead of even ones first."
-        at "net/ipv4/inet_hashtables.c, __inet_hash_connect()";
+        at "net/ipv4/inet_hashtables.c, __inet_hash_connect()"
+        read "not in Ubuntu's 6.5, in 6.12";
     /// The bucket's cached `fastreuse` is never set any more.
     NoFastreuse 6 . 8 "A new bucket already lists the address when its cached answer is computed, so SO_REUSEADDR alone never skips the walk."
         at "net/ipv4/inet_connection_sock.c, inet_csk_update_fastreuse()";
@@ -366,13 +400,16 @@ changes! {
         at "net/ipv4/inet_connection_sock.c, inet_bhash2_addr_any_conflict()" also 6 . 1 . 85, 6 . 6 . 26;
     /// getsockopt of TCP looks at a negative length before it becomes a large one.
     TcpLengthChecked 6 . 9 "getsockopt of a TCP option with a negative length is EINVAL; before, it is taken for a large one."
-        at "net/ipv4/tcp.c, do_tcp_getsockopt()" also 5 . 10 . 214, 6 . 1 . 83, 6 . 7 . 11;
+        at "net/ipv4/tcp.c, do_tcp_getsockopt()" also 5 . 10 . 214, 6 . 1 . 83, 6 . 7 . 11
+        read "not in Ubuntu's 6.5, in 6.12; the logs of 5.10.214, 6.1.83 and 6.7.11";
     /// `net.ipv4.tcp_tw_reuse_delay`.
     TwReuseDelay 6 . 14 "How old a TIME_WAIT connection must be for connect's own choice is a sysctl; before, a second."
-        at "net/ipv4/tcp_ipv4.c, tcp_twsk_unique()";
+        at "net/ipv4/tcp_ipv4.c, tcp_twsk_unique()"
+        read "not in 6.12, in 6.18.24";
     /// The user of an orphan is remembered.
     OrphanKeepsUser 6 . 17 "A closed socket's remains keep their user; before, they count as root's."
-        at "include/net/sock.h, sk_uid()";
+        at "include/net/sock.h, sk_uid()"
+        read "not in 6.12, in 6.18.24";
     /// Ports return to connect's use when only connect's own sockets are left.
     ConnectBind 6 . 18 "A bucket whose remaining owners all got their port from connect can be used by connect again."
         at "net/ipv4/inet_hashtables.c, inet_bind_bucket_destroy()";

@@ -30,8 +30,12 @@ one without it were tried: such a change is verified. Of the others the side tha
 transcribed from the sources, not verified. Random and exhaustive scripts reach more, and agreed too, but \
 count here for nothing, since they do not say which change they depend on.
 
-| since | updates with it | what changed | where | live |
-|---|---|---|---|---|
+*Read* names the sources in which it was looked for, on either side where both could be had; where they are \
+more than a release apart, the first release with it is known from its author's words or from memory, and \
+not verified.
+
+| since | updates with it | what changed | where | read | live |
+|---|---|---|---|---|---|
 ";
 
 const AGREED: &str = "
@@ -57,11 +61,15 @@ pub fn markdown() -> Result<String, Failure> {
         let updates: Vec<String> = change.backports().iter().map(Kernel::to_string).collect();
         let _ = writeln!(
             text,
-            "| {} | {} | {} | `{}` | {} |",
+            "| {} | {} | {} | `{}` | {} | {} |",
             change.since(),
             updates.join(", "),
             change.text(),
             change.place(),
+            match change.read() {
+                "" => "transcribed, not verified",
+                read => read,
+            },
             live(change, &tried)
         );
     }
