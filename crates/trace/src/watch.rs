@@ -291,7 +291,7 @@ impl Watch {
             }
             Stop::Group(signal) => {
                 trace::stay_stopped(thread)?;
-                if pid == self.first {
+                if pid == self.first || self.first_cannot_stop() {
                     observer.stopped(signal);
                 }
                 Ok(())
@@ -467,6 +467,15 @@ impl Watch {
                 observer.first_ended(ending, left);
             }
         }
+    }
+
+    /// Whether the first process waits for a child of vfork(2), and so cannot be stopped before that one
+    /// goes on: the shell would never hear of Ctrl-Z.
+    fn first_cannot_stop(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.first));
+        let stat = stat.unwrap_or_default();
+        let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+        state.is_some_and(|state| state.starts_with('D'))
     }
 
     fn process_of(&self, pid: i32) -> i32 {
