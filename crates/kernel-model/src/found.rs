@@ -72,6 +72,8 @@ pub struct FoundSocket {
     pub left_ms: u64,
     /// `SHUT_RD` is 1, `SHUT_WR` 2.
     pub shutdown: u8,
+    /// Of a connection: both ends sent timestamps.
+    pub timestamps: bool,
     /// Of a listener: its place among those with which it shares a lookup chain; the one that a SYN meets
     /// first has the smallest.
     pub rank: Option<u32>,
@@ -200,6 +202,7 @@ impl FoundSocket {
             listener: None,
             left_ms: TIME_WAIT_MS,
             shutdown: 0,
+            timestamps: true,
             rank: None,
             group: Membership::Supposed,
             holders: Vec::new(),
@@ -329,6 +332,7 @@ impl World {
         sock.transparent = one.transparent;
         sock.incoming_cpu = one.incoming_cpu;
         sock.backlog = one.backlog;
+        sock.timestamps = one.timestamps && one.peer.is_some();
         sock.shutdown = one.shutdown & (RCV_SHUTDOWN | SEND_SHUTDOWN);
         sock.dead = remains || (one.holders.is_empty() && one.listener.is_none());
         sock.progress = match one.state {
@@ -785,6 +789,7 @@ mod tests {
             listener: Some(sock.parent).as_ref().and_then(listed),
             left_ms: TIME_WAIT_MS - world.time_wait_age_ms(ix).min(TIME_WAIT_MS),
             shutdown: sock.shutdown,
+            timestamps: !connected || sock.timestamps,
             rank: (sock.state == State::Listen).then(|| {
                 let mut rank = 0;
                 let mut at = sock.previous_listener;
