@@ -188,7 +188,7 @@ impl World {
         let bits = (how + 1) as u8;
         if self.socks[ix].progress == Progress::Connecting {
             self.socks[ix].progress = match self.socks[ix].state {
-                State::SynSent | State::Close => Progress::Disconnecting,
+                State::SynSent | State::SynRecv | State::Close => Progress::Disconnecting,
                 _ => Progress::Connected,
             };
         }

@@ -53,7 +53,7 @@ impl World {
         match self.socks[ix].progress {
             Progress::Disconnecting => fail(trace, Rule::ConnectState, Errno::EINVAL),
             Progress::Connected => fail(trace, Rule::ConnectState, Errno::EISCONN),
-            Progress::Connecting if state == State::SynSent => {
+            Progress::Connecting if is_under_way(state) => {
                 if self.socks[ix].nonblocking {
                     return fail(trace, Rule::ConnectUnderWay, Errno::EALREADY);
                 }
@@ -80,7 +80,7 @@ impl World {
                         trace.rule(Rule::ConnectUnderWay);
                         return Answer::Err(Errno::EINPROGRESS);
                     }
-                    if self.socks[ix].state == State::SynSent {
+                    if is_under_way(self.socks[ix].state) {
                         return Answer::Blocks;
                     }
                     self.outcome(ix, trace)
@@ -492,6 +492,11 @@ impl World {
 enum Manner {
     Named,
     Chosen,
+}
+
+/// Whether `connect` waits on in this state: the other side may have called too.
+pub(crate) const fn is_under_way(state: State) -> bool {
+    matches!(state, State::SynSent | State::SynRecv)
 }
 
 fn fail<T: Trace>(trace: &mut T, rule: Rule, errno: Errno) -> Answer {
