@@ -12,6 +12,7 @@ use crate::call::State;
 use crate::explain::Trace;
 use crate::rules::Rule;
 use crate::socket::{RCV_SHUTDOWN, SEND_SHUTDOWN, SockIx};
+use crate::version::Change;
 use crate::wire::{Flag, Segment, WINDOW, after};
 use crate::world::World;
 
@@ -48,10 +49,8 @@ impl World {
             self.reply_reset(segment, Some(ix));
             return;
         }
-        let established = self.socks[ix].state == State::Established;
         match acked {
-            // An established connection takes it for nothing, without a word.
-            Acked::Unsent if established => {}
+            Acked::Unsent if self.takes_unsent_for_nothing(ix) => {}
             Acked::Unsent | Acked::TooOld => self.challenge(ix),
             Acked::Good | Acked::Old => {
                 if self.step_on_ack(ix) {
@@ -60,6 +59,11 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Before 7.1 an established connection drops it without a word.
+    fn takes_unsent_for_nothing(&self, ix: SockIx) -> bool {
+        !self.host.kernel.has(Change::UnsentAnswered) && self.socks[ix].state == State::Established
     }
 
     /// Says what is expected, unless it was said just now (RFC 5961).
@@ -274,19 +278,19 @@ impl World {
             self.set_timer(ix, crate::wire::TIME_WAIT_MS);
             return;
         }
-        if segment.begins()
-            && after(segment.seq, next)
-            && let Some(listener) = self.find_for(segment, trace)
-        {
-            self.end_time_wait(ix);
-            let first = sent.wrapping_add(ISN_GAP).max(1);
-            return self.at_listener(listener, segment, Some(first), trace);
+        if segment.begins() && after(segment.seq, next) {
+            if let Some(listener) = self.find_for(segment, trace) {
+                self.end_time_wait(ix);
+                let first = sent.wrapping_add(ISN_GAP).max(1);
+                return self.at_listener(listener, segment, Some(first), trace);
+            }
+            // Nobody waits for it: it hears of the old connection, as often as it asks.
+            trace.blame(Rule::HalfOpen, self.handle(ix));
+            self.reply(segment, Some(ix), Flag::None, sent, Some(next));
+            return;
         }
         if segment.ack.is_some() {
             self.set_timer(ix, crate::wire::TIME_WAIT_MS);
-        }
-        if segment.begins() {
-            trace.blame(Rule::HalfOpen, self.handle(ix));
         }
         if self.may_answer(ix, segment) {
             self.reply(segment, Some(ix), Flag::None, sent, Some(next));

@@ -413,6 +413,9 @@ changes! {
     /// Ports return to connect's use when only connect's own sockets are left.
     ConnectBind 6 . 18 "A bucket whose remaining owners all got their port from connect can be used by connect again."
         at "net/ipv4/inet_hashtables.c, inet_bind_bucket_destroy()";
+    /// An acknowledgement of what was never sent is answered.
+    UnsentAnswered 7 . 1 "An established connection answers an acknowledgement of what it never sent; before, it drops the segment without a word."
+        at "net/ipv4/tcp_input.c, tcp_ack()" also 6 . 18 . 33;
 }
 
 #[cfg(test)]
