@@ -181,7 +181,7 @@ rules! {
     SelfConnect "self-connect" "net/ipv4/tcp_input.c, tcp_rcv_synsent_state_process()" OLD;
         "A socket that connects to its own address and port meets its own SYN, and is connected to itself." "";
     NeighbourSilent "neighbour-silent" "net/core/neighbour.c, neigh_timer_handler(); net/ipv4/arp.c, arp_error_report(); net/ipv4/tcp_ipv4.c, tcp_v4_err()" OLD;
-        "The address is a neighbour's, who does not answer: after three seconds connect ends with EHOSTUNREACH. (Where the kernel's own message of that does not reach the socket, since it is bound to a device that its address is not on, or to any for IPv6, it goes on until ETIMEDOUT.)"
+        "The address is a neighbour's, who does not answer: after three seconds connect ends with EHOSTUNREACH; where the kernel's own message of that does not reach the socket, since it is bound to a device that its address is not on, or to any for IPv6, connect goes on until ETIMEDOUT."
         "Call an address that answers.";
     SynLost "syn-lost" "net/ipv4/route.c, ip_route_output_key_hash_rcu(); net/ipv4/tcp_output.c, tcp_connect()" OLD;
         "The SYN left by a device behind which nobody answers, and is sent again until connect gives up."
@@ -266,7 +266,7 @@ rules! {
         "A program can be attached only to a socket with SO_REUSEPORT." "Set SO_REUSEPORT first.";
     NoProgram "no-program" "net/core/sock_reuseport.c, reuseport_detach_prog()" Change::ReuseportGroups.since();
         "No program is attached." "";
-    NoSuchSysctl "no-such-sysctl" "net/ipv4/sysctl_net_ipv4.c, ipv4_net_table" OLD;
+    NoSuchSysctl "no-such-sysctl" "fs/proc/proc_sysctl.c, proc_sys_lookup(); net/ipv4/sysctl_net_ipv4.c, ipv4_net_table" OLD;
         "This kernel has no such sysctl: there is no file to write to." "Use a kernel that has it.";
     SysctlValue "sysctl-value" "kernel/sysctl.c, proc_get_long(), proc_dointvec_minmax(), proc_dou8vec_minmax(), proc_do_large_bitmap()" OLD;
         "A sysctl takes numbers within its bounds, decimal, octal or hexadecimal, with white space behind them; a list of ports has commas and dashes, and no blanks."

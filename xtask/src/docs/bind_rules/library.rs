@@ -92,6 +92,11 @@ impl Library {
         self.cases.iter().filter(here).collect()
     }
 
+    /// The scenarios that name no rule: of a connection's own states.
+    pub fn of_connections(&self) -> impl Iterator<Item = &Case> {
+        self.cases.iter().filter(|case| case.by.is_empty())
+    }
+
     /// The scenarios that name this rule and are quoted elsewhere.
     pub fn elsewhere(&self, rule: Rule) -> Vec<&Case> {
         let named =

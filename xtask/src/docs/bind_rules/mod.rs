@@ -51,6 +51,7 @@ pub fn markdown() -> Result<String, Failure> {
             entry(&mut text, rule, &library);
         }
     }
+    connections(&mut text, &library);
     changes(&mut text);
     let _ = write!(
         text,
@@ -137,6 +138,16 @@ fn entry(text: &mut String, rule: Rule, library: &Library) {
     if !mentioned.is_empty() {
         let links: Vec<String> = mentioned.iter().map(|case| case.link()).collect();
         let _ = write!(text, "\nSeen as well in: {}.\n", links.join("; "));
+    }
+}
+
+/// What follows from a connection's state without a rule of its own.
+fn connections(text: &mut String, library: &Library) {
+    *text += "\n## Which segments does a connection believe?\n\nNo rule of bind, listen or lookup speaks \
+              here, but a connection's state decides how long it holds its port and who is told of its \
+              end. `TCP_REPAIR` makes segments of any number.\n";
+    for case in library.of_connections() {
+        let _ = write!(text, "\n{}:\n\n{}", case.link(), case.fenced());
     }
 }
 
