@@ -103,6 +103,9 @@ struct Options {
     list: bool,
 }
 
+/// Workers for each processor, where they mostly wait.
+const WAITING: u64 = 8;
+
 fn shard(text: &str) -> Result<(u64, u64), String> {
     let numbers = text
         .split_once('/')
@@ -290,7 +293,12 @@ fn run_all(options: &Options) -> std::io::Result<Report> {
         let part = Part::Processes { seed, from };
         let steps = if all { left / 200 } else { left };
         let before = report.steps;
-        one(&plan(part, steps), &mut report)?;
+        let plan = Plan {
+            // Most of their time they wait for interfaces to settle.
+            workers: options.workers.unwrap_or(cpus() * WAITING),
+            ..plan(part, steps)
+        };
+        one(&plan, &mut report)?;
         left = left.saturating_sub(report.steps - before);
     }
     if all || options.part == Which::Time {

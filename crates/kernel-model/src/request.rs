@@ -369,9 +369,16 @@ impl World {
         let Some(&cookie) = self.cookies.get(&segment.to) else {
             return;
         };
+        // The way back is looked up here (cookie_v4_check(), cookie_v6_check()).
+        let device = self.device_of_request(listener, segment);
+        let back = self.flow_of_request(listener, segment.to, device);
+        if self.way(back).is_none() && self.no_route(back).is_some() {
+            trace.blame(Rule::ReplyLost, self.handle(listener));
+            return;
+        }
         let handshake = Handshake {
             tuple: segment.to,
-            device: self.device_of_request(listener, segment),
+            device,
             snd_nxt: cookie.first.wrapping_add(1),
             rcv_nxt: cookie.next,
         };
