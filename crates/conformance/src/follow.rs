@@ -13,6 +13,10 @@ use crate::step::{Seen, Step};
 /// Possible worlds that are followed; a script with more is given up, and counted as unclear.
 pub(crate) const WORLDS_MAX: usize = 128;
 
+/// Sequences of choices that one step is tried with; a step with more is given up likewise. Twenty
+/// connections that a closed listener leaves to two others have a million.
+const TRIES_MAX: usize = 20_000;
+
 /// What came of a step.
 pub(crate) enum Followed {
     /// Some possible world agrees.
@@ -59,6 +63,7 @@ pub(crate) fn follow<T: Trace>(
 ) -> Followed {
     let mut first: Option<(Model, Seen)> = None;
     let mut kept = Vec::new();
+    let mut tried = 0;
     // On a busy machine a timer of a few milliseconds may have fired before this step, or before its socket
     // is looked at.
     let late: Vec<Model> = models.iter().filter_map(Model::a_moment_later).collect();
@@ -74,6 +79,10 @@ pub(crate) fn follow<T: Trace>(
         }
         let mut choices = Choices::default();
         loop {
+            tried += 1;
+            if tried > TRIES_MAX {
+                return Followed::Lost;
+            }
             let mut copy = model.clone();
             copy.world.tell_choices(&choices.tell);
             let said = if first.is_none() {
