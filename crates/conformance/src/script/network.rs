@@ -21,14 +21,11 @@ pub(super) fn set_up(wanted: &Namespace) -> Result<(), Obstacle> {
     for interface in &wanted.interfaces {
         make(interface)?;
     }
-    let of_pairs = |interface: &&Interface| interface.index != 1 && interface.up;
-    if wanted
-        .interfaces
-        .iter()
-        .filter(of_pairs)
-        .any(|interface| !interface.v6.is_empty())
-    {
-        // Soon the kernel notices that a pair is up, and makes its own IPv6 routes again.
+    // The loopback's own one is there from the beginning.
+    let added = |interface: &Interface| interface.v6.len() > usize::from(interface.index == 1);
+    if wanted.interfaces.iter().any(|one| one.up && added(one)) {
+        // Soon the kernel notices that a pair is up, and that an address needs no detection, and makes its
+        // own IPv6 routes again.
         std::thread::sleep(SETTLE);
     }
     for interface in &wanted.interfaces {
