@@ -353,6 +353,15 @@ fn failure(script: &Script) -> (Tally, String) {
     (tally, text)
 }
 
+/// Ways out that the kernel does not bear out, each for a reason that gaps.toml names.
+///
+/// Timestamps: the SYN has the very number of the half-open connection of another socket, so it is
+/// answered with that one's timestamp, which the socket does not believe (tcp_check_req(),
+/// tcp_rcv_synsent_state_process()).
+const GAPS: [&str; 1] = [
+    "a_later_syn_in_the_window_ends_a_half_open_connection.bind: e2 connect 127.0.0.1:web, but disconnect first (connect with AF_UNSPEC)",
+];
+
 /// A program of one thread, since each scenario runs in a forked child with networks of its own.
 fn main() {
     if let Some(reason) = unable() {
@@ -363,7 +372,14 @@ fn main() {
     let (scenarios, others) = scenarios();
     assert!(scenarios.len() > 150, "only {} were made", scenarios.len());
     let (mut skipped, mut failures) = (0, String::new());
-    for (name, script) in &scenarios {
+    for gap in GAPS {
+        let known = scenarios.iter().any(|(name, _)| name == gap);
+        assert!(known, "there is no {gap:?} any more");
+    }
+    let tried = scenarios
+        .iter()
+        .filter(|(name, _)| !GAPS.contains(&name.as_str()));
+    for (name, script) in tried {
         let (tally, text) = script::apart(|| failure(script)).unwrap();
         skipped += tally.skipped;
         if !text.is_empty() {
