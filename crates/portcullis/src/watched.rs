@@ -108,6 +108,8 @@ fn watch(command: &[OsString], report: &Report) -> io::Result<Result<Outcome, Er
         drop(ended);
         // It waits for nothing but this end.
         let _ = relay.join();
+        // What came for the program (Ctrl-C that ended it) would end us when it is not held any more.
+        while matches!(signals.next(), Ok(Some(_))) {}
         Ok(outcome)
     })
 }

@@ -289,6 +289,8 @@ pub enum Stop {
     Exec,
     /// It made a process or a thread. [`message`] tells which.
     New,
+    /// The same by vfork(2): it waits, and cannot be stopped, until the new one executes a program or ends.
+    Vfork,
     /// It begins to be watched, or goes on after a group stop.
     Begins,
     /// A signal stopped its whole process (`SIGSTOP`, `SIGTSTP`, `SIGTTIN`, `SIGTTOU`).
@@ -334,7 +336,8 @@ fn read_status(status: i32) -> Option<Happening> {
         0 => Stop::Signal(signal),
         libc::PTRACE_EVENT_SECCOMP => Stop::Call,
         libc::PTRACE_EVENT_EXEC => Stop::Exec,
-        libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE => Stop::New,
+        libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_CLONE => Stop::New,
+        libc::PTRACE_EVENT_VFORK => Stop::Vfork,
         libc::PTRACE_EVENT_STOP if signal == libc::SIGTRAP => Stop::Begins,
         libc::PTRACE_EVENT_STOP => Stop::Group(signal),
         // Asked for by no option here: nothing to do but to go on.

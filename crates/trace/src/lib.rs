@@ -45,6 +45,7 @@
 //! |---|---|
 //! | [`filter`] | which calls stop |
 //! | [`watch`] | who is resumed when; what is read at which stop |
+//! | `standstill` | pure: when Ctrl-Z has stopped the program, though it may wait for a child of vfork(2) |
 //! | [`call`], [`facts`] | the call as it was written; the socket, the caller and the program behind it |
 //! | [`recorder`] | pure: from calls and answers to the [`Record`] and its [`Finding`]s |
 //! | [`explain`] | why a call was refused: [`FromTrace`] replays the traced sockets in the kernel model; who knows the host implements [`Explain`] |
@@ -93,6 +94,7 @@ pub mod privilege;
 mod reasons;
 pub mod record;
 pub mod recorder;
+mod standstill;
 mod traps;
 pub mod watch;
 mod words;

@@ -2,7 +2,7 @@
 //!
 //! Decides:  who is resumed when and how; that nobody is left stopped; what is read at which stop.
 //! Kernel:   kernel/ptrace.c; kernel/signal.c, ptrace_stop(), do_signal_stop(); ptrace(2), 5.6 to 6.18
-//! Not here: what is made of it (recorder.rs), the terminal and the report (who runs it).
+//! Not here: what is made of it (recorder.rs), when it counts as stopped (standstill.rs), the terminal and the report (who runs it).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -22,6 +22,7 @@ use crate::filter;
 use crate::finding::Finding;
 use crate::record::{Ending, Inheritance, Record};
 use crate::recorder::{Made, Recorder, Settling};
+use crate::standstill::Standstill;
 
 /// The most rivals of a call that are looked after, whether somebody still holds them.
 const RIVALS_MAX: usize = 256;
@@ -55,6 +56,7 @@ pub struct Watch {
     shared: Arc<Shared>,
     threads: BTreeMap<i32, Thread>,
     pidfds: BTreeMap<i32, Option<Arc<OwnedFd>>>,
+    standstill: Standstill,
     /// A program has been executed.
     runs: bool,
     path: String,
@@ -200,6 +202,7 @@ impl Watch {
             }),
             threads: BTreeMap::new(),
             pidfds: BTreeMap::new(),
+            standstill: Standstill::of(first),
             runs: false,
             path: shown,
         };
@@ -279,19 +282,25 @@ impl Watch {
                 trace::resume(thread, 0)
             }
             Stop::New => {
-                if let Ok(Some(new)) = trace::message(thread) {
-                    let parent = self.process_of(pid);
-                    self.meet(new.as_raw_nonzero().get(), Some(parent));
-                }
+                self.meet_new(pid, thread);
                 trace::resume(thread, 0)
             }
+            Stop::Vfork => {
+                let new = self.meet_new(pid, thread);
+                trace::resume(thread, 0)?;
+                if let Some(signal) = new.and_then(|new| self.standstill.vforked(pid, new)) {
+                    observer.stopped(signal);
+                }
+                Ok(())
+            }
             Stop::Begins => {
+                self.standstill.goes_on(pid);
                 self.meet(pid, None);
                 trace::resume(thread, 0)
             }
             Stop::Group(signal) => {
                 trace::stay_stopped(thread)?;
-                if pid == self.first || self.first_cannot_stop() {
+                if let Some(signal) = self.standstill.stopped(pid, signal) {
                     observer.stopped(signal);
                 }
                 Ok(())
@@ -391,6 +400,7 @@ impl Watch {
 
     fn executes(&mut self, pid: i32, thread: Pid) {
         self.runs = true;
+        self.standstill.executed(pid);
         // Whoever called execve goes by the process's number now; its other threads are gone.
         self.threads
             .retain(|&other, known| other == pid || known.process != pid);
@@ -406,6 +416,19 @@ impl Watch {
         if !recorder.record().sockets.is_empty() {
             recorder.inherited(pid, &facts::held(pid), Inheritance::Exec);
         }
+    }
+
+    /// What a thread made, which may have been seen already, and may even have ended since.
+    fn meet_new(&mut self, maker: i32, thread: Pid) -> Option<i32> {
+        let new = trace::message(thread).ok().flatten()?;
+        let pid = new.as_raw_nonzero().get();
+        let parent = self.process_of(maker);
+        let ended = rustix::process::test_kill_process(new) == Err(Errno::SRCH);
+        if ended && !self.threads.contains_key(&pid) {
+            return None;
+        }
+        self.meet(pid, Some(parent));
+        Some(pid)
     }
 
     /// A thread or process is seen for the first time, or again.
@@ -445,6 +468,7 @@ impl Watch {
         first: &mut Option<Ending>,
         observer: &mut dyn Observer,
     ) {
+        self.standstill.ended(pid);
         let known = self.threads.remove(&pid);
         if known.is_some_and(|known| known.process != pid) {
             return;
@@ -467,15 +491,6 @@ impl Watch {
                 observer.first_ended(ending, left);
             }
         }
-    }
-
-    /// Whether the first process waits for a child of vfork(2), and so cannot be stopped before that one
-    /// goes on: the shell would never hear of Ctrl-Z.
-    fn first_cannot_stop(&self) -> bool {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.first));
-        let stat = stat.unwrap_or_default();
-        let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
-        state.is_some_and(|state| state.starts_with('D'))
     }
 
     fn process_of(&self, pid: i32) -> i32 {

@@ -311,10 +311,7 @@ fn a_file_that_gives_privilege_and_cannot_while_it_is_watched_is_not_misdiagnose
     });
 }
 
-// Open: beside nine more of its kind a third of the runs hang (a child of vfork stays in its group-stop,
-// its parent in kernel_clone(), and we in wait), and some end by SIGINT without the trap having run.
 #[test]
-#[ignore = "hangs on a busy machine: a child of vfork that Ctrl-Z stops is not resumed (docs/watching.md)"]
 fn ctrl_c_and_ctrl_z_act_on_the_program_of_a_terminal() {
     if need_program("python3").is_none() {
         return;
