@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::netlink::u32_at;
+use portcullis_sys::netlink::{u16_at, u32_at};
 
 const MAGIC: u16 = 0xeb9f;
 const HEADER: usize = 24;
@@ -57,7 +57,7 @@ impl<'a> Btf<'a> {
     /// Reads a description; of all its structures and functions, those that `wanted` names.
     pub(crate) fn parse(bytes: &'a [u8], wanted: &[&str]) -> Result<Btf<'a>, &'static str> {
         let word = |at: usize| u32_at(bytes, at).ok_or("BTF is cut short");
-        if crate::netlink::u16_at(bytes, 0) != Some(MAGIC) {
+        if u16_at(bytes, 0) != Some(MAGIC) {
             return Err("no BTF of this machine's byte order");
         }
         let header = word(4)? as usize;

@@ -11,9 +11,11 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use portcullis_kernel_model::State;
+use portcullis_sys::netlink::{
+    Attributes, Netlink, Torn, attribute, malformed, u16_at, u32_at, u64_at,
+};
 use rustix::net::netlink;
 
-use crate::netlink::{Attributes, Netlink, Torn, attribute, malformed, u16_at, u32_at, u64_at};
 use crate::snapshot::{Options, Protocol, Socket, UnixSocket};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -271,7 +273,7 @@ pub(crate) fn unix_in(body: &[u8]) -> io::Result<UnixSocket> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::Messages;
+    use portcullis_sys::netlink::Messages;
     use proptest::prelude::*;
 
     /// A listener's description as 6.18 gives it: the fixed part, v6only, shutdown, options.

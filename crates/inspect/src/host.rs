@@ -14,6 +14,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use portcullis_kernel_model::Change;
+use portcullis_sys::netlink::Torn;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::diag::{self, Ports};
@@ -21,7 +22,6 @@ use crate::getfd;
 use crate::iter::Iterators;
 use crate::layout::Seen;
 use crate::links;
-use crate::netlink::Torn;
 use crate::owners::Owners;
 use crate::place::{
     At, Means, Others, PROC, Wanted, caller, has_proc, main_namespace, other_namespaces,

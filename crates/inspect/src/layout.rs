@@ -8,8 +8,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use portcullis_sys::netlink::{u16_at, u32_at, u64_at};
+
 use crate::btf::{Btf, Field};
-use crate::netlink::{u16_at, u32_at, u64_at};
 
 /// A place in the record.
 pub(crate) type At = u16;

@@ -72,7 +72,6 @@ mod iter;
 mod layout;
 mod links;
 mod model_host;
-mod netlink;
 mod owners;
 mod place;
 mod process;

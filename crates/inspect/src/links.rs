@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::netlink::{Attributes, Message, Netlink, malformed, u32_at};
+use portcullis_sys::netlink::{Attributes, Message, Netlink, malformed, u32_at};
+
 use crate::snapshot::{Address, Interface, Vrf};
 
 const RTM_NEWLINK: u16 = 16;

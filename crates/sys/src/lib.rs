@@ -7,6 +7,7 @@ pub mod errno;
 pub mod fd;
 pub mod io;
 pub mod namespace;
+pub mod netlink;
 pub mod pass;
 pub mod process;
 pub mod socket;

@@ -3,7 +3,7 @@
 //! Decides:  what of an answer is believed: lengths are checked, a torn dump is asked for again, and an
 //!           answer that makes no sense is an error.
 //! Kernel:   netlink(7); net/netlink/af_netlink.c, netlink_dump(); include/net/netlink.h
-//! Not here: what the messages mean (diag.rs, links.rs).
+//! Not here: what the messages mean (crates `inspect`, `conformance`, `testkit`).
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -35,22 +35,27 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A netlink socket of this thread's network namespace.
 #[derive(Debug)]
-pub(crate) struct Netlink {
+pub struct Netlink {
     socket: OwnedFd,
     sequence: u32,
 }
 
 /// One message without its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Message<'a> {
+pub struct Message<'a> {
+    /// `nlmsg_type`.
     pub kind: u16,
+    /// `nlmsg_flags`.
     pub flags: u16,
+    /// Which request it answers.
     pub sequence: u32,
+    /// What stands behind the header.
     pub body: &'a [u8],
 }
 
 impl Netlink {
-    pub(crate) fn open(protocol: Option<Protocol>) -> io::Result<Netlink> {
+    /// Opens one; `NETLINK_ROUTE` is no protocol at all (0).
+    pub fn open(protocol: Option<Protocol>) -> io::Result<Netlink> {
         let socket = socket_with(
             AddressFamily::NETLINK,
             SocketType::RAW,
@@ -64,9 +69,9 @@ impl Netlink {
         })
     }
 
-    /// Asks for all of a table (`NETLINK_ROUTE` is no protocol at all: 0); `each` gets every message of the answer. A table that changed meanwhile is
+    /// Asks for all of a table; `each` gets every message of the answer. A table that changed meanwhile is
     /// read again; `each` is then told to begin anew by `None`.
-    pub(crate) fn dump(
+    pub fn dump(
         &mut self,
         kind: u16,
         body: &[u8],
@@ -129,8 +134,10 @@ impl Netlink {
 
 /// Whether a table changed each time that it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Torn {
+pub enum Torn {
+    /// It was read as it was at one moment.
     No,
+    /// What was read never was so at one moment.
     Yes,
 }
 
@@ -154,7 +161,8 @@ fn request(kind: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
 }
 
 /// The messages of an answer.
-pub(crate) struct Messages<'a>(pub &'a [u8]);
+#[derive(Debug)]
+pub struct Messages<'a>(pub &'a [u8]);
 
 impl<'a> Iterator for Messages<'a> {
     type Item = io::Result<Message<'a>>;
@@ -179,7 +187,8 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 /// The attributes behind a message's structure. What is cut short ends them.
-pub(crate) struct Attributes<'a>(pub &'a [u8]);
+#[derive(Debug)]
+pub struct Attributes<'a>(pub &'a [u8]);
 
 impl<'a> Iterator for Attributes<'a> {
     type Item = (u16, &'a [u8]);
@@ -194,28 +203,32 @@ impl<'a> Iterator for Attributes<'a> {
 }
 
 /// Appends an attribute.
-pub(crate) fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
+pub fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
     body.extend(((ATTRIBUTE_HEADER + value.len()) as u16).to_ne_bytes());
     body.extend(kind.to_ne_bytes());
     body.extend(value);
     body.resize(body.len().next_multiple_of(4), 0);
 }
 
-pub(crate) fn malformed(what: &'static str) -> io::Error {
+/// An answer that makes no sense.
+pub fn malformed(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+/// A number of two bytes in the host's order, where there are as many.
+pub fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     let two = bytes.get(at..)?.first_chunk()?;
     Some(u16::from_ne_bytes(*two))
 }
 
-pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+/// A number of four bytes in the host's order, where there are as many.
+pub fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     let four = bytes.get(at..)?.first_chunk()?;
     Some(u32::from_ne_bytes(*four))
 }
 
-pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+/// A number of eight bytes in the host's order, where there are as many.
+pub fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     let eight = bytes.get(at..)?.first_chunk()?;
     Some(u64::from_ne_bytes(*eight))
 }
