@@ -3,21 +3,18 @@
 //! Decides:  the rtnetlink requests, made here so that a run needs no `ip` program.
 //! Kernel:   rtnetlink(7): RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE; drivers/net/veth.c, veth_newlink();
 //!           drivers/net/vrf.c, vrf_newlink()
-//! Not here: which addresses and interfaces there are (host.rs).
+//! Not here: how they are sent (crate `sys`), which addresses and interfaces there are (host.rs).
 
 use std::io;
 use std::net::IpAddr;
 
-use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with,
-};
+use portcullis_sys::netlink::{CREATE_APPEND, CREATE_EXCL, CREATE_REPLACE, Netlink, attribute};
+use rustix::net::AddressFamily;
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
-const CREATE_REPLACE: u16 = 0x400 | 0x100;
 const RT_TABLE_LOCAL: u8 = 255;
 const RTPROT_KERNEL: u8 = 2;
 const RT_SCOPE_HOST: u8 = 254;
@@ -28,11 +25,6 @@ const RTA_OIF: u16 = 4;
 const RTA_PREFSRC: u16 = 7;
 const RTA_METRICS: u16 = 8;
 const RTAX_QUICKACK: u16 = 15;
-const REQUEST_ACK: u16 = 1 | 4;
-const CREATE_EXCL: u16 = 0x400 | 0x200;
-const CREATE_APPEND: u16 = 0x400 | 0x800;
-const NLMSG_ERROR: u16 = 2;
-const HEADER: usize = 16;
 const IFF_UP: u32 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
@@ -198,47 +190,6 @@ fn link(index: u32) -> Vec<u8> {
     body
 }
 
-fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    body.extend(((4 + value.len()) as u16).to_ne_bytes());
-    body.extend(kind.to_ne_bytes());
-    body.extend(value);
-    body.resize(body.len().next_multiple_of(4), 0);
-}
-
 fn request(kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
-    let kind_of = (
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-    );
-    // NETLINK_ROUTE is protocol 0.
-    let netlink = socket_with(kind_of.0, kind_of.1, kind_of.2, None)?;
-    let mut message = Vec::with_capacity(HEADER + body.len());
-    message.extend(((HEADER + body.len()) as u32).to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend((REQUEST_ACK | flags).to_ne_bytes());
-    message.extend([0; 8]); // sequence and sender: one request, one answer
-    message.extend(body);
-    sendto(
-        &netlink,
-        &message,
-        SendFlags::empty(),
-        &SocketAddrNetlink::new(0, 0),
-    )?;
-    let mut answer = [0; 1024];
-    let (length, _) = recv(&netlink, &mut answer, RecvFlags::empty())?;
-    let field = |at: usize| {
-        answer[..length]
-            .get(at..at + 4)
-            .map(|b| [b[0], b[1], b[2], b[3]])
-    };
-    match (field(4), field(HEADER)) {
-        (Some([a, b, ..]), Some(code)) if u16::from_ne_bytes([a, b]) == NLMSG_ERROR => {
-            match i32::from_ne_bytes(code) {
-                0 => Ok(()),
-                code => Err(io::Error::from_raw_os_error(-code)),
-            }
-        }
-        _ => Err(io::Error::other("rtnetlink answered something else")),
-    }
+    Netlink::open(None)?.change(kind, flags, body)
 }

@@ -21,7 +21,15 @@ const HEADER: usize = 16;
 const ATTRIBUTE_HEADER: usize = 4;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-const REQUEST_DUMP: u16 = 0x1 | 0x300;
+const REQUEST: u16 = 0x1;
+const ACK: u16 = 0x4;
+const DUMP: u16 = 0x300;
+/// `NLM_F_CREATE | NLM_F_EXCL`: for [`Netlink::change`], make it, and fail where it exists.
+pub const CREATE_EXCL: u16 = 0x400 | 0x200;
+/// `NLM_F_CREATE | NLM_F_REPLACE`: make it, in the place of one that exists.
+pub const CREATE_REPLACE: u16 = 0x400 | 0x100;
+/// `NLM_F_CREATE | NLM_F_APPEND`: make it, behind what exists.
+pub const CREATE_APPEND: u16 = 0x400 | 0x800;
 /// The dump saw a table while it changed.
 const DUMP_INTERRUPTED: u16 = 0x10;
 /// The type of an attribute without the flags in its high bits.
@@ -95,22 +103,11 @@ impl Netlink {
         body: &[u8],
         each: &mut impl FnMut(Option<Message<'_>>) -> io::Result<()>,
     ) -> io::Result<bool> {
-        self.sequence += 1;
-        let request = request(kind, self.sequence, body);
-        let kernel = SocketAddrNetlink::new(0, 0);
-        sendto(&self.socket, &request, SendFlags::empty(), &kernel)?;
+        self.send(kind, DUMP, body)?;
         let mut buffer = vec![0; BUFFER];
         let mut torn = false;
         loop {
-            let length = match recv(&self.socket, &mut buffer[..], RecvFlags::TRUNC) {
-                Ok((_, length)) => length,
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            let Some(answer) = buffer.get(..length) else {
-                return Err(malformed("an answer is longer than the room for it"));
-            };
-            for message in Messages(answer) {
+            for message in self.receive(&mut buffer)? {
                 let message = message?;
                 if message.sequence != self.sequence {
                     continue;
@@ -130,6 +127,45 @@ impl Netlink {
             }
         }
     }
+
+    /// Asks for one change, and waits until the kernel has made it (`NLM_F_ACK`) or said why not.
+    pub fn change(&mut self, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
+        self.send(kind, ACK | flags, body)?;
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            for message in self.receive(&mut buffer)? {
+                let message = message?;
+                if message.sequence != self.sequence {
+                    continue;
+                }
+                return match message.kind {
+                    NLMSG_ERROR if !message.body.is_empty() => end_of(message.body),
+                    _ => Err(malformed("no acknowledgement")),
+                };
+            }
+        }
+    }
+
+    fn send(&mut self, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
+        self.sequence += 1;
+        let request = request(kind, REQUEST | flags, self.sequence, body);
+        let kernel = SocketAddrNetlink::new(0, 0);
+        sendto(&self.socket, &request, SendFlags::empty(), &kernel)?;
+        Ok(())
+    }
+
+    fn receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Messages<'a>> {
+        let length = loop {
+            match recv(&self.socket, &mut *buffer, RecvFlags::TRUNC) {
+                Ok((_, length)) => break length,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let answer = buffer.get(..length);
+        let answer = answer.ok_or_else(|| malformed("an answer is longer than the room for it"))?;
+        Ok(Messages(answer))
+    }
 }
 
 /// Whether a table changed each time that it was read.
@@ -141,7 +177,7 @@ pub enum Torn {
     Yes,
 }
 
-/// What a dump ends with: 0, or an error.
+/// What a dump ends with, or a change is answered with: 0, or an error.
 fn end_of(body: &[u8]) -> io::Result<()> {
     match u32_at(body, 0).map(|code| code as i32) {
         None | Some(0) => Ok(()),
@@ -149,11 +185,11 @@ fn end_of(body: &[u8]) -> io::Result<()> {
     }
 }
 
-fn request(kind: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
+fn request(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
     let mut message = Vec::with_capacity(HEADER + body.len());
     message.extend(((HEADER + body.len()) as u32).to_ne_bytes());
     message.extend(kind.to_ne_bytes());
-    message.extend(REQUEST_DUMP.to_ne_bytes());
+    message.extend(flags.to_ne_bytes());
     message.extend(sequence.to_ne_bytes());
     message.extend(0u32.to_ne_bytes());
     message.extend(body);
@@ -239,9 +275,9 @@ mod tests {
 
     #[test]
     fn messages_end_where_their_lengths_say() {
-        let mut bytes = request(20, 7, &[1, 2, 3]);
+        let mut bytes = request(20, REQUEST | DUMP, 7, &[1, 2, 3]);
         bytes.resize(20, 0);
-        bytes.extend(request(21, 8, &[]));
+        bytes.extend(request(21, REQUEST | DUMP, 8, &[]));
         let read: Vec<_> = Messages(&bytes).map(Result::unwrap).collect();
         assert_eq!((read[0].kind, read[0].sequence), (20, 7));
         assert_eq!(read[0].body, [1, 2, 3]);
@@ -251,12 +287,29 @@ mod tests {
     #[test]
     fn a_message_with_a_wrong_length_is_an_error_and_ends_the_answer() {
         for length in [0u32, 15, 17, u32::MAX] {
-            let mut bytes = request(20, 7, &[]);
+            let mut bytes = request(20, REQUEST | DUMP, 7, &[]);
             bytes[..4].copy_from_slice(&length.to_ne_bytes());
             let mut read = Messages(&bytes);
             assert!(read.next().unwrap().is_err(), "{length}");
             assert!(read.next().is_none());
         }
+    }
+
+    #[test]
+    fn a_change_is_answered_with_the_kernels_error() {
+        const RTM_NEWLINK: u16 = 16;
+        let mut route = Netlink::open(None).unwrap();
+        // There is no such interface, and who may not make changes is not even told that.
+        let mut link = vec![0; 16];
+        link[4..8].copy_from_slice(&i32::MAX.to_ne_bytes());
+        let error = route.change(RTM_NEWLINK, 0, &link).unwrap_err();
+        let errno = error.raw_os_error().unwrap();
+        assert!([libc::ENODEV, libc::EPERM].contains(&errno), "{error}");
+        // Too short for a link. (What has no byte for the family is nothing to do: acknowledged.)
+        let error = route.change(RTM_NEWLINK, 0, &[0; 4]).unwrap_err();
+        let errno = error.raw_os_error().unwrap();
+        assert!([libc::EINVAL, libc::EPERM].contains(&errno), "{error}");
+        route.change(RTM_NEWLINK, 0, &[]).unwrap();
     }
 
     #[test]

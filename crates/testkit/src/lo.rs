@@ -6,17 +6,11 @@
 use std::io;
 use std::net::IpAddr;
 
-use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with,
-};
+use portcullis_sys::netlink::{CREATE_EXCL, Netlink, attribute};
+use rustix::net::AddressFamily;
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
-const NLM_F_REQUEST_ACK: u16 = 1 | 4;
-const NLM_F_CREATE_EXCL: u16 = 0x400 | 0x200;
-const NLMSG_ERROR: u16 = 2;
-const HEADER: usize = 16;
 const IFF_UP: u32 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
@@ -33,7 +27,7 @@ pub fn loopback_up() -> io::Result<()> {
     body.extend(LO.to_ne_bytes());
     body.extend(IFF_UP.to_ne_bytes());
     body.extend(IFF_UP.to_ne_bytes()); // which flags to change
-    request(RTM_NEWLINK, 0, &body)
+    Netlink::open(None)?.change(RTM_NEWLINK, 0, &body)
 }
 
 /// Gives `lo` one more address, so that examples with real addresses run as they are written.
@@ -47,55 +41,10 @@ pub fn add_address(address: IpAddr) -> io::Result<()> {
     let mut body = vec![family, bits, IFA_F_NODAD, 0];
     body.extend(LO.to_ne_bytes());
     for kind in [IFA_LOCAL, IFA_ADDRESS] {
-        let length = u16::try_from(4 + bytes.len()).unwrap_or(u16::MAX);
-        body.extend(length.to_ne_bytes());
-        body.extend(kind.to_ne_bytes());
-        body.extend(&bytes);
+        attribute(&mut body, kind, &bytes);
     }
-    match request(RTM_NEWADDR, NLM_F_CREATE_EXCL, &body) {
+    match Netlink::open(None)?.change(RTM_NEWADDR, CREATE_EXCL, &body) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
-    }
-}
-
-fn request(kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
-    let netlink = socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        None, // NETLINK_ROUTE is protocol 0
-    )?;
-    let length = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
-    let mut message = Vec::with_capacity(HEADER + body.len());
-    message.extend(length.to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend((NLM_F_REQUEST_ACK | flags).to_ne_bytes());
-    message.extend([0; 8]); // sequence and sender: one request, one answer
-    message.extend(body);
-    sendto(
-        &netlink,
-        &message,
-        SendFlags::empty(),
-        &SocketAddrNetlink::new(0, 0),
-    )?;
-    let mut answer = [0; 512];
-    let (_, received) = recv(&netlink, &mut answer[..], RecvFlags::empty())?;
-    acknowledged(answer.get(..received).unwrap_or(&answer))
-}
-
-/// An answer is an NLMSG_ERROR that carries a negative errno, or 0.
-fn acknowledged(answer: &[u8]) -> io::Result<()> {
-    let kind = answer
-        .get(4..6)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map(u16::from_ne_bytes);
-    let code = answer
-        .get(HEADER..HEADER + 4)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map(i32::from_ne_bytes);
-    match (kind, code) {
-        (Some(NLMSG_ERROR), Some(0)) => Ok(()),
-        (Some(NLMSG_ERROR), Some(errno)) => Err(io::Error::from_raw_os_error(-errno)),
-        _ => Err(io::Error::other("no acknowledgement from rtnetlink")),
     }
 }

@@ -106,7 +106,7 @@ const ARROWS: &[Arrows] = &[
     },
     Arrows {
         name: "testkit",
-        may_use: &[],
+        may_use: &["sys"],
         never: RUNTIME,
     },
     Arrows {
