@@ -49,6 +49,7 @@ impl World {
             process,
             socket,
             call: Call::Close,
+            then: Vec::new(),
         };
         let family = match self.place_of(socket) {
             Some(ix) => self.socks[ix].family,

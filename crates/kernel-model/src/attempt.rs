@@ -22,17 +22,33 @@ pub(crate) struct Attempt {
     pub process: ProcessId,
     pub socket: SocketId,
     pub call: Call,
+    /// Calls on the same socket behind it, which must succeed too.
+    pub then: Vec<Call>,
 }
 
 impl Attempt {
-    /// Makes the call, and says whether it came out well.
+    /// Makes the calls, and says whether they came out well.
     pub(crate) fn succeeds(&mut self) -> bool {
         self.make().0
     }
 
-    /// The same, with the rules that decided.
+    /// The same, with the rules that decided: those of the call that did not come out well, if one did not.
     pub(crate) fn make(&mut self) -> (bool, Explanation) {
-        let (answer, why) = self.world.explain(self.process, self.socket, self.call);
+        let (well, why) = self.make_one(self.call);
+        for at in 0..self.then.len() {
+            let (later_well, later) = match well {
+                true => self.make_one(self.then[at]),
+                false => break,
+            };
+            if !later_well {
+                return (false, later);
+            }
+        }
+        (well, why)
+    }
+
+    fn make_one(&mut self, call: Call) -> (bool, Explanation) {
+        let (answer, why) = self.world.explain(self.process, self.socket, call);
         let well = match answer {
             Answer::Blocks => false,
             // A non-blocking connect has come through if the handshake has ended.

@@ -39,11 +39,25 @@ impl World {
     /// It costs some dozens of copies of the world, and nothing to who does not ask.
     #[must_use]
     pub fn ways_out(&self, process: ProcessId, socket: SocketId, call: Call) -> Vec<WayOut> {
+        self.ways_out_of_all(process, socket, call, &[])
+    }
+
+    /// The same for a call and those that follow on the same socket: with what is told, all of them succeed.
+    /// So a way out of a `bind` is none if `listen` would be refused behind it.
+    #[must_use]
+    pub fn ways_out_of_all(
+        &self,
+        process: ProcessId,
+        socket: SocketId,
+        call: Call,
+        then: &[Call],
+    ) -> Vec<WayOut> {
         let start = Attempt {
             world: self.clone(),
             process,
             socket,
             call,
+            then: then.to_vec(),
         };
         let (well, why) = start.clone().make();
         if well {
@@ -203,8 +217,10 @@ impl Search {
         } else {
             [Some(addr.port), None]
         };
-        // A bind that is refused leaves nothing behind, so one copy serves for all.
+        // A bind that is refused leaves nothing behind, so one copy serves for all; what follows the bind is
+        // made in the attempt.
         let mut scratch = self.start.clone();
+        scratch.then.clear();
         for base in bases.into_iter().flatten() {
             let around = (0..=NEAR).flat_map(|far| [base.checked_add(far), base.checked_sub(far)]);
             let near = around.flatten().find(|&port| {

@@ -142,3 +142,27 @@ fn a_way_out_is_one_sentence_with_the_names_that_the_reader_knows() {
     ];
     assert_eq!(lines, expected);
 }
+
+#[test]
+fn a_way_out_of_bind_alone_is_none_where_listen_would_be_refused_behind_it() {
+    // An old bucket lets SO_REUSEADDR in unseen; listen asks the owners again.
+    let mut world = World::new(Host::new(Kernel::new(6, 1)));
+    let at = bind("127.0.0.1");
+    let owner = world.socket(ROOT, Family::Inet);
+    world.call(owner, Call::Set(Opt::ReuseAddr(true)));
+    assert!(world.call(owner, at).is_ok());
+    world.call(owner, Call::Set(Opt::ReuseAddr(false)));
+    let socket = world.socket(ROOT, Family::Inet);
+    let reuse = [Difference::Option(Opt::ReuseAddr(true))];
+    assert!(told(&world, socket, at).contains(&reuse.to_vec()));
+    let then = [Call::Listen(5)];
+    let all = world.ways_out_of_all(ROOT, socket, at, &then);
+    assert!(all.iter().all(|way| way.differences != reuse), "{all:?}");
+    let close = [Difference::Close(owner)];
+    assert!(all.iter().any(|way| way.differences == close), "{all:?}");
+    // A bind that succeeds needs ways out where the listen behind it would not.
+    world.call(socket, Call::Set(Opt::ReuseAddr(true)));
+    assert_eq!(world.ways_out(ROOT, socket, at), []);
+    let all = world.ways_out_of_all(ROOT, socket, at, &then);
+    assert!(all.iter().any(|way| way.differences == close), "{all:?}");
+}
