@@ -42,6 +42,9 @@
 //!    history is made up). Of an unknown fact there is a world for each value, so an answer is
 //!    [`Certain`](Outcome::Certain) or [`Depends`](Outcome::Depends), and names on what.
 //!
+//! Whole questions, *would this port open, who is in the way, what helps*, are [`verdict::ask`]'s: it answers
+//! with a [`Verdict`](verdict::Verdict) that prints as people read it and serialises for programs.
+//!
 //! Nothing is bound or connected to find out, since that would change the bucket. A copy of a descriptor
 //! keeps its port busy as long as it is open, which is a few microseconds.
 //!
@@ -80,6 +83,7 @@ mod refusers;
 pub mod snapshot;
 mod suppose;
 mod sysctls;
+pub mod verdict;
 mod world;
 
 pub use host::read;

@@ -59,6 +59,29 @@ pub const NOT_FOUND: Exit = Exit {
     code: 127,
     meaning: "there is no such program",
 };
+/// `why ADDR`: it would work.
+pub const WHY_WORKS: Exit = Exit {
+    code: 0,
+    meaning: "it would work now; for `--no-traffic`: connections are served; for `--save` alone: written",
+};
+/// `why ADDR`: it would not.
+pub const WHY_REFUSED: Exit = Exit {
+    code: 1,
+    meaning: "it would be refused; for `--no-traffic`: some connections, or all, are not served",
+};
+/// `why ADDR`: the command line is wrong.
+pub const WHY_USAGE: Exit = Exit {
+    code: 2,
+    meaning: "the command line is wrong, or a file that it names cannot be used",
+};
+/// `why ADDR`: nobody can say.
+pub const WHY_UNKNOWN: Exit = Exit {
+    code: 3,
+    meaning: "it depends on what cannot be seen, or the host cannot be read",
+};
+/// What `why ADDR` ends with.
+pub const ASKED: [Exit; 4] = [WHY_WORKS, WHY_REFUSED, WHY_USAGE, WHY_UNKNOWN];
+
 /// What `why -- COMMAND` adds to the program's own code.
 pub const WATCHED: [Exit; 3] = [NOT_WATCHED, NOT_EXECUTABLE, NOT_FOUND];
 
@@ -95,6 +118,10 @@ pub fn help() -> String {
     for exit in ALL {
         text += &format!("  {}  {}\n", exit.code, exit.meaning);
     }
+    text += "`why ADDR` ends with:\n";
+    for exit in ASKED {
+        text += &format!("  {}  {}\n", exit.code, exit.meaning);
+    }
     text +=
         "`why -- COMMAND` ends as the program does (128 and the number for a signal), or with:\n";
     for exit in WATCHED {
@@ -115,7 +142,7 @@ mod tests {
             let row = format!("| {} | {} |", exit.code, exit.meaning);
             assert!(page.contains(&row), "docs/exit-codes.md lacks: {row}");
         }
-        for exit in WATCHED {
+        for exit in ASKED.into_iter().chain(WATCHED) {
             let row = format!("| {} | {} |", exit.code, exit.meaning);
             assert!(page.contains(&row), "docs/exit-codes.md lacks: {row}");
         }

@@ -32,7 +32,7 @@ enum Command {
     Demo(commands::demo::Arguments),
     /// Run socket calls in a model of the kernel, on the live kernel, or on both
     Sim(commands::sim::Arguments),
-    /// Run a program, and say why it cannot listen, or listens otherwise than was meant
+    /// Say why a port cannot be opened, or run a program and say why it cannot listen
     Why(commands::why::Arguments),
 }
 

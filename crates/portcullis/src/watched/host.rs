@@ -8,6 +8,7 @@
 use std::fmt::Write as _;
 
 use portcullis_inspect::snapshot::{self, Snapshot, State};
+use portcullis_inspect::verdict;
 use portcullis_inspect::{Caller, Focus, Means, Possible, Wanted, Worlds, read};
 use portcullis_kernel_model::{
     Call, Caps, Difference, Explanation, Family, ProcessId, SocketId, Uid, WayOut, World,
@@ -241,13 +242,19 @@ fn make(world: &mut World, caller: ProcessId, socket: &record::Socket) -> Socket
 
 /// Who holds a socket, a line each; one line of it where nobody does.
 fn holders(snapshot: &Snapshot, socket: &snapshot::Socket) -> Vec<Holder> {
-    let mut what = what(socket);
-    let mut of_process = socket.holders.clone();
-    of_process.dedup_by_key(|holder| holder.pid);
-    if of_process.len() > HOLDERS_MAX {
-        let _ = write!(what, " (held by {} more)", of_process.len() - HOLDERS_MAX);
+    let Some(net) = snapshot.namespaces.first() else {
+        return Vec::new();
+    };
+    let known = verdict::Holder::of(snapshot, net, socket);
+    let mut what = known.what.clone();
+    if known.processes.len() > HOLDERS_MAX {
+        let _ = write!(
+            what,
+            " (held by {} more)",
+            known.processes.len() - HOLDERS_MAX
+        );
     }
-    if of_process.is_empty() {
+    if known.processes.is_empty() {
         let program = match socket.state {
             State::TimeWait => "nobody any more",
             _ => "a process that cannot be seen",
@@ -259,50 +266,20 @@ fn holders(snapshot: &Snapshot, socket: &snapshot::Socket) -> Vec<Holder> {
             what,
         }];
     }
-    let told = of_process.iter().take(HOLDERS_MAX).map(|holder| {
-        let process = snapshot.process(holder.pid);
+    let told = known.processes.iter().take(HOLDERS_MAX).map(|holding| {
         let mut what = what.clone();
-        if let Some(unit) = process.and_then(|process| process.unit.as_ref()) {
+        if let Some(unit) = &holding.unit {
             let _ = write!(what, ", of {unit}");
         }
+        let fd = holding.descriptors.first().copied();
         Holder {
-            program: process.map_or_else(|| "a process".to_owned(), |process| process.name.clone()),
-            process: i32::try_from(holder.pid).ok(),
-            fd: i32::try_from(holder.fd).ok(),
+            program: holding.program.clone(),
+            process: i32::try_from(holding.pid).ok(),
+            fd: fd.and_then(|fd| i32::try_from(fd).ok()),
             what,
         }
     });
     told.collect()
-}
-
-fn what(socket: &snapshot::Socket) -> String {
-    let at = socket.local;
-    let mut text = match (socket.state, socket.peer) {
-        (State::Listen, _) => format!("listening on {at}"),
-        (State::Bound, _) => format!("bound to {at}"),
-        (State::TimeWait, Some(peer)) => {
-            let left = socket.timer_ms.map_or(String::new(), |ms| {
-                format!(" for {} s more", ms.div_ceil(1000))
-            });
-            format!("{at} in TIME_WAIT after a connection with {peer}{left}")
-        }
-        (_, Some(peer)) => format!("{at} connected with {peer}"),
-        (_, None) => format!("{at}"),
-    };
-    match socket.options.reuseport {
-        Some(true) => text += " with SO_REUSEPORT",
-        Some(false) if matches!(socket.state, State::Listen | State::Bound) => {
-            text += " without SO_REUSEPORT";
-        }
-        _ => {}
-    }
-    if let Some(uid) = socket
-        .uid
-        .filter(|_| socket.options.reuseport == Some(true))
-    {
-        let _ = write!(text, " of user {uid}");
-    }
-    text
 }
 
 /// Where no rule of bind and listen says no: who else may, on this host.
@@ -312,33 +289,15 @@ fn other_refusers(snapshot: &Snapshot, errno: i32) -> Option<Reason> {
     if ![EPERM, EACCES].contains(&errno) {
         return None;
     }
-    let refusers = &snapshot.refusers;
-    let mut known: Vec<String> = Vec::new();
-    for program in refusers
-        .cgroup_programs
+    let known: Vec<String> = verdict::refusers(snapshot)
         .iter()
-        .filter(|program| program.hook.contains("bind"))
-    {
-        known.push(format!(
-            "the BPF program {} ({}) of {}",
-            program.program, program.hook, program.cgroup
-        ));
-    }
-    if refusers.selinux_enforcing == Some(true) {
-        known.push("SELinux (ausearch -m avc)".to_owned());
-    }
-    let modules = ["apparmor", "landlock", "tomoyo", "smack"];
-    for module in modules
-        .iter()
-        .filter(|name| refusers.modules.iter().any(|on| on == *name))
-    {
-        known.push((*module).to_owned());
-    }
+        .map(|one| format!("{} ({}; it shows by {})", one.name, one.what, one.shows))
+        .collect();
     let text = match known.as_slice() {
         [] => return None,
         known => format!(
             "no rule of bind and listen refuses this; what else can on this host: {}",
-            known.join(", ")
+            known.join("; ")
         ),
     };
     Some(Reason::plain(

@@ -1,0 +1,109 @@
+//! Who else may refuse, where no rule of bind and listen does.
+//!
+//! Decides:  which of them are told for which caller, and by what one tells them apart.
+//! Kernel:   security/security.c, security_socket_bind(); Documentation/admin-guide/LSM; seccomp(2);
+//!           kernel/bpf/cgroup.c
+//! Not here: finding them (refusers.rs, process.rs).
+
+use serde::Serialize;
+
+use crate::snapshot::{CgroupProgram, Process, Snapshot};
+
+/// Landlock has rules about TCP ports since this version of its interface.
+const LANDLOCK_PORTS: u32 = 4;
+const SECCOMP_FILTER: u8 = 2;
+
+/// Somebody who may refuse a call that the kernel's own rules allow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Refuser {
+    /// Who: `SELinux`, `a BPF program`.
+    pub name: &'static str,
+    /// What is known of it here.
+    pub what: String,
+    /// By what one sees that it was the one.
+    pub shows: &'static str,
+    /// Whether something of this caller says that it is subject to it.
+    pub likely: bool,
+}
+
+/// Those that are present, for the caller of the snapshot.
+#[must_use]
+pub fn refusers(snapshot: &Snapshot) -> Vec<Refuser> {
+    let caller = snapshot.process(snapshot.caller);
+    let mut found: Vec<Refuser> = programs(snapshot).collect();
+    found.extend(modules(snapshot, caller));
+    if caller.and_then(|caller| caller.seccomp) == Some(SECCOMP_FILTER) {
+        found.push(Refuser {
+            name: "seccomp",
+            what: "the caller has a filter".to_owned(),
+            shows: "an error of the filter's own choice, often EPERM, or the end by SIGSYS",
+            likely: true,
+        });
+    }
+    found
+}
+
+/// BPF programs on the caller's control groups.
+fn programs(snapshot: &Snapshot) -> impl Iterator<Item = Refuser> + '_ {
+    let all = snapshot.refusers.cgroup_programs.iter();
+    let hears = |one: &&CgroupProgram| one.hook.contains("bind") || one.hook == "sock_create";
+    all.filter(hears).map(|one| Refuser {
+        name: "a BPF program",
+        what: format!(
+            "program {} on {} of the control group {}",
+            one.program, one.hook, one.cgroup
+        ),
+        shows: "EPERM, or an error of its own; bpftool cgroup tree lists it",
+        likely: true,
+    })
+}
+
+/// Security modules.
+fn modules(snapshot: &Snapshot, caller: Option<&Process>) -> Vec<Refuser> {
+    let known = &snapshot.refusers;
+    let label = caller.and_then(|caller| caller.label.as_deref());
+    let unconfined = label.is_some_and(|label| label.contains("unconfined"));
+    let has = |module: &str| known.modules.iter().any(|on| on == module);
+    let mut found = Vec::new();
+    if known.selinux_enforcing == Some(true) {
+        found.push(Refuser {
+            name: "SELinux",
+            what: match label {
+                Some(label) => format!("it enforces, and the caller is {label}"),
+                None => "it enforces".to_owned(),
+            },
+            shows: "EACCES, with an AVC in the audit log: ausearch -m avc -ts recent; semanage port -l lists the ports of each type",
+            likely: !unconfined,
+        });
+    }
+    if has("apparmor") {
+        found.push(Refuser {
+            name: "AppArmor",
+            what: match label {
+                Some(label) => format!("the caller's profile is {label}"),
+                None => "the caller's profile is not known".to_owned(),
+            },
+            shows: "EACCES, with apparmor=\"DENIED\" in the kernel's log",
+            likely: label.is_some() && !unconfined,
+        });
+    }
+    for (module, name) in [("smack", "Smack"), ("tomoyo", "TOMOYO")] {
+        if has(module) {
+            found.push(Refuser {
+                name,
+                what: "it is on".to_owned(),
+                shows: "EACCES, with a line in the kernel's log",
+                likely: false,
+            });
+        }
+    }
+    if has("landlock") && known.landlock_abi.is_some_and(|abi| abi >= LANDLOCK_PORTS) {
+        found.push(Refuser {
+            name: "Landlock",
+            what: "a program can have forbidden itself all ports but some".to_owned(),
+            shows: "EACCES, in the program that did so and in what it started",
+            likely: false,
+        });
+    }
+    found
+}

@@ -1,0 +1,188 @@
+//! What would help, as the model found it, in the words of this host.
+//!
+//! Decides:  that a way is told only if it helps in every world that refuses; how it is said.
+//! Not here: finding and trying ways (`World::ways_out_of_all` of the model).
+
+use std::fmt::Write as _;
+
+use portcullis_kernel_model::{Difference, Opt, SocketId, WayOut};
+use serde::Serialize;
+
+use super::holder::{Holder, device_name, user_name};
+use super::{Asked, Tried};
+use crate::world::Possible;
+
+/// Of more worlds than these, the first and the last are asked for ways out.
+const WORLDS_MAX: usize = 8;
+/// So many to close one after the other are said by name.
+const NAMED_MAX: usize = 3;
+
+/// Something that would help.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Way {
+    /// In words.
+    pub text: String,
+    /// It was tried on the model of this host, and all calls succeeded there.
+    pub tried: bool,
+    /// What differs: `option`, `port`, `address`, `scope`, `owner`, `wait`, `stop`, `restart`,
+    /// `capability`, `sysctl`, `interface`, `socket`, `other`.
+    pub kinds: Vec<&'static str>,
+}
+
+impl Way {
+    /// Advice that was not tried.
+    #[must_use]
+    pub fn advice(text: &str) -> Way {
+        Way {
+            text: text.to_owned(),
+            tried: false,
+            kinds: vec!["other"],
+        }
+    }
+}
+
+impl Asked<'_> {
+    /// What helps in each of these worlds.
+    pub(super) fn ways(&self, refused: &[(&Possible, Tried)]) -> Vec<Way> {
+        let mut common: Option<Vec<Way>> = None;
+        let many = refused.len();
+        let chosen = refused
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| *at < WORLDS_MAX || at + 1 == many)
+            .map(|(_, one)| one);
+        for (possible, tried) in chosen {
+            let Some((&call, then)) = tried.calls.split_first() else {
+                continue;
+            };
+            let caller = self.worlds.caller;
+            let found = tried
+                .world
+                .ways_out_of_all(caller, tried.socket, call, then);
+            let told: Vec<Way> = found
+                .iter()
+                .filter(|way| !needs_another_kernel(way))
+                .map(|way| self.way(possible, way))
+                .collect();
+            common = Some(match common {
+                None => told,
+                Some(before) => before
+                    .into_iter()
+                    .filter(|way| told.contains(way))
+                    .collect(),
+            });
+        }
+        let mut ways = common.unwrap_or_default();
+        ways.dedup();
+        ways
+    }
+
+    fn way(&self, possible: &Possible, way: &WayOut) -> Way {
+        let mut parts: Vec<String> = Vec::new();
+        let mut kinds: Vec<&'static str> = Vec::new();
+        for difference in &way.differences {
+            let part = self.difference(possible, difference);
+            if !parts.contains(&part) {
+                parts.push(part);
+            }
+            if !kinds.contains(&kind(difference)) {
+                kinds.push(kind(difference));
+            }
+        }
+        if parts.len() > NAMED_MAX + 1 {
+            let more = parts.len() - NAMED_MAX;
+            parts.truncate(NAMED_MAX);
+            parts.push(format!("{more} more like them"));
+        }
+        let text = match parts.split_last() {
+            Some((last, [])) => last.clone(),
+            Some((last, before)) => format!("{} and {last}", before.join(", ")),
+            None => String::new(),
+        };
+        Way {
+            text,
+            tried: true,
+            kinds,
+        }
+    }
+
+    /// A clause: in the model's words where the host has no better ones.
+    fn difference(&self, possible: &Possible, difference: &Difference) -> String {
+        let device = |index| device_name(self.net(), index);
+        match *difference {
+            Difference::Close(socket) => match self.holder(possible, socket) {
+                Some(holder) if holder.processes.len() > 1 => {
+                    format!("stop {} and all that hold the socket too", holder.called())
+                }
+                Some(holder) if holder.processes.is_empty() && holder.inode == 0 => {
+                    format!("end {}", holder.what)
+                }
+                Some(holder) => format!("stop {}", holder.called()),
+                None => format!("close {socket}"),
+            },
+            Difference::Restart(socket, opt) => match self.holder(possible, socket) {
+                Some(holder) => format!("restart {} with {opt}", holder.called()),
+                None => format!("restart {socket} with {opt}"),
+            },
+            Difference::Owner(uid) => {
+                let mut text = format!("give the socket to user {} (fchown) before bind", uid.0);
+                if let Some(name) = user_name(self.snapshot, uid.0) {
+                    let _ = write!(text, ": {name}");
+                }
+                text
+            }
+            Difference::Scope(index) => format!("name interface {} as the scope", device(index)),
+            Difference::Option(Opt::BindToDevice(index)) if index != 0 => {
+                format!("set SO_BINDTODEVICE to {} first", device(index))
+            }
+            Difference::Value(Opt::BindToDevice(index)) => {
+                format!("set SO_BINDTODEVICE to {} instead", device(index))
+            }
+            Difference::Assign(index, ip) => {
+                format!("give interface {} the address {ip}", device(index))
+            }
+            Difference::Up(index) => format!("bring interface {} up", device(index)),
+            other => {
+                let alone = WayOut {
+                    differences: vec![other],
+                };
+                let name =
+                    |id: SocketId, out: &mut dyn std::fmt::Write| match self.holder(possible, id) {
+                        Some(holder) => write!(out, "the socket of {}", holder.called()),
+                        None => write!(out, "{id}"),
+                    };
+                alone.told(&name).to_string()
+            }
+        }
+    }
+
+    /// A socket of the model, as the snapshot has it.
+    pub(super) fn holder(&self, possible: &Possible, id: SocketId) -> Option<Holder> {
+        let place = possible.sockets.iter().find(|(_, known)| **known == id)?.0;
+        let net = self.snapshot.namespaces.get(place.0)?;
+        Some(Holder::of(self.snapshot, net, net.sockets.get(place.1)?))
+    }
+}
+
+fn needs_another_kernel(way: &WayOut) -> bool {
+    let other = |difference: &Difference| matches!(difference, Difference::Kernel(_));
+    way.differences.iter().any(other)
+}
+
+fn kind(difference: &Difference) -> &'static str {
+    match difference {
+        Difference::Option(_) | Difference::Value(_) => "option",
+        Difference::Port(_) => "port",
+        Difference::Ip(_) => "address",
+        Difference::Scope(_) => "scope",
+        Difference::Owner(_) => "owner",
+        Difference::Wait { .. } | Difference::AddressReady(_) => "wait",
+        Difference::Close(_) => "stop",
+        Difference::Restart(..) => "restart",
+        Difference::Capability(_) => "capability",
+        Difference::Sysctl(_) => "sysctl",
+        Difference::Assign(..) | Difference::Up(_) => "interface",
+        Difference::Fresh(_) => "socket",
+        _ => "other",
+    }
+}
