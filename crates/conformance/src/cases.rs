@@ -5,9 +5,9 @@
 //! Not here: the language (script.rs); the command for people, `portcullis sim --both`.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::script::{self, Complaint, Detail, Mode, Obstacle, Run, Script, Settings, Tally};
+use crate::script::{self, Detail, Mode, Problem, Run, Script, Settings, Tally};
 use crate::worker::running_kernel;
 
 /// Where the project keeps its scenarios.
@@ -43,13 +43,8 @@ impl Report {
     }
 }
 
-/// Runs every `*.bind` of a directory, each in a child with a network of its own. This process must have
-/// one thread.
-pub fn run(directory: &Path) -> io::Result<Report> {
-    let settings = Settings {
-        kernel: running_kernel()?,
-        ..Settings::default()
-    };
+/// The `*.bind` files of a directory, by name.
+pub fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
@@ -58,12 +53,50 @@ pub fn run(directory: &Path) -> io::Result<Report> {
         }
     }
     files.sort();
-    let mut report = Report::default();
-    for path in files {
-        report.scenarios += 1;
+    Ok(files)
+}
+
+/// A file that may hold a scenario.
+#[derive(Debug)]
+pub struct Case {
+    /// The file's name.
+    pub name: String,
+    /// What it says.
+    pub text: String,
+    /// What that means, or what is wrong with it.
+    pub script: Result<Script, Vec<Problem>>,
+}
+
+/// Reads every `*.bind` of a directory, by name. That there is none is an error.
+pub fn read(directory: &Path, settings: Settings) -> io::Result<Vec<Case>> {
+    let mut cases = Vec::new();
+    for path in files(directory)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let text = std::fs::read_to_string(&path)?;
-        match script::parse(&text, settings) {
+        cases.push(Case {
+            name: name.into_owned(),
+            script: script::parse(&text, settings),
+            text,
+        });
+    }
+    if cases.is_empty() {
+        let text = format!("{} holds no *.bind file", directory.display());
+        return Err(io::Error::other(text));
+    }
+    Ok(cases)
+}
+
+/// Runs every `*.bind` of a directory, each in a child with a network of its own. This process must have
+/// one thread.
+pub fn run(directory: &Path) -> io::Result<Report> {
+    let settings = Settings {
+        kernel: running_kernel()?,
+        ..Settings::default()
+    };
+    let mut report = Report::default();
+    for Case { name, text, script } in read(directory, settings)? {
+        report.scenarios += 1;
+        match script {
             Ok(script) => {
                 let (tally, text) = script::apart(|| steps(&name, &script))?;
                 report.tally.add(tally);
@@ -77,40 +110,29 @@ pub fn run(directory: &Path) -> io::Result<Report> {
             }
         }
     }
-    if report.scenarios == 0 {
-        let text = format!("{} holds no *.bind file", directory.display());
-        return Err(io::Error::other(text));
-    }
     Ok(report)
 }
 
 /// One script on both sides, and the text of what is wrong with it.
 fn steps(name: &str, script: &Script) -> (Tally, String) {
-    let mut tally = Tally::default();
     let mut run = match Run::prepare(script, Mode::Both) {
         Ok(run) => run,
-        Err(Obstacle::Skip(reason)) => {
-            tally.skipped = 1;
-            return (tally, format!("{name}: skipped: {reason}\n"));
-        }
-        Err(Obstacle::Failed(error)) => {
-            tally.failed = 1;
-            return (tally, format!("{name}: its host cannot be made: {error}\n"));
+        Err(obstacle) => {
+            let (tally, why) = obstacle.told();
+            return (tally, format!("{name}: {why}\n"));
         }
     };
-    let mut text = String::new();
+    let (mut tally, mut text) = (Tally::default(), String::new());
     let detail = Detail {
         explain: true,
         colour: false,
     };
     for step in &script.steps {
         let row = run.step(step);
-        tally.steps += 1;
+        tally.count(&row);
         if row.complaints.is_empty() {
             continue;
         }
-        tally.failed += 1;
-        tally.differ += usize::from(row.complaints.contains(&Complaint::Differ));
         if text.is_empty() {
             text = format!("{name}\n");
         }

@@ -19,7 +19,7 @@ use crate::mutant::{self, Place};
 use crate::replay::{Tape, replay};
 use crate::script::{self, Mode, Run, Settings};
 use crate::step::Script;
-use crate::{random, worker};
+use crate::{cases, random, worker};
 
 /// A replay that takes longer, or more memory, has lost its way.
 const CPU_SECONDS_MAX: u64 = 60;
@@ -105,11 +105,8 @@ impl Evidence {
     pub fn gather(tapes: Vec<Tape>, cases: Option<&Path>, seed: u64) -> io::Result<Evidence> {
         let mut read = Vec::new();
         if let Some(directory) = cases {
-            for entry in std::fs::read_dir(directory)? {
-                let path = entry?.path();
-                if path.extension().is_some_and(|end| end == "bind") {
-                    read.push(case(&path)?);
-                }
+            for path in cases::files(directory)? {
+                read.push(case(&path)?);
             }
         }
         if let Some(at) = first_failure(&read) {

@@ -17,7 +17,7 @@ use std::io;
 pub use pen::text;
 
 use crate::mutant;
-use crate::script::{self, Complaint, Detail, Mode, Obstacle, Run, Script, Settings, Tally};
+use crate::script::{self, Complaint, Detail, Mode, Run, Script, Settings, Tally};
 
 /// Scenarios tried for one difference.
 const ATTEMPTS_MAX: u32 = 400;
@@ -66,18 +66,14 @@ pub fn run(text: &str, settings: Settings) -> io::Result<Option<Told>> {
 }
 
 fn steps(script: &Script) -> (Tally, String) {
-    let (mut tally, mut account) = (Tally::default(), String::new());
     let mut run = match Run::prepare(script, Mode::Both) {
         Ok(run) => run,
-        Err(Obstacle::Skip(reason)) => {
-            tally.skipped = 1;
-            return (tally, format!("text {reason}\n"));
-        }
-        Err(Obstacle::Failed(error)) => {
-            tally.failed = 1;
-            return (tally, format!("text its host cannot be made: {error}\n"));
+        Err(obstacle) => {
+            let (tally, why) = obstacle.told();
+            return (tally, format!("text {why}\n"));
         }
     };
+    let (mut tally, mut account) = (Tally::default(), String::new());
     let detail = Detail {
         explain: true,
         colour: false,

@@ -6,29 +6,21 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
+mod library;
+
+use portcullis_conformance::cases::Case;
 use portcullis_conformance::script::{self, Mode, Run, Script, Settings};
 use portcullis_kernel_model::{Kernel, Rule};
 
-fn directory() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../kernel-model/cases")
-}
-
 fn cases() -> Vec<(String, String, Script)> {
-    let mut all = Vec::new();
-    for entry in std::fs::read_dir(directory()).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        let text = std::fs::read_to_string(&path).unwrap();
-        let script = script::parse(&text, Settings::default());
+    let all = library::cases().into_iter();
+    let all = all.map(|Case { name, text, script }| {
         let script =
             script.unwrap_or_else(|problems| panic!("{}", problems[0].render(&name, &text)));
-        all.push((name, text, script));
-    }
-    all.sort_by(|a, b| a.0.cmp(&b.0));
-    assert!(all.len() > 100, "only {} cases were found", all.len());
-    all
+        (name, text, script)
+    });
+    all.collect()
 }
 
 #[test]

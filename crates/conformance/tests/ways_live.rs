@@ -6,8 +6,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
-use std::path::PathBuf;
+mod library;
 
+use portcullis_conformance::cases::Case;
 use portcullis_conformance::script::{
     self, Action, Address, Complaint, Expect, Mode, Obstacle, Pattern, Port, Run, Script, Settings,
     Slot, Step, Tally, Verb,
@@ -17,19 +18,6 @@ use portcullis_kernel_model::{
     AF_UNSPEC, Call, Difference, Errno, Family, Kernel, Opt, ProcessId, SocketId, State, WayOut,
     World,
 };
-
-fn cases() -> Vec<(String, Script)> {
-    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../kernel-model/cases");
-    let mut all = Vec::new();
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        let text = std::fs::read_to_string(&path).unwrap();
-        all.push((name, script::parse(&text, Settings::default()).unwrap()));
-    }
-    all.sort_by(|a, b| a.0.cmp(&b.0));
-    all
-}
 
 /// A refusal, the world before it, and a way out of it.
 struct Refusal<'a> {
@@ -295,7 +283,8 @@ impl Refusal<'_> {
 /// Every way out of every refusal that calls can bring about, and how many others there are.
 fn scenarios() -> (Vec<(String, Script)>, usize) {
     let (mut all, mut others) = (Vec::new(), 0);
-    for (name, script) in cases() {
+    for Case { name, script, .. } in library::cases() {
+        let script = script.unwrap();
         // Where an answer is a matter of chance, so is what was refused.
         let chance = script.steps.iter().any(|step| {
             let expect = step.expect.as_ref();

@@ -7,28 +7,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
-use portcullis_conformance::script::{self, Mode, Outcome, Run, Script, Settings};
+mod library;
+
+use portcullis_conformance::cases::Case;
+use portcullis_conformance::script::{Mode, Outcome, Run};
 use portcullis_kernel_model::{Rule, SocketId};
-
-fn cases() -> Vec<(String, Script)> {
-    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../kernel-model/cases");
-    let mut all = Vec::new();
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        let text = std::fs::read_to_string(&path).unwrap();
-        all.push((name, script::parse(&text, Settings::default()).unwrap()));
-    }
-    all.sort_by(|a, b| a.0.cmp(&b.0));
-    all
-}
 
 /// The refusals of all scenarios: where, by which rule, and the sentences of the ways out.
 fn refusals() -> Vec<(String, Rule, Vec<String>)> {
     let mut all = Vec::new();
-    for (name, script) in cases() {
+    for Case { name, script, .. } in library::cases() {
+        let script = script.unwrap();
         let mut run = Run::prepare(&script, Mode::Model).unwrap();
         run.model.as_mut().unwrap().find_ways();
         for step in &script.steps {

@@ -21,6 +21,7 @@ use super::hands::{Hands, failed};
 use super::helper::{Helper, Identity, make_user_namespace, this_namespace, wield};
 use super::network;
 use super::program::Slot;
+use super::run::Tally;
 use super::world::{Outcome, World};
 
 /// The kernel that runs here.
@@ -54,6 +55,24 @@ pub enum Obstacle {
     Skip(String),
     /// Something failed.
     Failed(io::Error),
+}
+
+impl Obstacle {
+    /// What is counted and said of a script that stopped here before its first step.
+    #[must_use]
+    pub fn told(self) -> (Tally, String) {
+        let mut tally = Tally::default();
+        match self {
+            Obstacle::Skip(reason) => {
+                tally.skipped = 1;
+                (tally, format!("skipped: {reason}"))
+            }
+            Obstacle::Failed(error) => {
+                tally.failed = 1;
+                (tally, format!("its host cannot be made: {error}"))
+            }
+        }
+    }
 }
 
 impl From<io::Error> for Obstacle {

@@ -81,6 +81,13 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Counts a line that was run.
+    pub fn count(&mut self, row: &Row) {
+        self.steps += 1;
+        self.failed += usize::from(!row.complaints.is_empty());
+        self.differ += usize::from(row.complaints.contains(&Complaint::Differ));
+    }
+
     /// Adds another's counts.
     pub fn add(&mut self, other: Tally) {
         self.steps += other.steps;
