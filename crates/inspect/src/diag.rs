@@ -1,10 +1,12 @@
 //! Sockets as sock_diag tells them.
 //!
 //! Decides:  what is asked for (never what a capability would add: keys of MD5 signatures come with
-//!           `INET_DIAG_INFO`), and what an answer says; what it leaves out stays unknown.
+//!           `INET_DIAG_INFO`), and what an answer says; what it leaves out stays unknown. Of listeners more
+//!           is asked: there are few of them.
 //! Kernel:   net/ipv4/inet_diag.c, inet_sk_diag_fill(), inet_twsk_diag_fill(); net/ipv4/tcp_diag.c,
 //!           tcp_diag_dump(), which lists sockets that are bound and no more since 6.8;
-//!           net/mptcp/mptcp_diag.c; net/unix/diag.c
+//!           net/mptcp/mptcp_diag.c; net/unix/diag.c; net/core/sock.c, sk_get_meminfo(): the drops of a
+//!           listener, as tcp_listendrop() counts them (4.7)
 //! Not here: what sock_diag does not tell (iter.rs, getfd.rs), and who holds a socket (owners.rs).
 
 use std::io;
@@ -26,17 +28,28 @@ const IPPROTO_TCP: u8 = 6;
 const IPPROTO_MPTCP: u32 = 262;
 /// `INET_DIAG_CONG` as a bit of `idiag_ext`.
 const WANT_CONGESTION: u8 = 1 << 3;
+/// `INET_DIAG_SKMEMINFO` as a bit of `idiag_ext`.
+const WANT_MEMORY: u8 = 1 << 6;
 /// The attribute of a request that carries a protocol beyond 255.
 const REQ_PROTOCOL: u16 = 3;
 const ATTR_CONGESTION: u16 = 4;
+const ATTR_MEMORY: u16 = 7;
 const ATTR_SHUTDOWN: u16 = 8;
 const ATTR_V6ONLY: u16 = 11;
 const ATTR_CGROUP: u16 = 21;
 const ATTR_SOCKOPT: u16 = 22;
 /// `TCP_BOUND_INACTIVE`.
 const BOUND_INACTIVE: u8 = 13;
+/// `SK_MEMINFO_DROPS` in the attribute of memory.
+const MEMORY_DROPS: usize = 8;
 /// Every state that a socket with a port can be in.
 const ALL_STATES: u32 = 0x3fff & !1;
+const LISTENING: u32 = 1 << 10;
+/// What is asked for: listeners with all that is told of them, then all others.
+const PARTS: [(u32, u8); 2] = [
+    (LISTENING, WANT_CONGESTION | WANT_MEMORY),
+    (ALL_STATES & !LISTENING, 0),
+];
 /// `idiag_timer` of a TIME_WAIT socket.
 const TIMER_TIME_WAIT: u8 = 3;
 const MESSAGE: usize = 72;
@@ -65,19 +78,21 @@ pub(crate) fn inet(ports: Ports) -> io::Result<(Vec<Socket>, Torn)> {
     let mut torn = Torn::No;
     for protocol in [Protocol::Tcp, Protocol::Mptcp] {
         for family in [AF_INET, AF_INET6] {
-            let (sockets, how) = match inet_of(&mut netlink, family, protocol, ports) {
-                Ok(found) => found,
-                // A kernel without MPTCP, or without IPv6.
-                Err(error)
-                    if is_absent(&error) && (protocol, family) != (Protocol::Tcp, AF_INET) =>
-                {
-                    continue;
+            for part in PARTS {
+                let (sockets, how) = match inet_of(&mut netlink, family, protocol, part, ports) {
+                    Ok(found) => found,
+                    // A kernel without MPTCP, or without IPv6.
+                    Err(error)
+                        if is_absent(&error) && (protocol, family) != (Protocol::Tcp, AF_INET) =>
+                    {
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
+                all.extend(sockets);
+                if how == Torn::Yes {
+                    torn = Torn::Yes;
                 }
-                Err(error) => return Err(error),
-            };
-            all.extend(sockets);
-            if how == Torn::Yes {
-                torn = Torn::Yes;
             }
         }
     }
@@ -95,14 +110,15 @@ fn inet_of(
     netlink: &mut Netlink,
     family: u8,
     protocol: Protocol,
+    (states, extensions): (u32, u8),
     ports: Ports,
 ) -> io::Result<(Vec<Socket>, Torn)> {
     let port = match ports {
         Ports::All => 0,
         Ports::One(port) => port,
     };
-    let mut body = vec![family, IPPROTO_TCP, WANT_CONGESTION, 0];
-    body.extend(ALL_STATES.to_ne_bytes());
+    let mut body = vec![family, IPPROTO_TCP, extensions, 0];
+    body.extend(states.to_ne_bytes());
     body.extend(port.to_be_bytes());
     body.extend([0; 46]); // the peer's port, both addresses, the device, the cookie
     if protocol == Protocol::Mptcp {
@@ -168,6 +184,7 @@ fn attribute_of(socket: &mut Socket, kind: u16, value: &[u8]) {
     let options: &mut Options = &mut socket.options;
     match (kind, value) {
         (ATTR_V6ONLY, &[on, ..]) => options.v6only = Some(on != 0),
+        (ATTR_MEMORY, _) => socket.drops = u32_at(value, 4 * MEMORY_DROPS),
         (ATTR_SHUTDOWN, &[bits, ..]) => socket.shutdown = bits,
         (ATTR_CGROUP, _) => socket.cgroup = u64_at(value, 0),
         (ATTR_CONGESTION, _) => socket.congestion = text(value),
@@ -290,6 +307,8 @@ mod tests {
         attribute(&mut body, ATTR_SHUTDOWN, &[0]);
         attribute(&mut body, ATTR_CGROUP, &9u64.to_ne_bytes());
         attribute(&mut body, ATTR_CONGESTION, b"cubic\0");
+        let memory: Vec<u8> = (0u32..9).flat_map(u32::to_ne_bytes).collect();
+        attribute(&mut body, ATTR_MEMORY, &memory);
         attribute(&mut body, ATTR_SOCKOPT, &[0x20, 0x01]);
         body
     }
@@ -306,6 +325,7 @@ mod tests {
         assert_eq!((socket.receive_queue, socket.send_queue), (2, 128));
         assert_eq!((socket.uid, socket.cgroup), (Some(33), Some(9)));
         assert_eq!(socket.congestion.as_deref(), Some("cubic"));
+        assert_eq!(socket.drops, Some(8));
         let known = &socket.options;
         assert_eq!((known.v6only, known.transparent), (Some(true), Some(true)));
         assert_eq!(

@@ -25,6 +25,7 @@ impl Snapshot {
             format: FORMAT.to_owned(),
             version: VERSION,
             taken: 0,
+            uptime_ms: None,
             kernel: KernelName::default(),
             sources: Sources::default(),
             namespaces: Vec::new(),

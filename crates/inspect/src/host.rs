@@ -49,6 +49,7 @@ pub fn read(wanted: &Wanted) -> io::Result<Snapshot> {
     let mut snapshot = Snapshot::new();
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     snapshot.taken = now.map_or(0, |now| now.as_secs());
+    snapshot.uptime_ms = uptime_ms();
     snapshot.kernel = kernel_name();
     let caller = caller(&wanted.caller)?;
     snapshot.caller = caller.pid;
@@ -104,6 +105,13 @@ pub fn read(wanted: &Wanted) -> io::Result<Snapshot> {
     snapshot.refusers = refusers::read(&snapshot);
     snapshot.user_namespaces = user_namespaces(&snapshot);
     Ok(snapshot)
+}
+
+/// Of the same clock as the starts of processes, which a time namespace may shift.
+fn uptime_ms() -> Option<u64> {
+    let text = read_to_string("/proc/uptime").ok()?;
+    let seconds: f64 = text.split(' ').next()?.parse().ok()?;
+    Some((seconds * 1000.0) as u64)
 }
 
 fn kernel_name() -> KernelName {

@@ -23,6 +23,8 @@ pub struct Snapshot {
     pub version: u32,
     /// When it was taken, in seconds since 1970.
     pub taken: u64,
+    /// How long the host had been up then, in milliseconds.
+    pub uptime_ms: Option<u64>,
     /// The kernel.
     pub kernel: KernelName,
     /// Where the facts come from, and what could not be read.
@@ -177,8 +179,10 @@ pub struct Socket {
     pub shutdown: u8,
     /// Its control group, by number.
     pub cgroup: Option<u64>,
-    /// Its congestion control.
+    /// Of a listener: its congestion control.
     pub congestion: Option<String>,
+    /// Of a listener: how many connections it could not take, since it was made (4.7).
+    pub drops: Option<u32>,
     /// Its options.
     pub options: Options,
     /// Its SO_REUSEPORT group; unknown without BPF.
@@ -405,7 +409,8 @@ pub struct Process {
     pub uids: Option<[u32; 4]>,
     /// The name of its effective user.
     pub user: Option<String>,
-    /// When it was started, in clock ticks after boot: a number that was used again is another process.
+    /// When it was started, in clock ticks after boot (100 a second): a number that was used again is
+    /// another process.
     pub started: Option<u64>,
     /// Effective capabilities, as bits.
     pub capabilities: Option<u64>,
@@ -472,6 +477,7 @@ impl Socket {
             shutdown: 0,
             cgroup: None,
             congestion: None,
+            drops: None,
             options: Options::default(),
             group: None,
             holders: Vec::new(),
