@@ -52,8 +52,9 @@ impl Owners {
         match (self.seen, self.hidden) {
             (0, _) => Known::No("no process can be looked at".into()),
             (_, 0) => Known::Yes,
+            (_, 1) => Known::Partly("one process cannot be looked at: it is another user's".into()),
             (_, hidden) => Known::Partly(format!(
-                "{hidden} processes are other users', and cannot be looked at"
+                "{hidden} processes cannot be looked at: they are other users'"
             )),
         }
     }

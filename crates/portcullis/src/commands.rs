@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod demo;
+pub mod listeners;
 pub mod run;
 pub mod sim;
 pub mod why;

@@ -6,6 +6,7 @@
 mod commands;
 mod demo;
 mod exit;
+mod listeners;
 mod load;
 mod terminal;
 mod watched;
@@ -32,6 +33,8 @@ enum Command {
     Demo(commands::demo::Arguments),
     /// Run socket calls in a model of the kernel, on the live kernel, or on both
     Sim(commands::sim::Arguments),
+    /// List who listens where, how full it is, and what may surprise
+    Listeners(commands::listeners::Arguments),
     /// Say why a port cannot be opened, or run a program and say why it cannot listen
     Why(commands::why::Arguments),
 }
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Check(arguments) => commands::check::run(&arguments),
         Command::Demo(arguments) => commands::demo::run(&arguments),
         Command::Sim(arguments) => commands::sim::run(&arguments),
+        Command::Listeners(arguments) => commands::listeners::run(&arguments),
         Command::Why(arguments) => commands::why::run(&arguments),
     };
     exit.into()

@@ -27,6 +27,17 @@ pub fn out_colours() -> bool {
     colours(std::io::stdout().is_terminal())
 }
 
+/// Whether standard output is a terminal.
+pub fn out_is_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+/// The columns and lines of the terminal that standard output is.
+pub fn out_size() -> Option<(usize, usize)> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    (size.ws_col > 0 && size.ws_row > 0).then(|| (size.ws_col.into(), size.ws_row.into()))
+}
+
 /// `NO_COLOR` (<https://no-color.org>): any value but the empty one turns them off.
 fn colours(terminal: bool) -> bool {
     terminal

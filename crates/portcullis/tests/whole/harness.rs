@@ -3,7 +3,7 @@
 //! Decides:  which program that is (`PORTCULLIS_PEER`), how it is started, and when it is ready: when
 //!           it listens, never after a fixed time.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -179,4 +179,14 @@ impl Balancer {
 /// `127.0.0.1:port`
 pub fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// A listener with a backlog of its own.
+pub fn listening_with(at: SocketAddr, backlog: i32) -> TcpListener {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
+    let flags = SocketFlags::CLOEXEC;
+    let one = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
+    bind(&one, &at).unwrap();
+    listen(&one, backlog).unwrap();
+    TcpListener::from(one)
 }

@@ -24,6 +24,7 @@ mod faults;
 mod health;
 mod inventory;
 mod limits;
+mod listeners;
 mod log_targets;
 mod logs;
 mod outgoing;

@@ -9,6 +9,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs as _};
 use std::str::FromStr;
 
+use crate::listeners::traps::{self, Trap};
+
 /// Where a listener would be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
@@ -19,6 +21,8 @@ pub enum Target {
         /// After `%`.
         zone: Option<String>,
     },
+    /// No address: a word that `portcullis listeners` shows after `!`.
+    Word(&'static Trap),
     /// A Unix socket with a path, or after `@` an abstract name.
     Unix(String),
 }
@@ -39,6 +43,9 @@ impl FromStr for Target {
     type Err = NoAddress;
 
     fn from_str(text: &str) -> Result<Target, NoAddress> {
+        if let Some(trap) = traps::find(text) {
+            return Ok(Target::Word(trap));
+        }
         let path = |path: &str| match path {
             "" => Err(NoAddress("the name after the prefix is missing".to_owned())),
             path => Ok(Target::Unix(path.to_owned())),
