@@ -6,9 +6,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use crate::script::{self, Detail, Mode, Problem, Run, Script, Settings, Tally};
 use crate::worker::running_kernel;
+use crate::{processes, report};
 
 /// Where the project keeps its scenarios.
 pub const DIRECTORY: &str = "crates/kernel-model/cases";
@@ -111,6 +113,44 @@ pub fn run(directory: &Path) -> io::Result<Report> {
         }
     }
     Ok(report)
+}
+
+/// The scenarios of a directory in a build that counts branches, each beside the kernel up to the first
+/// difference. Those that this kernel cannot run, or that wait for longer than a run has time, go through the
+/// model alone and are counted apart. This process must have one thread.
+pub fn branches(directory: &Path) -> io::Result<report::Report> {
+    let settings = Settings {
+        kernel: running_kernel()?,
+        ..Settings::default()
+    };
+    let begun = Instant::now();
+    let mut found = report::Report::default();
+    for Case { name, text, .. } in read(directory, settings)? {
+        let none = || io::Error::other(format!("{name} is no scenario"));
+        let mut told = processes::run(&text, settings)?.ok_or_else(none)?;
+        let mut seen = &mut found.branches;
+        if told.tally.skipped > 0 {
+            told = processes::run_in(Mode::Model, &text, settings)?.ok_or_else(none)?;
+            seen = &mut found.elsewhere;
+        } else {
+            found.steps += told.tally.steps as u64;
+            found.scripts += 1;
+            found.disagreements += told.tally.differ as u64;
+            if told.tally.differ > 0 {
+                found.shown.insert(format!("{name}\n{}", told.text));
+            }
+            for rule in told.rules {
+                *found.hits.entry(rule).or_default() += 1;
+            }
+        }
+        for (number, sides) in told.branches {
+            *seen.entry(number).or_default() |= sides;
+        }
+    }
+    found.took = begun.elapsed();
+    let part = "scenarios".to_owned();
+    found.parts.push((part, found.steps, found.took));
+    Ok(found)
 }
 
 /// One script on both sides, and the text of what is wrong with it.

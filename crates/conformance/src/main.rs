@@ -83,7 +83,7 @@ struct Options {
     #[arg(long, num_args = 4)]
     tapes: Vec<PathBuf>,
     /// Run the scenarios of a directory instead, in the model of this kernel and on it; with --mutants,
-    /// show them to the deliberate errors too
+    /// show them to the deliberate errors too; with --branches, besides the run
     #[arg(long, value_name = "DIRECTORY", num_args = 0..=1, default_missing_value = cases::DIRECTORY)]
     cases: Option<PathBuf>,
     /// Deliberate errors that change nothing, each with its reason
@@ -149,7 +149,11 @@ fn main() -> ExitCode {
             }
         }
     }
-    let done = match (&options.mutants, &options.cases) {
+    let alone = options
+        .cases
+        .as_ref()
+        .filter(|_| options.branches.is_none());
+    let done = match (&options.mutants, alone) {
         (None, None) if options.speed => speed::table().map(|table| {
             print!("{table}");
             true
@@ -324,6 +328,10 @@ fn run_all(options: &Options) -> std::io::Result<Report> {
     if with_random && left > 0 {
         let part = Part::Random { seed, from };
         one(&plan(part, left), &mut report)?;
+    }
+    if let (Some(_), Some(directory)) = (&options.branches, &options.cases) {
+        println!("scenarios of {}", directory.display());
+        report.add(cases::branches(directory)?);
     }
     Ok(report)
 }

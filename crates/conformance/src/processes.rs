@@ -38,10 +38,15 @@ pub struct Told {
 /// Runs a scenario in both worlds, up to the first difference, in a child with networks of its own. `None`
 /// where the text is no scenario.
 pub fn run(text: &str, settings: Settings) -> io::Result<Option<Told>> {
+    run_in(Mode::Both, text, settings)
+}
+
+/// The same in the worlds of this mode.
+pub fn run_in(mode: Mode, text: &str, settings: Settings) -> io::Result<Option<Told>> {
     let Ok(parsed) = script::parse(text, settings) else {
         return Ok(None);
     };
-    let (tally, account) = script::apart(|| steps(&parsed))?;
+    let (tally, account) = script::apart(|| steps(&parsed, mode))?;
     let mut told = Told {
         tally,
         ..Told::default()
@@ -65,8 +70,8 @@ pub fn run(text: &str, settings: Settings) -> io::Result<Option<Told>> {
     Ok(Some(told))
 }
 
-fn steps(script: &Script) -> (Tally, String) {
-    let mut run = match Run::prepare(script, Mode::Both) {
+fn steps(script: &Script, mode: Mode) -> (Tally, String) {
+    let mut run = match Run::prepare(script, mode) {
         Ok(run) => run,
         Err(obstacle) => {
             let (tally, why) = obstacle.told();

@@ -66,6 +66,8 @@ pub struct Report {
     pub shown: BTreeSet<String>,
     /// Of a build that counts branches, by their numbers: 1 never true, 2 never false, 3 both came.
     pub branches: BTreeMap<u32, u8>,
+    /// The same of scenarios that this kernel cannot run beside the model.
+    pub elsewhere: BTreeMap<u32, u8>,
     /// Every script before this one was run.
     pub next: Option<u64>,
     /// The time it took.
@@ -96,6 +98,9 @@ impl Report {
         }
         for (number, seen) in other.branches {
             *self.branches.entry(number).or_default() |= seen;
+        }
+        for (number, seen) in other.elsewhere {
+            *self.elsewhere.entry(number).or_default() |= seen;
         }
         self.shown.extend(other.shown);
         self.next = match (self.next, other.next) {
@@ -219,17 +224,19 @@ impl Report {
     }
 
     /// The branches that never came up, by the list of the build's conditions; empty for an ordinary
-    /// build, which counts none.
+    /// build, which counts none. What only scenarios reach that are about another release, take minutes or
+    /// need what this host has not, is counted apart.
     #[must_use]
     pub fn branches_text(&self, list: &str) -> String {
         let mut text = String::new();
-        let (mut both, mut all, mut explained) = (0, 0, 0);
+        let (mut both, mut all, mut elsewhere, mut explained) = (0, 0, 0, 0);
         let mut apart: BTreeMap<&str, usize> = BTreeMap::new();
         for line in list.lines() {
             let Some(condition) = mutant::Place::read(line) else {
                 continue;
             };
-            let seen = self.branches.get(&condition.number).copied().unwrap_or(0);
+            let bits = |seen: &BTreeMap<u32, u8>| seen.get(&condition.number).copied().unwrap_or(0);
+            let seen = bits(&self.branches);
             let sides: &[(u8, &str)] = if condition.is_error() {
                 &[(mutant::TRUE, "reached")]
             } else {
@@ -239,6 +246,8 @@ impl Report {
             for (bit, name) in sides {
                 if seen & bit != 0 {
                     both += 1;
+                } else if bits(&self.elsewhere) & bit != 0 {
+                    elsewhere += 1;
                 } else if let Some(reason) = branches::reason(&condition) {
                     explained += 1;
                     *apart.entry(reason).or_default() += 1;
@@ -251,7 +260,10 @@ impl Report {
             for (reason, count) in apart {
                 let _ = writeln!(text, "out of a run's reach: {count} sides ({reason})");
             }
-            let _ = writeln!(text, "branches={both}/{all} explained={explained}");
+            let _ = writeln!(
+                text,
+                "branches={both}/{all} scenarios={elsewhere} explained={explained}"
+            );
         }
         text
     }
@@ -307,14 +319,19 @@ mod tests {
         assert!(text.contains("never true: files.rs:7 fork"), "{text}");
         assert!(!text.contains("rover.rs"), "{text}");
         assert!(text.contains("out of a run's reach: 2 sides"), "{text}");
-        assert!(text.ends_with("branches=0/4 explained=2\n"), "{text}");
+        assert!(
+            text.ends_with("branches=0/4 scenarios=0 explained=2\n"),
+            "{text}"
+        );
     }
 
     #[test]
     fn branches_that_never_came_are_told_by_name() {
         let mut report = Report::default();
         report.branches.insert(1, mutant::TRUE);
-        let list = "1\tport.rs:7\tget_port\tcomparison turned round\tport == 0\n\
+        report.elsewhere.insert(3, mutant::TRUE);
+        let list = "3\tbind.rs:11\tbind\tEACCES becomes another\tErrno::EACCES\n\
+                    1\tport.rs:7\tget_port\tcomparison turned round\tport == 0\n\
                     2\tbind.rs:9\tbind\tEINVAL becomes another\tErrno::EINVAL\n";
         let text = report.branches_text(list);
         assert!(
@@ -325,6 +342,9 @@ mod tests {
             text.contains("never reached: bind.rs:9 bind: `Errno::EINVAL`"),
             "{text}"
         );
-        assert!(text.ends_with("branches=1/3 explained=0\n"), "{text}");
+        assert!(
+            text.ends_with("branches=1/4 scenarios=1 explained=0\n"),
+            "{text}"
+        );
     }
 }

@@ -107,6 +107,9 @@ pub fn run(purpose: Purpose, options: &[String]) -> Result<(), Failure> {
     if purpose == Purpose::Count {
         let mut count = Command::new(&program);
         count.arg("--branches").arg(&list_file);
+        count
+            .arg("--cases")
+            .arg(root.join("crates/kernel-model/cases"));
         return must(count.arg("--found").arg(super::found()).args(options));
     }
     let mut replay = Command::new(&program);
