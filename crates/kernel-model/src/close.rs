@@ -160,6 +160,7 @@ impl World {
         self.next_number(ix);
         // The moment stands among what the peer's options said, which tcp_disconnect() clears.
         self.socks[ix].cookies_given = false;
+        self.socks[ix].routed_any = false;
         self.socks[ix].dport = 0;
         if !self.socks[ix].locked(ADDR_LOCK) {
             self.readdress(ix, |sock| sock.reset_addr());

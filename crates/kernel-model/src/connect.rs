@@ -232,6 +232,7 @@ impl World {
         };
         let source = if all_zero { to } else { found };
         self.check_way4(ix, source, to, trace)?;
+        let transparent = sock.transparent;
         let v6 = sock.family == Family::Inet6;
         let set = |sock: &mut crate::socket::Sock| {
             sock.src4 = source;
@@ -246,6 +247,7 @@ impl World {
             set(&mut self.socks[ix]);
         }
         let sock = &mut self.socks[ix];
+        sock.routed_any = transparent;
         sock.dport = port;
         sock.peer4 = to;
         if v6 {

@@ -330,6 +330,7 @@ impl World {
         sock.device = one.device;
         sock.freebind = one.freebind;
         sock.transparent = one.transparent;
+        sock.routed_any = one.transparent;
         sock.incoming_cpu = one.incoming_cpu;
         sock.backlog = one.backlog;
         sock.timestamps = one.timestamps && one.peer.is_some();

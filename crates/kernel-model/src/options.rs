@@ -244,6 +244,7 @@ impl World {
             return refuse(trace, Rule::BadValue, Errno::EINVAL);
         }
         self.socks[ix].device = index as u32;
+        self.socks[ix].routed_any = false;
         Ok(())
     }
 

@@ -418,6 +418,7 @@ impl World {
             sends_ipv4: parent.sends_ipv4
                 || (family == Family::Inet6 && is_mapped(handshake.tuple.peer)),
             windowless: false,
+            routed_any: parent.transparent,
             timestamps: true,
             requests: 0,
             syn_queue_len: 0,

@@ -116,6 +116,8 @@ pub(crate) struct Sock {
     pub sends_ipv4: bool,
     /// Its connection was made up under TCP_REPAIR: the peer never opened a window.
     pub windowless: bool,
+    /// The route that it keeps was found with `IP_TRANSPARENT` on (`sk_dst_cache`).
+    pub routed_any: bool,
     /// Both ends sent timestamps, which a handshake settles.
     pub timestamps: bool,
     pub fastopen_queue: u32,
@@ -213,6 +215,7 @@ impl Sock {
         repair: false,
         sends_ipv4: false,
         windowless: false,
+        routed_any: false,
         timestamps: false,
         fastopen_queue: 0,
         defer_accept: 0,

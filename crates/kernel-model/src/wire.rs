@@ -178,6 +178,9 @@ impl World {
             return false;
         }
         let flow = flow_of(sock);
+        // The route is kept, and asked for again where the device has changed (__sk_dst_check()).
+        self.socks[ix].routed_any = flow.source == Source::Any;
+        let sock = &self.socks[ix];
         // An IPv4 segment that finds no route leaves no trace (__ip_queue_xmit()).
         let noted = sock.family == Family::Inet6 && !sock.sends_ipv4;
         let arrives = self.post(flow, to, flag, seq, ack);
@@ -514,7 +517,11 @@ pub(crate) fn flow_of(sock: &Sock) -> Flow {
         from: to.peer,
         to: to.addr,
         device: sock.device,
-        source: source_of(sock),
+        source: if sock.routed_any {
+            Source::Any
+        } else {
+            source_of(sock)
+        },
         scope: Scope::Strict,
     }
 }
