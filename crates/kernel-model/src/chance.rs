@@ -173,7 +173,8 @@ impl World {
         chosen
     }
 
-    /// Whether something came in time, where that is a matter of milliseconds: `likely` unless told.
+    /// Whether something came in time, where that is a matter of milliseconds, or is later by a number that
+    /// is drawn: `likely` unless told.
     pub(crate) fn draw_moment(&mut self, likely: bool) -> bool {
         let in_time = match &mut self.chance.choices {
             Some(choices) => choices.pop_front().unwrap_or(0) == 0,

@@ -207,7 +207,8 @@ impl World {
             state => {
                 self.socks[ix].shutdown |= bits;
                 let sends = matches!(state, State::Established | State::CloseWait);
-                if bits & SEND_SHUTDOWN != 0 && sends && self.step_to_closing(ix) {
+                if bits & SEND_SHUTDOWN != 0 && sends {
+                    self.step_to_closing(ix);
                     self.send_fin(ix, trace);
                 }
             }

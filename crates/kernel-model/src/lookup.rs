@@ -162,15 +162,13 @@ impl World {
 
     /// 0: no match. A device counts more, then a socket of IPv4 itself, then the processor.
     fn score(&self, sock: &Sock, target: Target, addr: u128) -> u32 {
-        // A socket is found only in the chain of its own address: an IPv6 one cannot be met under the
-        // IPv4 address that its IPv4 fields carry.
-        let chain = if addr == mapped(0) { 0 } else { addr };
+        // The chain is that of the address, which the wildcards of both families share.
         let same = if target.v4 {
-            !sock.v6only && mapped(sock.rcv4) == addr
+            !sock.v6only
         } else {
             sock.family == Family::Inet6 && sock.rcv6 == addr
         };
-        if !same || sock.hash_addr_bucket() != chain || !self.hears(sock, target.device) {
+        if !same || !self.hears(sock, target.device) {
             return 0;
         }
         let device = sock.device != 0 && self.host.kernel.has(Change::DeviceScore);

@@ -37,9 +37,6 @@ impl World {
         if self.socks[ix].state == State::SynSent {
             return self.at_syn_sent(ix, segment, trace);
         }
-        if segment.ack.is_none() && segment.flag != Flag::Reset && segment.flag != Flag::Syn {
-            return;
-        }
         if !self.check_segment(ix, segment, trace) {
             return;
         }
@@ -150,7 +147,8 @@ impl World {
         match sock.state {
             State::SynRecv => {
                 self.established(ix);
-                if self.socks[ix].shutdown & SEND_SHUTDOWN != 0 && self.step_to_closing(ix) {
+                if self.socks[ix].shutdown & SEND_SHUTDOWN != 0 {
+                    self.step_to_closing(ix);
                     self.queue_fin(ix);
                 }
             }
@@ -278,7 +276,14 @@ impl World {
             self.set_timer(ix, crate::wire::TIME_WAIT_MS);
             return;
         }
-        if segment.begins() && after(segment.seq, next) {
+        let later = after(segment.seq, next);
+        // Of a peer that was under TCP_REPAIR the numbers begin anywhere, and no timestamp helps.
+        let later = if segment.begins() && !self.socks[ix].timestamps {
+            self.draw_moment(later)
+        } else {
+            later
+        };
+        if segment.begins() && later {
             if let Some(listener) = self.find_for(segment, trace) {
                 self.end_time_wait(ix);
                 let first = sent.wrapping_add(ISN_GAP).max(1);

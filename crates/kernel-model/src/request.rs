@@ -49,7 +49,7 @@ impl World {
         if segment.begins() {
             return self.at_open(listener, segment, first, trace);
         }
-        if segment.flag == Flag::Reset || segment.ack.is_none() {
+        if segment.flag == Flag::Reset {
             return;
         }
         if segment.flag != Flag::Syn && self.is_cookie(listener, segment) {
@@ -269,9 +269,7 @@ impl World {
             self.reset_request(ix, listener);
             return Some(());
         }
-        if segment.ack.is_some() {
-            self.last_ack(ix, listener, segment, trace);
-        }
+        self.last_ack(ix, listener, segment, trace);
         Some(())
     }
 

@@ -75,9 +75,7 @@ impl World {
         let sock = &self.socks[ix];
         let like = |other: &SockIx| {
             let them = &self.socks[*other];
-            *other != ix
-                && them.hash_addr_bucket() == sock.hash_addr_bucket()
-                && them.family == sock.family
+            them.family == sock.family
                 && them.v6only == sock.v6only
                 && them.device == sock.device
                 && them.bucket == sock.bucket

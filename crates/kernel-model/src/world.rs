@@ -86,7 +86,8 @@ impl World {
             cookies: BTreeMap::new(),
             proven: BTreeSet::new(),
             searches: BTreeMap::new(),
-            isn: 1,
+            // Far from the numbers of connections that TCP_REPAIR makes up, which begin at 0.
+            isn: 1 << 30,
             chance: Chance::new(),
             cpu: 0,
             now_ms: 0,
