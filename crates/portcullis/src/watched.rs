@@ -15,6 +15,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use portcullis_sys::errno;
 use portcullis_sys::process::{Received, Sender, SignalMask, Signals};
 use portcullis_trace::{Ending, Error, Finding, Handle, Observer, Outcome, Record, Watch};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -57,14 +58,20 @@ pub fn run(command: &[OsString], form: Form, output: Option<&Path>) -> Exit {
         Err(error) => {
             let name = output.map(|path| path.display().to_string());
             let name = name.unwrap_or_default();
-            terminal::err(&format!("error: cannot write {name}: {error}\n"));
+            terminal::err(&format!(
+                "error: cannot write {name}: {}\n",
+                errno::of(&error)
+            ));
             return exit::NOT_WATCHED;
         }
     };
     match watch(command, &report) {
         Ok(Ok(outcome)) => {
             if let Err(error) = report.end(&outcome.record) {
-                terminal::err(&format!("error: cannot write the report: {error}\n"));
+                terminal::err(&format!(
+                    "error: cannot write the report: {}\n",
+                    errno::of(&error)
+                ));
                 return exit::NOT_WATCHED;
             }
             code(outcome.ended)
@@ -78,7 +85,10 @@ pub fn run(command: &[OsString], form: Form, output: Option<&Path>) -> Exit {
             }
         }
         Err(error) => {
-            terminal::err(&format!("error: cannot watch a program: {error}\n"));
+            terminal::err(&format!(
+                "error: cannot watch a program: {}\n",
+                errno::of(&error)
+            ));
             exit::NOT_WATCHED
         }
     }
@@ -265,9 +275,14 @@ impl Observer for Reporter<'_> {
             Ending::Exited(code) => format!("ended with {code}"),
             Ending::Killed(signal) => format!("was ended by signal {signal}"),
         };
-        let text = format!(
-            "note: the program {how}; {left} that it started still run, and are watched to their end (Ctrl-C ends them)\n"
-        );
+        let rest = match left {
+            1 => "a process that it started still runs, and is watched to its end (Ctrl-C ends it)"
+                .to_owned(),
+            many => format!(
+                "{many} processes that it started still run, and are watched to their end (Ctrl-C ends them)"
+            ),
+        };
+        let text = format!("note: the program {how}; {rest}\n");
         let _ = self.report.text(&text);
     }
 }

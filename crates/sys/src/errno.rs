@@ -60,9 +60,23 @@ pub fn describe(errno: i32) -> String {
     }
 }
 
+/// The same of an error of the standard library, where the kernel gave it; else its own words.
+pub fn of(error: &std::io::Error) -> String {
+    error
+        .raw_os_error()
+        .map_or_else(|| error.to_string(), describe)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_of_the_standard_library_is_described_the_same() {
+        let missing = std::fs::read("/no/such").unwrap_err();
+        assert_eq!(of(&missing), "no such file or directory (ENOENT)");
+        assert_eq!(of(&std::io::Error::other("its own words")), "its own words");
+    }
 
     #[test]
     fn an_errno_is_described_by_words_and_c_name() {

@@ -82,10 +82,12 @@ fn refuse_other_modes(read: &Proxies, report: &mut Report) -> Vec<usize> {
         }
         let word = mode.value.word();
         let kind = draft.kind.word();
-        let message = format!(
-            "{kind} `{}` is in `mode {word}`: only `mode tcp` is served",
-            draft.name
-        );
+        let subject = match draft.name.as_str() {
+            // That it needs a name is told by itself.
+            "" => format!("this {kind}"),
+            name => format!("{kind} `{name}`"),
+        };
+        let message = format!("{subject} is in `mode {word}`: only `mode tcp` is served");
         let own = is_own(draft, mode.place);
         let finding = Diagnostic::error(
             "http-mode",

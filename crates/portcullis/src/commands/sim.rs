@@ -7,10 +7,12 @@ use std::io::{BufRead as _, IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use portcullis_conformance::cases;
 use portcullis_conformance::script::{
-    self, Detail, Mode, Model, Obstacle, Reader, Row, Run, Script, Settings, Tally,
+    self, Detail, Mode, Model, Reader, Row, Run, Script, Settings, Tally,
 };
 use portcullis_kernel_model::Kernel;
+use portcullis_sys::errno;
 
 use crate::exit::{self, Exit};
 use crate::terminal;
@@ -98,21 +100,11 @@ fn expand(given: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
             files.push(path.clone());
             continue;
         }
-        let cannot = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir(path).map_err(cannot)? {
-            let file = entry.map_err(cannot)?.path();
-            if file
-                .extension()
-                .is_some_and(|extension| extension == "bind")
-            {
-                found.push(file);
-            }
-        }
+        let cannot = |error: std::io::Error| cannot("read", &path.display(), &error);
+        let mut found = cases::files(path).map_err(cannot)?;
         if found.is_empty() {
             return Err(format!("{} holds no *.bind file", path.display()));
         }
-        found.sort();
         files.append(&mut found);
     }
     Ok(files)
@@ -124,14 +116,18 @@ fn read(path: &Path) -> Result<(String, String), String> {
         let read = std::io::stdin().read_to_string(&mut text);
         return match read {
             Ok(_) => Ok(("standard input".to_owned(), text)),
-            Err(error) => Err(format!("cannot read standard input: {error}")),
+            Err(error) => Err(cannot("read", &"standard input", &error)),
         };
     }
     let name = path.display().to_string();
     match std::fs::read_to_string(path) {
         Ok(text) => Ok((name, text)),
-        Err(error) => Err(format!("cannot read {name}: {error}")),
+        Err(error) => Err(cannot("read", &name, &error)),
     }
+}
+
+fn cannot(what: &str, name: &dyn std::fmt::Display, error: &std::io::Error) -> String {
+    format!("cannot {what} {name}: {}", errno::of(error))
 }
 
 fn format(files: &[PathBuf]) -> Exit {
@@ -145,7 +141,7 @@ fn format(files: &[PathBuf]) -> Exit {
             terminal::out(&tidy);
         } else if tidy != text {
             if let Err(error) = std::fs::write(path, tidy) {
-                return usage(&format!("cannot write {name}: {error}"));
+                return usage(&cannot("write", &name, &error));
             }
             terminal::out(&format!("{name}\n"));
         }
@@ -240,16 +236,11 @@ fn scenario(arguments: &Arguments, name: &str, script: &Script) -> Result<Tally,
 }
 
 fn steps(name: &str, script: &Script, mode: Mode, detail: Detail, quiet: bool) -> (Tally, String) {
-    let mut tally = Tally::default();
     let mut run = match Run::prepare(script, mode) {
         Ok(run) => run,
-        Err(Obstacle::Skip(reason)) => {
-            tally.skipped = 1;
-            return (tally, format!("{name}: skipped: {reason}\n"));
-        }
-        Err(Obstacle::Failed(error)) => {
-            tally.failed = 1;
-            return (tally, format!("{name}: its host cannot be made: {error}\n"));
+        Err(obstacle) => {
+            let (tally, why) = obstacle.told();
+            return (tally, format!("{name}: {why}\n"));
         }
     };
     if detail.explain
@@ -257,12 +248,10 @@ fn steps(name: &str, script: &Script, mode: Mode, detail: Detail, quiet: bool) -
     {
         model.find_ways();
     }
-    let mut text = format!("{name}\n");
+    let (mut tally, mut text) = (Tally::default(), format!("{name}\n"));
     for step in &script.steps {
         let row = run.step(step);
-        tally.steps += 1;
-        tally.failed += usize::from(!row.complaints.is_empty());
-        tally.differ += usize::from(row.complaints.contains(&script::Complaint::Differ));
+        tally.count(&row);
         if !quiet || !row.complaints.is_empty() {
             text += &script::row(script, step, &row, ports(&run, &row), detail);
         }

@@ -90,11 +90,16 @@ fn warn_if_a_unit_is_missing(time: &At<Duration>, args: &mut Args<'_>) {
     let ms = time.value.as_millis();
     if ms > 0 && ms < SUSPICIOUS_MS && written.bytes().all(|b| b.is_ascii_digit()) {
         let name = args.name();
+        let unit = if ms == 1 {
+            "millisecond"
+        } else {
+            "milliseconds"
+        };
         args.push(
             Diagnostic::warning(
                 "suspicious-time",
                 time.place,
-                format!("`{name} {ms}` is {ms} milliseconds"),
+                format!("`{name} {ms}` is {ms} {unit}"),
             )
             .label(format!(
                 "write `{ms}ms` if it is meant, `{ms}s` for seconds"
