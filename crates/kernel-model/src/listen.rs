@@ -38,10 +38,10 @@ impl World {
         }
         let sock = &mut self.socks[ix];
         let state = sock.state;
-        if sock.progress != Progress::Unconnected {
+        if sock.progress != Progress::Unconnected || !matches!(state, State::Close | State::Listen)
+        {
             return refuse(trace, Rule::ListenState, Errno::EINVAL);
         }
-        debug_assert!(matches!(state, State::Close | State::Listen));
         sock.backlog = backlog;
         if state == State::Listen {
             trace.rule(Rule::ListenAgain);
