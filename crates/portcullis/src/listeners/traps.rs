@@ -21,7 +21,6 @@ const SHARD_CONNECTIONS_MIN: u64 = 8;
 const UNEVEN_MIN: f64 = 2.0;
 
 /// An entry.
-#[derive(Debug, PartialEq, Eq)]
 pub struct Trap {
     /// The word in the table.
     pub word: &'static str,
@@ -35,13 +34,25 @@ pub struct Trap {
 
 type Found = fn(&Row, &Around<'_>) -> Option<String>;
 
-impl Trap {
-    /// For `portcullis why WORD`.
-    pub fn explained(&self) -> String {
-        format!(
-            "{}: {}\n  hint:   {}\n",
-            self.word, self.meaning, self.advice
-        )
+/// A trap's word in `portcullis why WORD`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Word(&'static str);
+
+impl Word {
+    /// A text that is the word of a trap.
+    pub fn of(text: &str) -> Option<Word> {
+        find(text).map(|trap| Word(trap.word))
+    }
+
+    /// What it means, and what to do.
+    pub fn explained(self) -> String {
+        let trap = find(self.0);
+        trap.map_or_else(String::new, |trap| {
+            format!(
+                "{}: {}\n  hint:   {}\n",
+                trap.word, trap.meaning, trap.advice
+            )
+        })
     }
 }
 
@@ -247,7 +258,7 @@ pub const ALL: &[Trap] = &[
 ];
 
 /// The entry of a word.
-pub fn find(word: &str) -> Option<&'static Trap> {
+fn find(word: &str) -> Option<&'static Trap> {
     ALL.iter().find(|trap| trap.word == word)
 }
 

@@ -116,8 +116,8 @@ fn write(text: &str, output: Option<&Path>) -> Result<(), Unasked> {
 }
 
 fn answer(arguments: &Arguments, form: Form) -> Result<(String, Exit), Unasked> {
-    if let Some(Target::Word(trap)) = &arguments.address {
-        return Ok((trap.explained(), exit::OK));
+    if let Some(Target::Word(word)) = &arguments.address {
+        return Ok((word.explained(), exit::OK));
     }
     let snapshot = host(arguments)?;
     if let Some(path) = &arguments.save {
@@ -127,7 +127,7 @@ fn answer(arguments: &Arguments, form: Form) -> Result<(String, Exit), Unasked> 
         return Ok((String::new(), exit::OK));
     };
     match target {
-        Target::Word(trap) => Ok((trap.explained(), exit::OK)),
+        Target::Word(word) => Ok((word.explained(), exit::OK)),
         Target::Unix(_) => Err(Unasked::usage("Unix sockets are not asked about yet")),
         Target::Tcp { at, zone } => {
             let opening = opening(arguments, &snapshot, *at, zone.as_deref())?;

@@ -9,7 +9,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs as _};
 use std::str::FromStr;
 
-use crate::listeners::traps::{self, Trap};
+use crate::listeners::traps::Word;
 
 /// Where a listener would be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub enum Target {
         zone: Option<String>,
     },
     /// No address: a word that `portcullis listeners` shows after `!`.
-    Word(&'static Trap),
+    Word(Word),
     /// A Unix socket with a path, or after `@` an abstract name.
     Unix(String),
 }
@@ -43,8 +43,8 @@ impl FromStr for Target {
     type Err = NoAddress;
 
     fn from_str(text: &str) -> Result<Target, NoAddress> {
-        if let Some(trap) = traps::find(text) {
-            return Ok(Target::Word(trap));
+        if let Some(word) = Word::of(text) {
+            return Ok(Target::Word(word));
         }
         let path = |path: &str| match path {
             "" => Err(NoAddress("the name after the prefix is missing".to_owned())),
