@@ -18,6 +18,8 @@ mod workers;
 use std::time::Duration;
 
 use portcullis_config::Sources;
+use portcullis_listener::ListenerSpec;
+use portcullis_listener::error::OpenError;
 use portcullis_proxy::record::ObserverSink;
 use portcullis_sys::process::Signals;
 /// Signals that are kept from the program's threads.
@@ -25,6 +27,20 @@ pub use portcullis_sys::process::Signals as HeldSignals;
 
 use crate::Plan;
 pub use error::{Kind, RunError};
+
+/// A listener that did not open.
+#[derive(Debug, Clone, Copy)]
+pub struct Refused<'a> {
+    /// What was to be opened.
+    pub spec: &'a ListenerSpec,
+    /// Why it did not.
+    pub error: &'a OpenError,
+    /// The user that its sockets were given to, where that is another than the opener's.
+    pub owner: Option<u32>,
+}
+
+/// Finds out why a listener did not open: whole lines, below the error. Called only then.
+pub type Explain = Box<dyn Fn(&Refused<'_>) -> Option<String>>;
 
 /// What is called once the process serves.
 pub type Ready = Box<dyn FnOnce()>;
@@ -38,6 +54,8 @@ pub struct Job {
     pub observer: Option<ObserverSink>,
     /// Called once the process serves.
     pub ready: Option<Ready>,
+    /// Who knows why a listener does not open.
+    pub explain: Option<Explain>,
     /// End by itself after this time.
     pub run_for: Option<Duration>,
     /// What HUP does.

@@ -7,6 +7,7 @@ mod commands;
 mod demo;
 mod exit;
 mod listeners;
+mod live;
 mod load;
 mod terminal;
 mod watched;

@@ -16,16 +16,31 @@ use portcullis_proxy::state::ListenerState;
 
 use super::messages::Messages;
 use super::share::{Socket, share};
-use super::{RunError, probe};
+use super::{Explain, Refused, RunError, probe};
 use crate::Plan;
+
+/// What is known where something is to be told of a listener.
+#[derive(Clone, Copy)]
+pub(super) struct Telling<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) sources: &'a Sources,
+    pub(super) messages: Messages,
+    /// The user that sockets are given to.
+    pub(super) owner: Option<u32>,
+    pub(super) explain: Option<&'a Explain>,
+}
 
 /// Opens all listeners of the plan.
 pub(super) fn open(
     opener: &mut dyn Opener,
-    plan: &Plan,
-    sources: &Sources,
-    messages: Messages,
+    telling: Telling<'_>,
 ) -> Result<Vec<Listener>, RunError> {
+    let Telling {
+        plan,
+        sources,
+        messages,
+        ..
+    } = telling;
     let specs: Vec<ListenerSpec> = plan.listeners.iter().map(|l| l.spec.clone()).collect();
     // Before ours are there: they would be found.
     let held: Vec<bool> = specs.iter().map(probe::is_held).collect();
@@ -48,7 +63,7 @@ pub(super) fn open(
             errors: set
                 .errors
                 .iter()
-                .map(|error| failure(error, plan, sources))
+                .map(|error| failure(error, telling))
                 .collect(),
         }),
         Err(other) => Err(RunError::Open {
@@ -71,14 +86,25 @@ fn tell(report: &Report, plan: &Plan, sources: &Sources, messages: Messages) {
 }
 
 /// The error, its place in the file, and what may help.
-fn failure(error: &OpenError, plan: &Plan, sources: &Sources) -> String {
+fn failure(error: &OpenError, telling: Telling<'_>) -> String {
+    let Telling { plan, sources, .. } = telling;
     let mut text = error.to_string();
+    let mut explained = None;
     if let Some(listener) = plan.listeners.get(error.spec()) {
         let frontend = &plan.frontends[listener.frontend].name;
         text += &format!(
             "\n  --> {}, frontend `{frontend}`",
             shown(listener.place, sources)
         );
+        let refused = Refused {
+            spec: &listener.spec,
+            error,
+            owner: telling.owner,
+        };
+        explained = telling.explain.and_then(|explain| explain(&refused));
+    }
+    if let Some(explained) = explained {
+        return text + "\n" + &explained;
     }
     for hint in error.hints() {
         text += &format!("\n  help: {hint}");

@@ -15,6 +15,7 @@ use portcullis_proxy::record;
 use portcullis_sys::process::Signals;
 
 use super::messages::Messages;
+use super::open::Telling;
 use super::serve::{self, Control, SIGNALS};
 use super::status::Report;
 use super::workers::{Ears, Workers};
@@ -65,6 +66,7 @@ pub(super) fn start(mut plan: Plan, sources: &Sources, job: Job) -> Result<End, 
     };
     let stage = Stage {
         plan,
+        owner,
         maxconn,
         dropping,
         opener,
@@ -78,6 +80,8 @@ pub(super) fn start(mut plan: Plan, sources: &Sources, job: Job) -> Result<End, 
 /// The process that serves, before it does.
 struct Stage {
     plan: Plan,
+    /// The user that sockets are given to.
+    owner: Option<u32>,
     maxconn: u32,
     dropping: privileges::Plan,
     opener: Box<dyn Opener>,
@@ -89,7 +93,14 @@ struct Stage {
 impl Stage {
     /// Opens, writes the pid file, works, and removes it however that ends.
     fn serve(mut self, signals: Signals, sources: &Sources, job: Job) -> Result<(), RunError> {
-        let listeners = open::open(&mut *self.opener, &self.plan, sources, self.messages)?;
+        let telling = Telling {
+            plan: &self.plan,
+            sources,
+            messages: self.messages,
+            owner: self.owner,
+            explain: job.explain.as_ref(),
+        };
+        let listeners = open::open(&mut *self.opener, telling)?;
         let pidfile = write_pidfile(&self.plan, &self.dropping)?;
         let result = self.work(listeners, signals, job);
         if let Some(pidfile) = pidfile {

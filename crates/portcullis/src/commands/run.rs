@@ -12,7 +12,7 @@ use portcullis_control::run::{self, End, Job, RunError};
 
 use crate::exit::{self, Exit};
 use crate::load::{self, Loaded};
-use crate::terminal;
+use crate::{live, terminal};
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
@@ -64,6 +64,7 @@ pub fn run(arguments: &Arguments) -> Exit {
     }
     let job = Job {
         verbose: arguments.verbose,
+        explain: Some(Box::new(live::refused::explain)),
         ..Job::default()
     };
     serve(loaded, job)

@@ -55,6 +55,13 @@ fn a_port_that_is_held_is_named_and_nothing_stays_open() {
                 "EADDRINUSE",
                 "address already in use",
                 "test.cfg",
+                // As `why` tells it.
+                "  holder: ",
+                &format!(", pid {}, ", std::process::id()),
+                "listening on 127.0.0.1:8001 without SO_REUSEPORT",
+                "  rule:   reuseaddr-beside-listener: ",
+                "  try:    ",
+                "use port 8002",
             ],
         );
         assert!(!listening(local(8000)), "all or nothing");

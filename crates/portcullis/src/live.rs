@@ -1,0 +1,7 @@
+//! What this host says, or would say, to the listeners of a configuration.
+//!
+//! Decides:  nothing itself.
+//! Not here: the rules and their words (crates `kernel-model` and `inspect`), opening (crate `listener`).
+
+pub mod opening;
+pub mod refused;
