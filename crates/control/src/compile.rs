@@ -11,6 +11,7 @@ mod duplicates;
 mod frontends;
 mod listeners;
 pub mod lookup;
+mod numbers;
 mod problems;
 mod process;
 #[cfg(test)]

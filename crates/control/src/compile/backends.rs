@@ -4,7 +4,6 @@
 //! Source:   HAProxy's manual, `server`, `init-addr`, `port`, `addr`; `srv_init_addr()`.
 //! Not here: choosing among them (the balance crate).
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -20,6 +19,7 @@ use portcullis_proxy::proxy_protocol::Version;
 use portcullis_proxy::snapshot::ServerAddress;
 
 use super::lookup::{Lookup, host, in_family};
+use super::numbers::Numbers;
 use super::problems::Problems;
 use super::{BackendPlan, CheckPlan, ServerPlan, keepalive, milliseconds};
 use crate::privileges::Wanted;
@@ -41,10 +41,11 @@ pub(super) fn plan(
             continue;
         }
         index.push(Some(plans.len()));
+        let mut numbers = Numbers::taken_by(backend.servers.iter().map(|server| server.id));
         let servers = backend
             .servers
             .iter()
-            .zip(numbers(&backend.servers))
+            .map(|server| (server, numbers.next(server.id)))
             .filter_map(|(server, id)| server_plan(backend, server, id, lookup, problems))
             .collect();
         plans.push(BackendPlan {
@@ -94,23 +95,6 @@ pub(super) fn may_be_foreign(config: &Config, privileges: &Wanted, problems: &mu
                 .label = Some("add `setcap cap_net_raw` to `global`".to_owned());
         }
     }
-}
-
-/// Each server's number: its `id`, else the next that no other has.
-fn numbers(servers: &[Server]) -> Vec<u32> {
-    let taken: BTreeSet<u32> = servers.iter().filter_map(|server| server.id).collect();
-    let mut next = 1;
-    let mut numbers = Vec::with_capacity(servers.len());
-    for server in servers {
-        numbers.push(server.id.unwrap_or_else(|| {
-            while taken.contains(&next) {
-                next += 1;
-            }
-            next += 1;
-            next - 1
-        }));
-    }
-    numbers
 }
 
 /// What a hash is made of, where one chooses.

@@ -5,7 +5,6 @@
 //! Not here: two lines on one address (duplicates.rs), to whom a socket is given (run/start.rs),
 //!           opening (the listener crate).
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use portcullis_config::Place;
@@ -18,6 +17,7 @@ use portcullis_listener::spec::{
 use portcullis_listener::{Address, ListenerSpec};
 
 use super::lookup::{Lookup, host};
+use super::numbers::Numbers;
 use super::problems::Problems;
 use super::{ListenerPlan, process};
 
@@ -34,33 +34,6 @@ pub(super) struct Surroundings<'a> {
     pub(super) cpus: &'a [u32],
 }
 
-/// The numbers of a frontend's addresses: `id`, or the next from the address's place on that no
-/// `id` took (HAProxy 2.6, src/cfgparse.c, check_config_validity()).
-struct Numbers {
-    taken: BTreeSet<u32>,
-    place: u32,
-}
-
-impl Numbers {
-    fn of(frontend: &Frontend) -> Numbers {
-        Numbers {
-            taken: frontend.binds.iter().filter_map(|b| b.options.id).collect(),
-            place: 0,
-        }
-    }
-
-    fn next(&mut self, id: Option<u32>) -> u32 {
-        self.place = self.place.saturating_add(1);
-        if let Some(id) = id {
-            return id;
-        }
-        let free = (self.place..=u32::MAX).find(|number| !self.taken.contains(number));
-        let number = free.unwrap_or(u32::MAX);
-        self.taken.insert(number);
-        number
-    }
-}
-
 /// Every listener of every enabled frontend, in the order of the file.
 pub(super) fn plan(
     config: &Config,
@@ -72,7 +45,7 @@ pub(super) fn plan(
     let mut plans = Vec::new();
     for (frontend, index) in config.frontends.iter().zip(frontend_index) {
         let Some(index) = *index else { continue };
-        let mut numbers = Numbers::of(frontend);
+        let mut numbers = Numbers::taken_by(frontend.binds.iter().map(|bind| bind.options.id));
         for bind in &frontend.binds {
             let template = template(config, frontend, bind, &around, lookup, problems);
             for at in &bind.addresses {

@@ -409,6 +409,30 @@ fn addresses_are_numbered_in_their_frontend_as_haproxy_does() {
 }
 
 #[test]
+fn servers_are_numbered_in_their_backend_as_haproxy_does() {
+    // Of 200 clients, 108 went elsewhere than with HAProxy 2.6 while `s1` was number 1 here.
+    let text = "defaults\n timeout client 1s\n timeout server 1s\n timeout connect 1s\n\
+                listen a\n bind 127.0.0.1:8000\n balance source\n hash-type consistent\n\
+                server s0 127.0.0.1:1 id 7\n server s1 127.0.0.1:2\n\
+                server-template t 2 127.0.0.1:3\n server s2 127.0.0.1:4 id 4\n\
+                server s3 127.0.0.1:5\n";
+    let plan = plan(text);
+    let servers = plan.backends[0].servers.iter();
+    let numbers: Vec<_> = servers
+        .map(|s| (s.member.name.as_ref(), s.member.id))
+        .collect();
+    let expected = [
+        ("s0", 7),
+        ("s1", 2),
+        ("t1", 3),
+        ("t2", 5),
+        ("s2", 4),
+        ("s3", 8),
+    ];
+    assert_eq!(numbers, expected);
+}
+
+#[test]
 fn an_address_of_others_needs_a_capability_that_the_user_may_give_up() {
     for (global, server, refused) in [
         ("uid 7", "127.0.0.1:1 source 0.0.0.0 usesrc clientip", true),
