@@ -205,14 +205,17 @@ fn a_rate_limit_lets_the_others_wait_in_the_kernels_queue() {
         let balancer = Balancer::start(&config(lines), &[local(FRONT)]);
         let began = Instant::now();
         let clients: Vec<_> = (0..60).map(|_| connect(local(FRONT))).collect();
-        std::thread::sleep(Duration::from_millis(300));
-        assert!(server.connections() <= 40, "{}", server.connections());
+        std::thread::sleep(Duration::from_millis(600));
+        let served = server.connections();
+        // HAProxy lets one or two more through.
+        let fits = served <= 22 || began.elapsed() > Duration::from_millis(950);
+        assert!(fits, "{served} of a rate of 20");
         for client in clients {
             assert_eq!(ask(&mut with_deadlines(client), "x"), "one x");
         }
         let took = began.elapsed();
         assert!(
-            took > Duration::from_millis(1200) && took < Duration::from_secs(15),
+            took > Duration::from_millis(1800) && took < Duration::from_secs(15),
             "{took:?}"
         );
         balancer.stop();

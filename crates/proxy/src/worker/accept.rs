@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use super::{Door, Engine, STARVED_MS};
 use crate::limits;
 use crate::net::{ClientOptions, Net};
+use crate::rate::Counted;
 use crate::record::PeerAddress;
 use crate::session::{Route, Session};
 use crate::slab::Key;
@@ -120,27 +121,36 @@ pub(super) fn give_places_back(route: &Route) {
     }
 }
 
-/// Counts one connection towards the rates, or none; then says when to try again.
-fn keep_pace(route: &Route, now_ms: u64) -> Result<(), u64> {
-    let (process, frontend) = (&route.process, &route.frontend);
-    let of_process = process.max_rate.load(Ordering::Relaxed);
-    if of_process == 0 && frontend.session_rate == 0 {
-        return Ok(());
-    }
-    process.rate.take(of_process, now_ms)?;
-    let taken = frontend.state.rate.take(frontend.session_rate, now_ms);
-    if taken.is_err() && of_process > 0 {
-        process.rate.give_back();
-    }
-    taken
+/// Where one connection was counted towards the rates.
+struct Pace {
+    process: Option<Counted>,
+    frontend: Option<Counted>,
 }
 
-fn give_pace_back(route: &Route) {
-    if route.process.max_rate.load(Ordering::Relaxed) > 0 {
-        route.process.rate.give_back();
+/// Counts one connection towards the rates, or none; then says when to try again.
+fn keep_pace(route: &Route, now_ms: u64) -> Result<Pace, u64> {
+    let (process, frontend) = (&route.process, &route.frontend);
+    let of_process = process.max_rate.load(Ordering::Relaxed);
+    let mut pace = Pace {
+        process: process.rate.take(of_process, now_ms)?,
+        frontend: None,
+    };
+    match frontend.state.rate.take(frontend.session_rate, now_ms) {
+        Ok(counted) => pace.frontend = counted,
+        Err(wait) => {
+            give_pace_back(route, pace);
+            return Err(wait);
+        }
     }
-    if route.frontend.session_rate > 0 {
-        route.frontend.state.rate.give_back();
+    Ok(pace)
+}
+
+fn give_pace_back(route: &Route, pace: Pace) {
+    if let Some(counted) = pace.process {
+        route.process.rate.give_back(counted);
+    }
+    if let Some(counted) = pace.frontend {
+        route.frontend.state.rate.give_back(counted);
     }
 }
 
@@ -216,10 +226,13 @@ impl<N: Net> Engine<N> {
                     return (Stop::Limited, taken);
                 }
             }
-            if let Err(wait) = keep_pace(&route, self.now_ms) {
-                give_places_back(&route);
-                return (Stop::Paced(wait), taken);
-            }
+            let pace = match keep_pace(&route, self.now_ms) {
+                Ok(pace) => pace,
+                Err(wait) => {
+                    give_places_back(&route);
+                    return (Stop::Paced(wait), taken);
+                }
+            };
             match self.net.accept(&gate.listener, &gate.options) {
                 Ok((socket, peer)) => {
                     taken += 1;
@@ -229,7 +242,7 @@ impl<N: Net> Engine<N> {
                     }
                 }
                 Err(error) => {
-                    give_pace_back(&route);
+                    give_pace_back(&route, pace);
                     give_places_back(&route);
                     match error {
                         Errno::AGAIN => return (Stop::Empty, taken),
