@@ -205,7 +205,7 @@ pub struct Times {
     pub client_fin: u32,
     /// Idle, the server's side, once the client is done.
     pub server_fin: u32,
-    /// Idle, once bytes went both ways.
+    /// Idle, either side's, once a server is connected; 0: the times above hold.
     pub tunnel: u32,
 }
 
@@ -485,10 +485,6 @@ impl<S, P> Session<S, P> {
             .min_by_key(|&(at, _)| at)
     }
 
-    fn is_tunnel(&self) -> bool {
-        self.route.times.tunnel > 0 && self.up.bytes > 0 && self.down.bytes > 0
-    }
-
     fn client_deadline(&self) -> Option<u64> {
         let reading = match self.phase {
             Phase::Relaying => {
@@ -525,13 +521,18 @@ impl<S, P> Session<S, P> {
         Some(since + idle)
     }
 
+    /// How long a side may be idle: `fin` once it is half closed, by us, or in a tunnel by either;
+    /// else the tunnel's time, which holds from the connection to the server on; else `usual`.
     fn idle_time(&self, side: Side, usual: u32, fin: u32) -> Option<u64> {
-        let time = if side.end_sent && fin > 0 {
-            fin
-        } else if self.is_tunnel() {
-            self.route.times.tunnel
-        } else {
-            usual
+        let tunnel = match self.phase {
+            Phase::Relaying => self.route.times.tunnel,
+            Phase::Greeting | Phase::Connecting | Phase::Queued | Phase::Waiting => 0,
+        };
+        let half_closed = side.end_sent || tunnel > 0 && side.end_seen;
+        let time = match (fin, tunnel) {
+            (1.., _) if half_closed => fin,
+            (_, 1..) => tunnel,
+            _ => usual,
         };
         some_time(time.into())
     }

@@ -297,30 +297,152 @@ fn silent_after_end() -> ServerAddress {
     }))
 }
 
+/// Longer than the time of a half closed side in the tests below.
+const LONG_SILENCE: Duration = Duration::from_millis(1_200);
+
+fn half_closed_for(client_fin: u32, server_fin: u32, tunnel: u32) -> Times {
+    Times {
+        connect: 1_000,
+        client: 20_000,
+        server: 20_000,
+        client_fin,
+        server_fin,
+        tunnel,
+        ..Times::default()
+    }
+}
+
 #[test]
-fn the_tunnel_time_replaces_both_once_bytes_went_both_ways() {
+fn the_time_of_a_half_closed_side_begins_when_it_is_closed() {
+    let answers_late = || {
+        tcp(server(|mut stream| {
+            let _ = stream.read_to_end(&mut Vec::new());
+            let _ = stream.write_all(b"late");
+        }))
+    };
+    for tunnel in [0, 20_000] {
+        let proxy = start(Plan {
+            servers: vec![answers_late()],
+            times: half_closed_for(0, 1_000, tunnel),
+            ..Plan::default()
+        });
+        let mut client = proxy.connect();
+        client.write_all(b"q").unwrap();
+        std::thread::sleep(LONG_SILENCE);
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert_eq!((answer.as_str(), tunnel), ("late", tunnel));
+        assert_eq!(proxy.ending(), "--");
+        proxy.assert_idle();
+        proxy.stop();
+    }
+}
+
+#[test]
+fn the_time_of_a_client_begins_when_his_server_is_done() {
+    let (sender, received) = std::sync::mpsc::channel();
     let proxy = start(Plan {
-        servers: vec![tcp(echo())],
+        servers: vec![tcp(server(move |mut stream| {
+            std::thread::sleep(LONG_SILENCE);
+            stream.shutdown(Shutdown::Write).unwrap();
+            let mut words = String::new();
+            let _ = stream.read_to_string(&mut words);
+            let _ = sender.send(words);
+        }))],
+        times: half_closed_for(1_000, 0, 0),
+        ..Plan::default()
+    });
+    let mut client = proxy.connect();
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    client.write_all(b"last words").unwrap();
+    drop(client);
+    assert_eq!(received.recv_timeout(PATIENCE).unwrap(), "last words");
+    assert_eq!(proxy.ending(), "--");
+    proxy.assert_idle();
+    proxy.stop();
+}
+
+#[test]
+fn the_tunnel_time_replaces_both_from_the_connection_to_the_server_on() {
+    // Who speaks, the usual times, the tunnel's, and how long it lasts at least.
+    let cases = [
+        ("both", echo(), &b"x"[..], 150, 700, 650),
+        ("the client", mute(), b"x", 150, 700, 650),
+        ("nobody", mute(), b"", 150, 700, 650),
+        ("both", echo(), b"x", 20_000, 300, 290),
+        ("the client", mute(), b"x", 20_000, 300, 290),
+        ("nobody", mute(), b"", 20_000, 300, 290),
+    ];
+    for (label, server, words, usual, tunnel, at_least) in cases {
+        let proxy = start(Plan {
+            servers: vec![tcp(server)],
+            times: Times {
+                connect: 1_000,
+                client: usual,
+                server: usual,
+                tunnel,
+                ..Times::default()
+            },
+            ..Plan::default()
+        });
+        let began = Instant::now();
+        let mut client = proxy.connect();
+        client.write_all(words).unwrap();
+        let _ = client.read_to_end(&mut Vec::new());
+        let took = began.elapsed();
+        let fits = Duration::from_millis(at_least)..Duration::from_secs(6);
+        assert!(fits.contains(&took), "{label}, {usual}, {tunnel}: {took:?}");
+        drop(client);
+        assert_eq!(proxy.ending(), "cD", "{label}, {usual}, {tunnel}");
+        proxy.stop();
+    }
+}
+
+#[test]
+fn a_half_closed_tunnel_has_the_time_of_that_side() {
+    let proxy = start(Plan {
+        servers: vec![silent_after_end()],
+        times: half_closed_for(0, 150, 20_000),
+        ..Plan::default()
+    });
+    let began = Instant::now();
+    let mut client = proxy.connect();
+    client.write_all(b"bye").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    assert!(began.elapsed() < Duration::from_secs(5));
+    assert_eq!(proxy.ending(), "sD");
+    proxy.stop();
+}
+
+/// Takes everything to the end, and says nothing.
+fn mute() -> SocketAddr {
+    server(|mut stream| {
+        let _ = stream.read_to_end(&mut Vec::new());
+    })
+}
+
+#[test]
+fn a_silent_client_of_a_server_that_hangs_waits_no_longer_than_his_time() {
+    // HAProxy makes all attempts for him: 1200 ms, and then the same letters.
+    let (address, _listener, _fillers) = hanging();
+    let proxy = start(Plan {
+        servers: vec![tcp(address)],
+        retries: 30,
         times: Times {
-            connect: 1_000,
-            client: 150,
-            server: 150,
-            tunnel: 700,
+            connect: 300,
+            client: 700,
             ..Times::default()
         },
         ..Plan::default()
     });
     let mut client = proxy.connect();
-    client.write_all(b"x").unwrap();
-    client.read_exact(&mut [0]).unwrap();
-    let began = Instant::now();
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
-    assert!(
-        began.elapsed() >= Duration::from_millis(650),
-        "{:?}",
-        began.elapsed()
-    );
-    assert_eq!(proxy.ending(), "cD");
+    let record = proxy.record();
+    assert_eq!(record.termination.to_string(), "cC");
+    assert!((700..6_000).contains(&record.total_ms), "{record:?}");
+    proxy.assert_idle();
     proxy.stop();
 }
 

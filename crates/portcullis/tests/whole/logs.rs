@@ -428,6 +428,38 @@ fn options_and_levels_choose_what_is_logged() {
     });
 }
 
+#[test]
+fn who_said_something_is_logged_under_dontlognull_though_no_server_took_it() {
+    private_network(|| {
+        let server = Server::echo(local(9001), "one");
+        let limits = "option dontlognull\n    retries 1\n    timeout connect 200ms";
+        let config = logging("stdout format raw local0", limits)
+            .replace("127.0.0.1:9001", "127.0.0.1:9001 maxconn 1")
+            + "    timeout queue 200ms\n\
+               \nlisten dead\n    bind 127.0.0.1:8001\n    server r 127.0.0.1:9002\n";
+        let mut balancer = Balancer::start(&config, &[local(FRONT), local(8001)]);
+        // The only place is taken, so who comes next waits.
+        let mut first = connect(local(FRONT));
+        assert_eq!(super::clients::ask(&mut first, "x"), "one x");
+        for (port, letters) in [(FRONT, " sQ "), (8001, " SC ")] {
+            let quiet = connect(local(port));
+            let quiet_port = quiet.local_addr().unwrap().port();
+            let mut client = connect(local(port));
+            std::io::Write::write_all(&mut client, b"x\n").unwrap();
+            let name = format!("127.0.0.1:{} [", client.local_addr().unwrap().port());
+            super::clients::drain(&mut client);
+            let line = balancer.process.wait_line(&name, SOON);
+            assert!(line.contains(letters), "{line}");
+            let mut quiet = quiet;
+            super::clients::drain(&mut quiet);
+            let said = balancer.process.transcript();
+            assert!(!said.contains(&format!(":{quiet_port} [")), "{said}");
+        }
+        drop((first, server));
+        balancer.stop();
+    });
+}
+
 #[track_caller]
 fn wait_in_stderr(balancer: &mut Balancer, text: &str) {
     portcullis_testkit::wait_for("a line on standard error", SOON, || {

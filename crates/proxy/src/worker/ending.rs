@@ -139,7 +139,7 @@ impl<N: Net> Engine<N> {
     }
 
     /// Writes a session's record, if anybody wants it.
-    fn report(&self, key: Key, session: &SessionOf<N>, termination: Termination) {
+    fn report(&mut self, key: Key, session: &SessionOf<N>, termination: Termination) {
         if session.phase == Phase::Greeting {
             return self.report_refused(session, termination);
         }
@@ -160,7 +160,8 @@ impl<N: Net> Engine<N> {
         let (Some(sink), Some(log)) = (&self.reports.log, logged) else {
             return;
         };
-        let null = log.skip_null && record.bytes_in == 0;
+        // What he said counts, also if no server was found to take it.
+        let null = log.skip_null && record.bytes_in == 0 && self.net.unread(&session.client) == 0;
         let normal = log.skip_normal && !record.is_error();
         if !null && !normal {
             sink.send(record);

@@ -88,7 +88,7 @@ pub enum Turn {
     More,
 }
 
-/// One end of a flow: its socket, what is known of it, and its last signs of life.
+/// One end of a flow: its socket, what is known of it, and when its idle times began.
 struct End<'a, S> {
     socket: &'a S,
     side: &'a mut Side,
@@ -97,7 +97,7 @@ struct End<'a, S> {
 }
 
 impl<S> End<'_, S> {
-    /// It sent something.
+    /// It sent something, or its idle time begins anew.
     fn heard(&mut self, now_ms: u64) {
         *self.active_ms = now_ms;
         *self.heard_ms = now_ms;
@@ -125,11 +125,12 @@ pub fn turn<N: Net>(session: &mut Session<N::Socket, N::Pipe>, kit: &mut Kit<'_,
     let down = advance(&mut session.down, &mut server, &mut client, kit);
     let mut news = false;
     if !(session.up.is_over() && session.down.is_over()) {
+        let times = &session.route.times;
         if client.side.end_seen {
-            news |= pass_end(&session.up, &mut server, kit.net);
+            news |= pass_end(&session.up, &mut server, times.server_fin, kit);
         }
         if server.side.end_seen {
-            news |= pass_end(&session.down, &mut client, kit.net);
+            news |= pass_end(&session.down, &mut client, times.client_fin, kit);
         }
     }
     if up == Turn::More || down == Turn::More || news {
@@ -140,8 +141,14 @@ pub fn turn<N: Net>(session: &mut Session<N::Socket, N::Pipe>, kit: &mut Kit<'_,
 }
 
 /// Sends the source's end on, once all before it is written. True: that showed the connection gone,
-/// and its last words are still to be read.
-fn pass_end<N: Net>(flow: &Flow<N::Pipe>, to: &mut End<'_, N::Socket>, net: &mut N) -> bool {
+/// and its last words are still to be read. If a half closed side has a time of its own, that begins
+/// now: however long it was silent before, it may answer what it was sent.
+fn pass_end<N: Net>(
+    flow: &Flow<N::Pipe>,
+    to: &mut End<'_, N::Socket>,
+    fin_ms: u32,
+    kit: &mut Kit<'_, N>,
+) -> bool {
     if !flow.source_done || !flow.carry.is_empty() || flow.broken {
         return false;
     }
@@ -149,7 +156,10 @@ fn pass_end<N: Net>(flow: &Flow<N::Pipe>, to: &mut End<'_, N::Socket>, net: &mut
         return false;
     }
     to.side.end_sent = true;
-    if net.shut_down(to.socket).is_ok() {
+    if fin_ms > 0 {
+        to.heard(kit.now_ms);
+    }
+    if kit.net.shut_down(to.socket).is_ok() {
         return false;
     }
     to.side.failed = true;
@@ -189,7 +199,10 @@ fn advance<N: Net>(
         }
         let length = quota.min(kit.scratch.len());
         match kit.net.read(from.socket, &mut kit.scratch[..length]) {
-            Ok(0) => source_ended(flow, from),
+            Ok(0) => {
+                from.heard(kit.now_ms);
+                source_ended(flow, from);
+            }
             Ok(read) => {
                 quota -= read;
                 note_read(flow, from, read, length, kit);
@@ -387,6 +400,7 @@ fn splice<N: Net>(
         match moved {
             Ok(0) => {
                 kit.pipes.give_back(pipe);
+                from.heard(kit.now_ms);
                 source_ended(flow, from);
             }
             Ok(read) => {

@@ -21,7 +21,7 @@ pub const ENTRIES: &[Entry<ProxyDraft>] = entries! {
     "timeout connect" "<time>" DLB supported(connect) "how long one attempt to connect to a server may take" default(NONE);
     "timeout server" "<time>" DLB supported(server) "how long a server may be silent" default(NONE);
     "timeout server-fin" "<time>" DLB supported(server_fin) "the same once one side has closed" default("`timeout server`");
-    "timeout tunnel" "<time>" DLB supported(tunnel) "how long both may be silent once data went both ways" default("`timeout client` and `timeout server`");
+    "timeout tunnel" "<time>" DLB supported(tunnel) "how long either side may be silent once a server is connected" default("`timeout client` and `timeout server`");
     "timeout check" "<time>" DLB supported(check) "how long a check may take once connected" default("`inter`");
     "timeout queue" "<time>" DLB supported(queue) "how long a connection may wait for a server" default("`timeout connect`");
     "timeout client-hs" "<time>" DFL supported(client_hs) "how long the PROXY header of a client may take" default("`timeout client`");
