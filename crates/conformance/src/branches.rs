@@ -107,6 +107,51 @@ const UNREACHED: &[(&str, &str, &str, &str)] = &[
         "",
         "bind refuses a socket that is in a group of several before listen could",
     ),
+    (
+        "reuseport.rs",
+        "make_room",
+        "",
+        "a group of 32,768 listeners is more than a script has",
+    ),
+    (
+        "chance.rs",
+        "draw_moment",
+        "",
+        "a choice is told only where the likely one does not agree with the kernel",
+    ),
+    (
+        "receive.rs",
+        "check_segment",
+        "segment.end() == next",
+        SELF_CALLED,
+    ),
+    (
+        "receive.rs",
+        "check_segment",
+        "segment.ack == Some(sock.snd_nxt)",
+        SELF_CALLED,
+    ),
+    (
+        "receive.rs",
+        "step_on_fin",
+        "early [1 of 2]",
+        "a peer that has sent its only FIN has no successor with a window to send another by",
+    ),
+    (
+        "request.rs",
+        "at_request",
+        "segment.end() == next",
+        SAME_SYN,
+    ),
+    (
+        "request.rs",
+        "at_request",
+        "self.may_complain(ix)",
+        SAME_SYN,
+    ),
+    ("world.rs", "socket", "", NO_SUCH),
+    ("world.rs", "existing", "socket.index", NO_SUCH),
+    ("world.rs", "call_traced", "Errno::EINVAL [2 of 2]", NO_SUCH),
     ("timer.rs", "syn_timeout", "", MINUTES),
     ("timer.rs", "request_timeout", "", MINUTES),
     ("timer.rs", "retry_syn_later", "", MINUTES),
@@ -125,6 +170,10 @@ const SYSCTLS: &str =
 const LENGTHS: &str =
     "getsockopt with another room is compared by crates/conformance/tests/options.rs";
 const CHOICE: &str = "the set of permitted ports is asked for by tests/choice.rs";
+const SELF_CALLED: &str =
+    "a SYN and acknowledgement meets SYN_RECV where a socket called itself alone, and is its own";
+const SAME_SYN: &str = "the same SYN comes twice only from sockets under TCP_REPAIR, or where the answer was lost (gaps.toml)";
+const NO_SUCH: &str = "a caller of the model named a process, namespace or socket that does not exist: no kernel is asked";
 const MINUTES: &str = "a minute and more must pass over half a connection; `sim --slow` shows it";
 
 /// Why no run reaches a side of the condition, if that is known.
