@@ -83,6 +83,7 @@ mod refusers;
 pub mod snapshot;
 mod suppose;
 mod sysctls;
+pub mod traffic;
 pub mod verdict;
 mod world;
 

@@ -31,6 +31,8 @@ pub use opening::Opening;
 pub use refuser::{Refuser, refusers};
 pub use ways::Way;
 
+pub(crate) use text::lines;
+
 /// How far from the port that was asked for a free one is looked for.
 const NEAR: u16 = 100;
 /// Of the sockets in the way, so many are told.

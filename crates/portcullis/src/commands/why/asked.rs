@@ -3,15 +3,18 @@
 //! Decides:  what is read for which question; where the answer goes; the exit code.
 //! Not here: the answer itself (crate `inspect`, verdict).
 
+use std::fmt::Display;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use portcullis_inspect::snapshot::{Process, Snapshot};
+use portcullis_inspect::traffic::{Served, traffic};
 use portcullis_inspect::verdict::{self, Opening, Outcome, Verdict};
 use portcullis_inspect::{Caller, Means, Others, Place, Wanted, read};
 use portcullis_kernel_model::{Family, Opt};
+use serde::Serialize;
 
 use super::target::{Target, with_scope};
 use crate::exit::{self, Exit};
@@ -51,6 +54,12 @@ pub struct Arguments {
     /// In this network namespace: a name of `ip netns`, or a path
     #[arg(long, value_name = "NAME")]
     netns: Option<String>,
+    /// It listens, and nothing arrives, or only some: who would get a connection, and what is in its way
+    #[arg(long, requires = "address")]
+    no_traffic: bool,
+    /// With --no-traffic: connections from this address
+    #[arg(long, value_name = "ADDR", requires = "no_traffic")]
+    from: Option<IpAddr>,
     /// Ask about the host of a file that --save wrote
     #[arg(long, value_name = "FILE", conflicts_with_all = ["netns", "save"])]
     host: Option<PathBuf>,
@@ -129,6 +138,21 @@ fn answer(arguments: &Arguments, form: Form) -> Result<(String, Exit), Unasked> 
     match target {
         Target::Word(word) => Ok((word.explained(), exit::OK)),
         Target::Unix(_) => Err(Unasked::usage("Unix sockets are not asked about yet")),
+        Target::Tcp { at, .. } if arguments.no_traffic => {
+            if at.port() == 0 {
+                return Err(Unasked::usage(
+                    "--no-traffic takes an address with its port",
+                ));
+            }
+            let traffic = traffic(&snapshot, *at, arguments.from)
+                .map_err(|nonsense| Unasked::usage(nonsense.to_string()))?;
+            let exit = match traffic.outcome {
+                Served::All => exit::WHY_WORKS,
+                Served::NotAll | Served::None => exit::WHY_REFUSED,
+                Served::Unknown => exit::WHY_UNKNOWN,
+            };
+            Ok((told(&traffic, form)?, exit))
+        }
         Target::Tcp { at, zone } => {
             let opening = opening(arguments, &snapshot, *at, zone.as_deref())?;
             let mut verdict = verdict::ask(&snapshot, &opening)
@@ -147,14 +171,17 @@ fn tell(verdict: &Verdict, form: Form) -> Result<(String, Exit), Unasked> {
         Outcome::Refused => exit::WHY_REFUSED,
         Outcome::Unknown => exit::WHY_UNKNOWN,
     };
-    let text = match form {
-        Form::Text => verdict.to_string(),
+    Ok((told(verdict, form)?, exit))
+}
+
+fn told<T: Display + Serialize>(what: &T, form: Form) -> Result<String, Unasked> {
+    match form {
+        Form::Text => Ok(what.to_string()),
         Form::Json => {
-            let json = serde_json::to_string_pretty(verdict);
-            json.map_err(|error| Unasked::unreadable(error.to_string()))? + "\n"
+            let json = serde_json::to_string_pretty(what);
+            Ok(json.map_err(|error| Unasked::unreadable(error.to_string()))? + "\n")
         }
-    };
-    Ok((text, exit))
+    }
 }
 
 /// What is read, beside the port.
