@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use portcullis_kernel_model::{
-    Answer, Call, Errno, Explanation, Family, PortChoice, Rule, SocketId, World,
+    Answer, Call, Caps, Errno, Explanation, Family, Opt, PortChoice, Rule, SocketId, World,
 };
 use serde::Serialize;
 
@@ -151,8 +151,40 @@ pub fn ask(snapshot: &Snapshot, opening: &Opening) -> Result<Verdict, Nonsense> 
         snapshot,
         worlds: &worlds,
     };
-    let subject = Subject::New(opening.family);
+    let subject = Subject::New(opening.family, &[]);
     Ok(asked.verdict(opening.at, &opening.calls(), subject))
+}
+
+/// Would these calls succeed on a socket without a port, which the caller has made already and prepared by
+/// other calls (options, `fchown`)? Privileges that those took need not be there any more.
+///
+/// # Errors
+///
+/// As [`ask`].
+pub fn ask_prepared(
+    snapshot: &Snapshot,
+    family: Family,
+    prepared: &[Call],
+    calls: &[Call],
+) -> Result<Verdict, Nonsense> {
+    let at = calls.iter().find_map(|call| match call {
+        Call::Bind(at) => Some(SocketAddr::new(at.ip, at.port)),
+        _ => None,
+    });
+    let at = at.unwrap_or_else(|| match family {
+        Family::Inet => SocketAddr::from(([0; 4], 0)),
+        Family::Inet6 => SocketAddr::from(([0u16; 8], 0)),
+    });
+    let focus = Focus {
+        port: Some(at.port()).filter(|&port| port != 0),
+        near: NEAR,
+    };
+    let worlds = Worlds::of(snapshot, focus)?;
+    let asked = Asked {
+        snapshot,
+        worlds: &worlds,
+    };
+    Ok(asked.verdict(at, calls, Subject::New(family, prepared)))
 }
 
 /// Would these calls succeed on a socket that the snapshot has, by its cookie? `None` where it has not.
@@ -184,8 +216,9 @@ pub fn ask_socket(
 
 /// The socket that is asked about.
 #[derive(Debug, Clone, Copy)]
-enum Subject {
-    New(Family),
+enum Subject<'a> {
+    /// A new one, on which these calls have been made before.
+    New(Family, &'a [Call]),
     Known((usize, usize)),
 }
 
@@ -215,7 +248,7 @@ impl Asked<'_> {
         &self.snapshot.namespaces[0]
     }
 
-    fn verdict(&self, at: SocketAddr, calls: &[Call], subject: Subject) -> Verdict {
+    fn verdict(&self, at: SocketAddr, calls: &[Call], subject: Subject<'_>) -> Verdict {
         let all = self.worlds.possible.iter();
         let tried: Vec<(&Possible, Tried)> = all
             .filter_map(|possible| Some((possible, self.attempt(possible, calls, subject)?)))
@@ -231,7 +264,11 @@ impl Asked<'_> {
                 answers.push(no_port());
             }
         }
-        let mut unseen = self.unseen(at, calls);
+        if at.port() == 0 && self.may_share(calls, subject) {
+            let refused = answers.iter().all(|answer| answer.error.is_some());
+            answers.extend(refused.then(shared_port));
+        }
+        let mut unseen = self.unseen(at);
         let works = answers.iter().all(|answer| answer.error.is_none());
         let outcome = match answers.len() {
             1 if works && !self.worlds.unseen.is_empty() => Outcome::Unknown,
@@ -271,10 +308,24 @@ impl Asked<'_> {
         }
     }
 
+    /// Where the kernel chooses: whether the newcomer might share a port of somebody whose options nobody
+    /// could see. Worlds of every value are made of a port that is named alone.
+    fn may_share(&self, calls: &[Call], subject: Subject<'_>) -> bool {
+        let shares =
+            |call: &Call| matches!(call, Call::Set(Opt::ReuseAddr(true) | Opt::ReusePort(true)));
+        let newcomer = match subject {
+            Subject::New(_, prepared) => prepared.iter().chain(calls).any(shares),
+            Subject::Known(_) => true,
+        };
+        let hidden =
+            |one: &Socket| one.options.reuseaddr.is_none() || one.options.reuseport.is_none();
+        newcomer && self.net().sockets.iter().any(hidden)
+    }
+
     fn question(&self, address: SocketAddr, calls: &[Call]) -> Question {
         let caller = self.snapshot.process(self.snapshot.caller);
         let options = calls.iter().filter_map(|call| match call {
-            Call::Set(portcullis_kernel_model::Opt::BindToDevice(index)) => {
+            Call::Set(Opt::BindToDevice(index)) => {
                 let device = holder::device_name(self.net(), *index);
                 Some(format!("SO_BINDTODEVICE = {device}"))
             }
@@ -296,11 +347,21 @@ impl Asked<'_> {
     }
 
     /// Makes the calls in a copy of a world.
-    fn attempt(&self, possible: &Possible, calls: &[Call], subject: Subject) -> Option<Tried> {
+    fn attempt(&self, possible: &Possible, calls: &[Call], subject: Subject<'_>) -> Option<Tried> {
         let caller = self.worlds.caller;
         let mut world = possible.world.clone();
         let socket = match subject {
-            Subject::New(family) => world.socket(caller, family),
+            Subject::New(family, prepared) => {
+                let socket = world.socket(caller, family);
+                let place = usize::from(caller.0);
+                let known = world.host_mut().processes.get_mut(place)?;
+                let had = std::mem::replace(&mut known.caps, Caps::ALL);
+                for &call in prepared {
+                    world.call_as(caller, socket, call);
+                }
+                world.host_mut().processes[place].caps = had;
+                socket
+            }
             Subject::Known(place) => *possible.sockets.get(&place)?,
         };
         let mut tried = Tried {
@@ -419,7 +480,12 @@ impl Asked<'_> {
     }
 
     /// Those who have the port, and are not in the way.
-    fn beside(&self, at: SocketAddr, answers: &[PossibleAnswer], subject: Subject) -> Vec<Holder> {
+    fn beside(
+        &self,
+        at: SocketAddr,
+        answers: &[PossibleAnswer],
+        subject: Subject<'_>,
+    ) -> Vec<Holder> {
         let told = answers.iter().flat_map(|answer| &answer.holders);
         let told: BTreeSet<u64> = told.map(|holder| holder.cookie).collect();
         let own = |place: usize| matches!(subject, Subject::Known((0, known)) if known == place);
@@ -431,7 +497,7 @@ impl Asked<'_> {
         others.collect()
     }
 
-    fn unseen(&self, at: SocketAddr, _calls: &[Call]) -> Vec<String> {
+    fn unseen(&self, at: SocketAddr) -> Vec<String> {
         let mut unseen = self.worlds.unseen.clone();
         let held = self
             .net()
@@ -473,6 +539,18 @@ fn no_port() -> PossibleAnswer {
         holders: Vec::new(),
         more_holders: 0,
         supposing: vec!["the kernel's search for a port begins badly".to_owned()],
+    }
+}
+
+fn shared_port() -> PossibleAnswer {
+    PossibleAnswer {
+        call: None,
+        error: None,
+        message: None,
+        rule: Some(RuleText::of(Rule::ChosenShared)),
+        holders: Vec::new(),
+        more_holders: 0,
+        supposing: vec!["a socket whose options cannot be seen would share its port".to_owned()],
     }
 }
 

@@ -38,6 +38,8 @@ pub(super) struct Helper {
     channel: OwnedFd,
     /// Readable once it has ended.
     end: OwnedFd,
+    /// Its number.
+    pid: Pid,
     /// Set where it is a child of this process, to be waited for.
     child: Option<Pid>,
 }
@@ -65,6 +67,7 @@ impl Helper {
                 let mut helper = Helper {
                     channel: high(here)?,
                     end: pidfd(pid)?,
+                    pid,
                     child: Some(pid),
                 };
                 match helper.answer()?.0 {
@@ -148,15 +151,21 @@ impl Helper {
         match receive(&channel)? {
             (text, _) if text.starts_with("pid ") => {
                 let pid = text[4..].parse().ok().and_then(Pid::from_raw);
-                let end = pidfd(pid.ok_or_else(nonsense)?)?;
+                let pid = pid.ok_or_else(nonsense)?;
                 Ok(Helper {
                     channel,
-                    end,
+                    end: pidfd(pid)?,
+                    pid,
                     child: None,
                 })
             }
             _ => Err(nonsense()),
         }
+    }
+
+    /// Its number, for who looks at it from outside.
+    pub fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
     /// It ends; what it held is closed when this returns.

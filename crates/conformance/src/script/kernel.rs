@@ -148,6 +148,41 @@ impl Kernel {
         Ok(Caller::There(helper))
     }
 
+    /// What an observer does beside the script: as this process itself, inside a network of the script.
+    ///
+    /// # Errors
+    ///
+    /// Where that network cannot be entered.
+    pub fn beside<T>(&mut self, net: NetId, act: impl FnOnce() -> T) -> io::Result<T> {
+        let mut seen = None;
+        self.within(net, || {
+            seen = Some(act());
+            Ok(())
+        })?;
+        seen.ok_or_else(|| io::Error::other("nothing was looked at"))
+    }
+
+    /// The number that the kernel gives a socket for as long as it lives, for who looks from outside.
+    pub fn cookie(&mut self, slot: Slot) -> Option<u64> {
+        if self.hands.is_open(slot) {
+            let copy = self.hands.copy(slot).ok()?;
+            return portcullis_sys::trace::socket_cookie(copy).ok();
+        }
+        let mut copies = self
+            .helpers()
+            .filter_map(|helper| helper.give(slot).ok()?.ok());
+        portcullis_sys::trace::socket_cookie(copies.next()?).ok()
+    }
+
+    /// The process of a caller that has one of its own; a user is an identity of this process.
+    #[must_use]
+    pub fn process_of(&self, caller: ProcessId) -> Option<u32> {
+        match self.callers.get(usize::from(caller.0)) {
+            Some(Caller::There(helper)) => Some(helper.pid()),
+            Some(Caller::Here { .. } | Caller::Gone) | None => None,
+        }
+    }
+
     /// Makes a call as this caller, who is here or there.
     fn ask(
         &mut self,

@@ -143,6 +143,11 @@ impl Run {
         })
     }
 
+    /// The live world, for who looks at it beside the script.
+    pub fn live(&mut self) -> Option<&mut Kernel> {
+        self.kernel.as_mut()
+    }
+
     /// Takes a step in each world: first in the live one, whose random draws the model follows.
     pub fn step(&mut self, step: &Step) -> Row {
         let mut row = Row {
