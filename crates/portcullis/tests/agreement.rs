@@ -116,7 +116,7 @@ impl Watched {
     fn step(&mut self, step: &Step) {
         let asked = self.ask(step);
         let row = self.run.step(step);
-        let mut did = row.kernel.as_ref().map(|seen| seen.outcome.clone());
+        let mut did = row.kernel.as_ref().map(|seen| seen.outcome);
         if self.lie {
             did = did.map(|_| Did::Ok);
         }
