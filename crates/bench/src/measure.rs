@@ -172,6 +172,7 @@ impl Bench {
         let to = entry.running.address(Service::Short);
         self.rig.short_count(to, 16, WARM_UP)?;
         entry.note(self.rig.take_tally());
+        entry.pids = entry.running.pids();
         Ok(())
     }
 
@@ -212,6 +213,8 @@ impl Bench {
         entry: &mut Entry,
         load: impl FnOnce(&mut Rig) -> Result<(), rustix::io::Errno>,
     ) -> io::Result<Round> {
+        // Again, since nginx listens before it starts its workers.
+        entry.pids = entry.running.pids();
         let before = entry.when_still()?;
         let busy = process::busy_ns(&self.processors)?;
         let (begun, own) = (now_ns(), own_cpu_ns());
@@ -223,8 +226,12 @@ impl Bench {
         entry.used.cpu_ns += after.cpu_ns - before.cpu_ns;
         entry.used.user_ticks += after.user_ticks - before.user_ticks;
         entry.used.system_ticks += after.system_ticks - before.system_ticks;
-        let tally = self.rig.take_tally();
+        let mut tally = self.rig.take_tally();
         let cpu = (after.cpu_ns - before.cpu_ns) as f64;
+        if cpu == 0.0 && tally.operations + tally.bytes > 0 {
+            // Whoever did it was not looked at.
+            *tally.errors.entry("no processor time").or_default() += 1;
+        }
         let round = round_of(&tally, wall as f64, cpu, own as f64);
         entry.note(tally);
         let foreign = (busy as f64 - cpu - own as f64) / all as f64;
