@@ -106,6 +106,8 @@ impl From<Errno> for Unconnected {
 pub enum Then {
     /// Nothing that is known of.
     Wait,
+    /// More bytes, soon: those that do not fill a segment may wait for them.
+    More,
     /// The end, at once: it may travel in the same segment.
     End,
 }
@@ -222,6 +224,7 @@ pub trait Net {
         pipe: &Self::Pipe,
         to: &Self::Socket,
         length: usize,
+        then: Then,
     ) -> Result<usize, Errno>;
 
     /// Takes the reserved descriptor back if it was used. False: there is none to be had.

@@ -425,7 +425,7 @@ impl Net for LinuxNet {
     fn write(&mut self, socket: &OwnedFd, bytes: &[u8], then: Then) -> Result<usize, Errno> {
         let flags = match then {
             Then::Wait => SendFlags::NOSIGNAL,
-            Then::End => SendFlags::NOSIGNAL | SendFlags::MORE,
+            Then::More | Then::End => SendFlags::NOSIGNAL | SendFlags::MORE,
         };
         rustix::net::send(socket, bytes, flags)
     }
@@ -489,8 +489,12 @@ impl Net for LinuxNet {
         pipe: &LinuxPipe,
         to: &OwnedFd,
         length: usize,
+        then: Then,
     ) -> Result<usize, Errno> {
-        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+        let mut flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+        if then != Then::Wait {
+            flags |= SpliceFlags::MORE;
+        }
         rustix::pipe::splice(&pipe.read, None, to, None, length, flags)
     }
 

@@ -76,6 +76,8 @@ pub enum Lie {
     SilentMark,
     /// A source that was made to gather goes on when it is told not to.
     StuckWater,
+    /// What waits for more bytes is not sent when it is told to be.
+    KeptPart,
 }
 
 /// How far a connection is.
@@ -114,6 +116,8 @@ pub struct Connection {
     pub ended: bool,
     /// What we wrote waits for our end.
     held: bool,
+    /// The last of what we wrote waits for more.
+    pub part_held: bool,
     /// It is watched for reading only.
     reading_only: bool,
     pub closed: Option<Close>,
@@ -139,6 +143,7 @@ impl Connection {
             error_told: false,
             ended: false,
             held: false,
+            part_held: false,
             reading_only: false,
             closed: None,
             partner: None,
@@ -533,6 +538,7 @@ impl Net for SimulatedNet {
         world.deliver(*socket, &bytes[..length]);
         // A full send buffer is sent whatever follows.
         world.connections[*socket].held = then == Then::End && length == bytes.len();
+        world.connections[*socket].part_held = then == Then::More;
         Ok(length)
     }
 
@@ -545,6 +551,7 @@ impl Net for SimulatedNet {
         }
         connection.ended = true;
         connection.held = false;
+        connection.part_held = false;
         Ok(())
     }
 
@@ -563,7 +570,12 @@ impl Net for SimulatedNet {
         0
     }
 
-    fn set_no_delay(&mut self, _: &usize) {}
+    fn set_no_delay(&mut self, socket: &usize) {
+        let mut world = self.0.borrow_mut();
+        if world.faults.lie != Lie::KeptPart {
+            world.connections[*socket].part_held = false;
+        }
+    }
 
     fn pipe(&mut self, _: u32) -> Result<(SimulatedPipe, u32), Errno> {
         let mut world = self.0.borrow_mut();
@@ -633,6 +645,7 @@ impl Net for SimulatedNet {
         pipe: &SimulatedPipe,
         to: &usize,
         length: usize,
+        then: Then,
     ) -> Result<usize, Errno> {
         let mut world = self.0.borrow_mut();
         assert_eq!(world.pipes[&pipe.id].len(), length, "the load is known");
@@ -644,6 +657,7 @@ impl Net for SimulatedNet {
         let inside = world.pipes.get_mut(&pipe.id).expect("an open pipe");
         let bytes: Vec<u8> = inside.drain(..moved).collect();
         world.deliver(*to, &bytes);
+        world.connections[*to].part_held = then == Then::More;
         Ok(moved)
     }
 

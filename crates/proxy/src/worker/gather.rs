@@ -1,11 +1,12 @@
 //! When a spliced source is left to gather more before it wakes the worker.
 //!
-//! Decides:  a source that brings bulk fast tells of bytes only once a good part of a pipe is there
-//!           (`SO_RCVLOWAT`), so that a wake-up is two large splices and not several small ones. One
-//!           that becomes slow tells of every byte again. What was gathered is looked for after a
-//!           moment in any case; then too, and the next try needs twice as many bytes, so that a
-//!           source of answers with pauses between waits a few times in its life, not at the end of
-//!           each.
+//! Decides:  a source that brings bulk fast tells of bytes only once as much is there as it brings in
+//!           some milliseconds, at most a pipe full (`SO_RCVLOWAT`), so that a wake-up, which is
+//!           dearer than a splice, moves much. One that becomes slow tells of every byte again. What
+//!           was gathered is looked for after a moment in any case; then too, and the next try needs
+//!           twice as many bytes, so that a source of answers with pauses between waits a few times
+//!           in its life, not at the end of each. While it gathers, the last part of a segment waits
+//!           for more bytes; it is sent at that moment at the latest.
 //! Kernel:   net/ipv4/tcp.c, tcp_set_rcvlowat(), tcp_data_ready(), tcp_stream_is_readable(); an end,
 //!           an error or a full window is told whatever the mark (include/net/tcp.h,
 //!           tcp_epollin_ready()), 4.18 to 6.18
@@ -16,11 +17,16 @@ use crate::session::{Flow, Session};
 
 /// How long a source may gather, ms.
 pub const GATHER_MS: u64 = 10;
-/// What a source gathers is this part of the pipe; a fast one brings as much in a millisecond.
-const MARK: u32 = 4;
+/// A fast source gathers what it brings in so many ms, in quarters of a pipe, at most a pipe full.
+const AHEAD_MS: u32 = 4;
+/// From so many quarters on a source gathers; with none it gathers no more.
+const FAST: u8 = 2;
 /// A source is fast or slow over so many pipes full.
 const RUN: u32 = 4;
-/// Where doubling that stops.
+/// So many fast runs in a row take a setback back: what the setback costs, the time of some pipes
+/// full, is little beside them.
+const AMENDS: u8 = 64;
+/// Where doubling a run stops.
 const MOST_SETBACKS: u8 = 9;
 
 /// Whether a source gathers; small, since every session has two.
@@ -28,12 +34,22 @@ const MOST_SETBACKS: u8 = 9;
 pub struct Gather {
     /// It does.
     pub on: bool,
-    /// How often it took too long.
+    /// Until so many quarters of the pipe are there.
+    quarters: u8,
+    /// How often it took too long, less the amends for it.
     setbacks: u8,
+    /// Fast runs in a row.
+    fast_runs: u8,
     /// Bytes of this run.
     moved: u32,
     /// When it began, less whole turns of 2^32.
     since_ms: u32,
+}
+
+/// After a splice of so much into a pipe that holds so much: was it all that there was? A pipe with
+/// a slot for each small packet is full before; what is left in its source would not be told of.
+pub fn drained(spliced: usize, capacity: u32) -> bool {
+    spliced < capacity as usize / 4
 }
 
 impl Gather {
@@ -50,27 +66,39 @@ impl Gather {
         if self.moved < run {
             return None;
         }
-        let mark = capacity / MARK;
-        let took_ms = now_ms.wrapping_sub(self.since_ms);
-        let is_fast = self.moved >= took_ms.saturating_mul(mark);
+        let took_ms = now_ms.wrapping_sub(self.since_ms).max(1);
+        let quarter = (capacity / 4).max(1);
+        let ahead = (self.moved / took_ms).saturating_mul(AHEAD_MS);
+        let quarters = (ahead / quarter).min(4) as u8;
         (self.moved, self.since_ms) = (0, now_ms);
-        match (self.on, is_fast) {
-            (false, true) => {
-                self.on = true;
-                Some(mark)
-            }
-            (true, false) => {
+        match (self.on, quarters) {
+            (true, 0) => {
                 self.give_up();
-                Some(1)
+                return Some(1);
             }
-            _ => None,
+            (true, _) => self.make_amends(),
+            (false, FAST..) => self.on = true,
+            (false, _) => return None,
+        }
+        if self.quarters == quarters {
+            return None;
+        }
+        self.quarters = quarters;
+        Some(quarter * u32::from(quarters))
+    }
+
+    fn make_amends(&mut self) {
+        self.fast_runs += 1;
+        if self.fast_runs == AMENDS {
+            self.fast_runs = 0;
+            self.setbacks = self.setbacks.saturating_sub(1);
         }
     }
 
     /// It took too long.
     pub fn give_up(&mut self) {
         self.on = false;
-        self.moved = 0;
+        (self.quarters, self.fast_runs, self.moved) = (0, 0, 0);
         self.setbacks = (self.setbacks + 1).min(MOST_SETBACKS);
     }
 }
@@ -95,10 +123,14 @@ pub fn stop<N: Net>(session: &mut Session<N::Socket, N::Pipe>, net: &mut N, now_
         session.up.gather.give_up();
         session.client_side.readable = true;
         net.set_low_water(&session.client, 1);
+        if let Some(server) = &session.server {
+            net.set_no_delay(server);
+        }
     }
     if waits(&session.down) && is_due(session.server_heard_ms) {
         session.down.gather.give_up();
         session.server_side.readable = true;
+        net.set_no_delay(&session.client);
         if let Some(server) = &session.server {
             net.set_low_water(server, 1);
         }
@@ -112,10 +144,20 @@ mod tests {
     const PIPE: u32 = 1 << 20;
     const PIECE: usize = 64 << 10;
 
-    /// How many MiB come, `a_ms` pieces of 64 KiB in a millisecond, until the mark changes.
-    fn mib_until(gather: &mut Gather, a_ms: u64, now_ms: &mut u64) -> Option<(u64, u32)> {
-        for piece in 1..=1 << 20 {
-            *now_ms += u64::from(piece % a_ms == 0);
+    /// So many pieces of 64 KiB in so many ms.
+    type Speed = (u64, u64);
+
+    /// How many MiB come until the mark changes.
+    fn mib_until(
+        gather: &mut Gather,
+        (pieces, ms): Speed,
+        now_ms: &mut u64,
+        most_mib: u64,
+    ) -> Option<(u64, u32)> {
+        for piece in 1..=most_mib << 4 {
+            if piece % pieces == 0 {
+                *now_ms += ms;
+            }
             if let Some(mark) = gather.note(PIECE, PIPE, *now_ms) {
                 return Some((piece >> 4, mark));
             }
@@ -127,50 +169,100 @@ mod tests {
     fn a_fast_source_gathers_after_some_pipes_full_and_each_setback_doubles_them() {
         let (mut gather, mut now) = (Gather::default(), 1000);
         for expected in [4, 8, 16, 32] {
-            let found = mib_until(&mut gather, 8, &mut now);
-            assert_eq!(found, Some((expected, PIPE / 4)));
+            let found = mib_until(&mut gather, (8, 1), &mut now, 100);
+            assert_eq!(found, Some((expected, PIPE)));
             assert!(gather.on);
-            assert_eq!(mib_until(&mut gather, 8, &mut now), None, "it stays fast");
+            let found = mib_until(&mut gather, (8, 1), &mut now, 100);
+            assert_eq!(found, None, "it stays fast");
             gather.give_up();
             now += 10_000;
         }
         (0..100).for_each(|_| gather.give_up());
-        let found = mib_until(&mut gather, 8, &mut now);
-        assert_eq!(found, Some((4 << MOST_SETBACKS, PIPE / 4)));
+        let found = mib_until(&mut gather, (8, 1), &mut now, 10_000);
+        assert_eq!(found, Some((4 << MOST_SETBACKS, PIPE)));
+    }
+
+    #[test]
+    fn what_is_gathered_is_what_comes_in_some_milliseconds() {
+        let table: [(Speed, Option<u32>); 7] = [
+            ((64, 1), Some(PIPE)),
+            ((4, 1), Some(PIPE)),
+            ((3, 1), Some(PIPE / 4 * 3)),
+            ((2, 1), Some(PIPE / 2)),
+            ((1, 1), None),
+            ((1, 2), None),
+            ((1, 1000), None),
+        ];
+        for (speed, expected) in table {
+            let (mut gather, mut now) = (Gather::default(), 1000);
+            let found = mib_until(&mut gather, speed, &mut now, 100);
+            assert_eq!(found.map(|(_, mark)| mark), expected, "{speed:?}");
+            assert_eq!(gather.on, expected.is_some(), "{speed:?}");
+        }
     }
 
     #[test]
     fn a_run_over_the_turn_of_the_clock_is_as_long_as_any() {
         let (mut gather, mut now) = (Gather::default(), u64::from(u32::MAX) - 3);
-        assert_eq!(mib_until(&mut gather, 8, &mut now), Some((4, PIPE / 4)));
+        let found = mib_until(&mut gather, (8, 1), &mut now, 100);
+        assert_eq!(found, Some((4, PIPE)));
         assert!(size_of::<Gather>() <= 12);
     }
 
     #[test]
-    fn a_slow_source_never_gathers() {
-        // Three pieces in a millisecond are 192 KiB; a mark would be 256.
+    fn a_source_that_becomes_slower_gathers_less_and_then_no_more() {
         let (mut gather, mut now) = (Gather::default(), 1000);
-        assert_eq!(mib_until(&mut gather, 3, &mut now), None);
-        assert!(!gather.on);
+        let table: [(Speed, Option<(u64, u32)>); 5] = [
+            ((8, 1), Some((4, PIPE))),
+            ((2, 1), Some((4, PIPE / 2))),
+            ((1, 1), Some((4, PIPE / 4))),
+            ((1, 2), Some((4, 1))),
+            ((8, 1), Some((8, PIPE))),
+        ];
+        for (speed, expected) in table {
+            let found = mib_until(&mut gather, speed, &mut now, 100);
+            assert_eq!(found, expected, "{speed:?}");
+        }
     }
 
     #[test]
-    fn a_source_that_becomes_slow_gathers_no_more() {
+    fn much_that_came_fast_makes_amends_for_a_setback() {
         let (mut gather, mut now) = (Gather::default(), 1000);
-        assert_eq!(mib_until(&mut gather, 8, &mut now), Some((4, PIPE / 4)));
-        assert_eq!(mib_until(&mut gather, 2, &mut now), Some((4, 1)));
-        assert!(!gather.on);
-        assert_eq!(mib_until(&mut gather, 8, &mut now), Some((8, PIPE / 4)));
+        (0..3).for_each(|_| gather.give_up());
+        // It begins to gather after 32 MiB; each 256 that follow make amends once.
+        for (more_mib, next) in [(32 + 200, 64), (64 + 300, 64), (64 + 256 * 4, 8)] {
+            let mut left = more_mib;
+            while let Some((took, _)) = mib_until(&mut gather, (8, 1), &mut now, left) {
+                left -= took;
+            }
+            gather.give_up();
+            let mut copy = gather;
+            let found = mib_until(&mut copy, (8, 1), &mut now, 1000);
+            assert_eq!(found, Some((next, PIPE)), "after {more_mib} MiB");
+        }
     }
 
     #[test]
-    fn a_pause_between_answers_counts_as_slowness() {
-        let mut gather = Gather::default();
+    fn answers_with_pauses_between_wait_a_few_times_only() {
+        let (mut gather, mut waits) = (Gather::default(), 0);
         for answer in 0..1000 {
             // 2 MiB at once, every 20 ms.
             for _ in 0..32 {
-                assert_eq!(gather.note(PIECE, PIPE, 1000 + answer * 20), None);
+                gather.note(PIECE, PIPE, 1000 + answer * 20);
             }
+            if gather.on {
+                gather.give_up();
+                waits += 1;
+            }
+        }
+        assert!((1..=9).contains(&waits), "{waits}");
+    }
+
+    #[test]
+    fn a_pipe_that_is_full_of_small_packets_is_not_taken_for_a_drained_source() {
+        // 256 slots of 1,448 bytes; what came meanwhile.
+        for (spliced, expected) in [(256 * 1448, false), (PIPE as usize, false), (PIECE, true)] {
+            assert_eq!(drained(spliced, PIPE), expected, "{spliced}");
         }
     }
 }

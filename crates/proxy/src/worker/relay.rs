@@ -11,6 +11,7 @@
 
 use rustix::io::Errno;
 
+use super::gather;
 use super::pools::{BufferPool, PipePool};
 use crate::net::{Net, Then};
 use crate::session::{Flow, Session, Side};
@@ -329,6 +330,11 @@ fn flush<N: Net>(
         return true;
     }
     before_write(flow, to, kit.net);
+    let then = if flow.gather.on {
+        Then::More
+    } else {
+        Then::Wait
+    };
     while to.side.writable && !flow.broken {
         let outcome = match &mut flow.carry {
             Carry::Nothing => return true,
@@ -338,7 +344,7 @@ fn flush<N: Net>(
                 .inspect(|&written| buffer.start += written),
             Carry::Pipe(pipe) => kit
                 .net
-                .splice_out(&pipe.pipe, to.socket, pipe.load as usize)
+                .splice_out(&pipe.pipe, to.socket, pipe.load as usize, then)
                 .inspect(|&written| pipe.load -= written as u32),
         };
         match outcome {
@@ -407,8 +413,7 @@ fn splice<N: Net>(
                 if let Some(mark) = flow.gather.note(read, pipe.capacity, kit.now_ms) {
                     kit.net.set_low_water(from.socket, mark);
                 }
-                // A pipe half full may have left something that will not be told of.
-                waits = flow.gather.on && read < pipe.capacity as usize / 2;
+                waits = flow.gather.on && gather::drained(read, pipe.capacity);
                 pipe.load = read as u32;
                 flow.carry = Carry::Pipe(pipe);
                 flow.bytes += read as u64;
