@@ -172,8 +172,10 @@ const LENGTHS: &str =
 const CHOICE: &str = "the set of permitted ports is asked for by tests/choice.rs";
 const SELF_CALLED: &str =
     "a SYN and acknowledgement meets SYN_RECV where a socket called itself alone, and is its own";
-const SAME_SYN: &str = "the same SYN comes twice only from sockets under TCP_REPAIR, or where the answer was lost (gaps.toml)";
-const NO_SUCH: &str = "a caller of the model named a process, namespace or socket that does not exist: no kernel is asked";
+const SAME_SYN: &str =
+    "the same SYN comes twice only from sockets that were under TCP_REPAIR (gaps.toml)";
+const NO_SUCH: &str =
+    "a caller of the model named what does not exist, or added a namespace: no kernel is asked";
 const MINUTES: &str = "a minute and more must pass over half a connection; `sim --slow` shows it";
 
 /// Why no run reaches a side of the condition, if that is known.

@@ -330,7 +330,6 @@ fn run_all(options: &Options) -> std::io::Result<Report> {
         one(&plan(part, left), &mut report)?;
     }
     if let (Some(_), Some(directory)) = (&options.branches, &options.cases) {
-        println!("scenarios of {}", directory.display());
         report.add(cases::branches(directory)?);
     }
     Ok(report)
