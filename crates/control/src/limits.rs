@@ -359,6 +359,80 @@ fn suggestion(demand: &Demand, descriptors: u64) -> u64 {
     fits / unit * unit
 }
 
+/// Whose limit it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Raising {
+    /// An ordinary process's: it can be raised up to the hard limit.
+    ToHard,
+    /// That of one with CAP_SYS_RESOURCE.
+    Beyond,
+}
+
+/// What a plan needs, and what it asks for.
+pub fn of_plan(plan: &crate::Plan) -> (Demand, Wishes) {
+    let listeners = plan.listeners.iter();
+    let servers = plan.backends.iter().flat_map(|backend| &backend.servers);
+    let splices = plan.tuning.pipe_size > 0;
+    let demand = Demand {
+        listeners: listeners.map(|one| u64::from(one.spec.shards)).sum(),
+        checks: servers.filter(|server| server.check.is_some()).count() as u64,
+        workers: u64::from(plan.workers),
+        pipes: match (splices, plan.process.max_pipes) {
+            (false, _) => Pipes::None,
+            (true, Some(pipes)) => Pipes::AtMost(u64::from(pipes)),
+            (true, None) => Pipes::Automatic,
+        },
+    };
+    let wishes = Wishes {
+        maxconn: plan.process.maxconn,
+        ulimit_n: plan.process.ulimit_n,
+        fd_hard_limit: plan.process.fd_hard_limit,
+        strictness: match plan.process.strict_limits {
+            true => Strictness::Strict,
+            false => Strictness::Lenient,
+        },
+    };
+    (demand, wishes)
+}
+
+/// What [`apply`] would come to with a limit, without setting anything. That `fs.nr_open` is in the way is
+/// not foreseen.
+pub fn foresee(
+    demand: &Demand,
+    wishes: &Wishes,
+    present: Limit,
+    raising: Raising,
+) -> Result<Settled, LimitError> {
+    let plan = plan(demand, wishes, present);
+    let most = match raising {
+        Raising::ToHard => present.hard,
+        Raising::Beyond => u64::MAX,
+    };
+    let (nofile, refused) = match target(&plan, demand, wishes, present) {
+        Ok(None) => (present.soft, None),
+        Ok(Some(limit)) if limit.soft <= most => (limit.soft, None),
+        Ok(Some(_)) => {
+            let error = LimitError::CannotRaise {
+                wanted: plan.nofile,
+                present,
+                fd_hard_limit: None,
+                errno: Some(rustix::io::Errno::PERM.raw_os_error()),
+                configured: !plan.automatic || wishes.ulimit_n.is_some(),
+                suggestion: suggestion(demand, present.hard),
+            };
+            (present.hard, Some(error))
+        }
+        Err(error) => {
+            let most = present.hard.min(wishes.fd_hard_limit.unwrap_or(u64::MAX));
+            (most.max(present.soft), Some(error))
+        }
+    };
+    match refused {
+        Some(error) if wishes.strictness == Strictness::Strict => Err(error),
+        refused => settle(&plan, demand, wishes.strictness, nofile, refused),
+    }
+}
+
 /// `RLIMIT_NOFILE` now.
 pub fn present() -> Limit {
     let limit = getrlimit(Resource::Nofile);

@@ -12,6 +12,7 @@ mod holder;
 mod opening;
 mod refuser;
 mod text;
+mod together;
 mod ways;
 
 use std::collections::BTreeSet;
@@ -29,6 +30,7 @@ pub use elsewhere::{Elsewhere, elsewhere};
 pub use holder::{Holder, Holding};
 pub use opening::Opening;
 pub use refuser::{Refuser, refusers};
+pub use together::{Together, ask_together};
 pub use ways::Way;
 
 pub(crate) use text::lines;

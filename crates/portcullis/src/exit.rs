@@ -31,12 +31,12 @@ pub const USAGE: Exit = Exit {
 /// A listener cannot be opened.
 pub const LISTENER: Exit = Exit {
     code: 3,
-    meaning: "a listening socket cannot be opened; none is left open",
+    meaning: "a listening socket cannot be opened; none is left open; for `check`: this host would refuse one",
 };
 /// Limits or privileges cannot be had, or not be dropped.
 pub const PRIVILEGES: Exit = Exit {
     code: 4,
-    meaning: "a limit cannot be raised, a privilege not be dropped, or a file of the process not be written",
+    meaning: "a limit cannot be raised, a privilege not be dropped, or a file of the process not be written; for `check`: this host has too few descriptors",
 };
 /// A fault of ours, or of the host.
 pub const INTERNAL: Exit = Exit {

@@ -3,5 +3,7 @@
 //! Decides:  nothing itself.
 //! Not here: the rules and their words (crates `kernel-model` and `inspect`), opening (crate `listener`).
 
-pub mod opening;
+pub mod foreseen;
+mod opening;
 pub mod refused;
+mod sources;

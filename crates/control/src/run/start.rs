@@ -23,7 +23,7 @@ use super::{End, Job, Ready, RunError, open};
 use crate::daemon::{self, Launch, Readiness};
 use crate::health::HealthPlan;
 use crate::life::Life;
-use crate::limits::{self, Demand, Pipes, Strictness, Wishes};
+use crate::limits;
 use crate::logs::LogWriter;
 use crate::notify::Notifier;
 use crate::pidfile::Pidfile;
@@ -216,32 +216,7 @@ fn write_pidfile(plan: &Plan, dropping: &privileges::Plan) -> Result<Option<Pidf
 
 /// Sets the descriptor limit, and gives the process's `maxconn`.
 fn set_limits(plan: &mut Plan, messages: Messages) -> Result<u32, RunError> {
-    let sockets = plan
-        .listeners
-        .iter()
-        .map(|l| u64::from(l.spec.shards))
-        .sum();
-    let servers = plan.backends.iter().flat_map(|backend| &backend.servers);
-    let splices = plan.tuning.pipe_size > 0;
-    let demand = Demand {
-        listeners: sockets,
-        checks: servers.filter(|server| server.check.is_some()).count() as u64,
-        workers: u64::from(plan.workers),
-        pipes: match (splices, plan.process.max_pipes) {
-            (false, _) => Pipes::None,
-            (true, Some(pipes)) => Pipes::AtMost(u64::from(pipes)),
-            (true, None) => Pipes::Automatic,
-        },
-    };
-    let wishes = Wishes {
-        maxconn: plan.process.maxconn,
-        ulimit_n: plan.process.ulimit_n,
-        fd_hard_limit: plan.process.fd_hard_limit,
-        strictness: match plan.process.strict_limits {
-            true => Strictness::Strict,
-            false => Strictness::Lenient,
-        },
-    };
+    let (demand, wishes) = limits::of_plan(plan);
     let settled =
         limits::apply(&demand, &wishes).map_err(|error| RunError::Limits(error.to_string()))?;
     if let Some(warning) = &settled.warning {

@@ -1,15 +1,17 @@
-//! `portcullis check`: is this configuration valid?
+//! `portcullis check`: is this configuration valid, and would this host open what it says?
 //!
-//! Decides:  the exit code (0 or 1), and that a valid one gets one friendly line.
-//! Not here: what is wrong with it (the config crate, control::compile).
+//! Decides:  the exit code, and that a valid one gets one friendly line. What a host says refuses no file:
+//!           it has exit codes of its own, those that `run` would end with.
+//! Not here: what is wrong with it (the config crate, control::compile), what the host says (live.rs).
 
 use std::path::PathBuf;
 
 use clap::Args;
-use portcullis_config::HostFiles;
+use portcullis_config::{Diagnostic, HostFiles, Severity, diagnostic};
 use portcullis_control::{Overrides, Plan};
 
 use crate::exit::{self, Exit};
+use crate::live::foreseen::{self, Host};
 use crate::load::{self, Loaded};
 use crate::terminal;
 
@@ -22,7 +24,13 @@ pub struct Arguments {
     /// Write the findings to standard output as JSON, for editors and CI
     #[arg(long)]
     json: bool,
-    /// A warning refuses the configuration (HAProxy's -dW)
+    /// Do not ask this host: only what the files say
+    #[arg(long)]
+    offline: bool,
+    /// Ask the host of a file that `why --save` wrote, instead of this one
+    #[arg(long, value_name = "FILE", conflicts_with = "offline")]
+    host: Option<PathBuf>,
+    /// A warning of the files refuses the configuration (HAProxy's -dW)
     #[arg(long)]
     warnings_refuse: bool,
     /// Say nothing where there is nothing to say
@@ -37,9 +45,18 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Exit {
     let warnings = super::warnings(arguments.warnings_refuse);
     let paths = arguments.files.paths();
-    let loaded = load::load(&paths, &HostFiles, &Overrides::default(), warnings);
-    let exit = match loaded.plan {
-        Some(_) => exit::OK,
+    let mut loaded = load::load(&paths, &HostFiles, &Overrides::default(), warnings);
+    let exit = match &loaded.plan {
+        Some(_) if arguments.offline => exit::OK,
+        Some(plan) => match of_host(plan, arguments) {
+            Ok(found) => {
+                let exit = code(&found);
+                loaded.diagnostics.extend(found);
+                diagnostic::sort(&mut loaded.diagnostics);
+                exit
+            }
+            Err(exit) => return exit,
+        },
         None => exit::CONFIGURATION,
     };
     if arguments.json {
@@ -48,12 +65,41 @@ pub fn run(arguments: &Arguments) -> Exit {
     }
     loaded.show();
     match &loaded.plan {
-        Some(plan) if !arguments.quiet || arguments.verbose => {
+        Some(plan) if exit == exit::OK && (!arguments.quiet || arguments.verbose) => {
             terminal::out(&friendly(&paths, plan, &loaded));
         }
         _ => {}
     }
     exit
+}
+
+/// What the host says. A file of a host that cannot be read ends it; this host is then not asked.
+fn of_host(plan: &Plan, arguments: &Arguments) -> Result<Vec<Diagnostic>, Exit> {
+    let host = match &arguments.host {
+        Some(path) => Host::File(path),
+        None => Host::This,
+    };
+    match (foreseen::foresee(plan, &host), &arguments.host) {
+        (Ok(found), _) => Ok(found),
+        (Err(error), Some(path)) => {
+            terminal::err(&format!("error: {}: {error}\n", path.display()));
+            Err(exit::USAGE)
+        }
+        (Err(error), None) => {
+            let what = format!("what this host says is not known: {error}");
+            Ok(vec![Diagnostic::new(Severity::Notice, "host-unread", what)])
+        }
+    }
+}
+
+/// What `run` would end with.
+fn code(found: &[Diagnostic]) -> Exit {
+    let mut errors = found.iter().filter(|one| one.severity == Severity::Error);
+    match errors.next() {
+        None => exit::OK,
+        Some(_) if found.iter().any(|one| one.code == foreseen::REFUSES) => exit::LISTENER,
+        Some(_) => exit::PRIVILEGES,
+    }
 }
 
 fn friendly(paths: &[PathBuf], plan: &Plan, loaded: &Loaded) -> String {

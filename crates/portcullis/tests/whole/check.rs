@@ -10,7 +10,12 @@ use super::harness::{Place, SOON, listen, local, ours_only, portcullis};
 fn check(config: &str, options: &[&str]) -> (i32, String, String) {
     let place = Place::new();
     let file = place.write("test.cfg", config);
-    let mut process = Process::spawn(portcullis().arg("check").arg("-f").arg(file).args(options));
+    let mut process = Process::spawn(
+        portcullis()
+            .args(["check", "--offline", "-f"])
+            .arg(file)
+            .args(options),
+    );
     let code = process.exit_code(SOON);
     (code, process.stdout(), process.stderr())
 }
@@ -174,6 +179,7 @@ fn several_files_and_a_directory_are_one_configuration() {
         let mut process = Process::spawn(
             portcullis()
                 .arg("check")
+                .arg("--offline")
                 .arg("-f")
                 .arg(&first)
                 .arg("-f")
@@ -201,7 +207,8 @@ fn a_file_of_nonsense_is_refused_without_a_panic() {
         let place = Place::new();
         let file = place.path().join("nonsense.cfg");
         std::fs::write(&file, &nonsense).unwrap();
-        let mut process = Process::spawn(portcullis().arg("check").arg("-f").arg(&file));
+        let mut process =
+            Process::spawn(portcullis().args(["check", "--offline", "-f"]).arg(&file));
         assert_eq!(
             process.exit_code(SOON),
             1,
@@ -240,7 +247,10 @@ fn one_mistake_is_one_finding() {
         let text = listen("127.0.0.1:8000", &[local(9001)]).replace(" s1 ", " s0 ");
         let file = place.write("test.cfg", &format!("{text}    {line}\n"));
         let mut command = portcullis();
-        let output = command.args(["check", "--json", "-f"]).arg(file).output();
+        let output = command
+            .args(["check", "--offline", "--json", "-f"])
+            .arg(file)
+            .output();
         let read: serde_json::Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
         let found = read["diagnostics"].as_array().unwrap();
         let codes: Vec<&str> = found

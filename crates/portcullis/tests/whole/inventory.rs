@@ -105,7 +105,9 @@ type Found = (String, Vec<usize>, String);
 fn check(place: &Place, text: &str) -> (bool, Vec<Found>) {
     let file = place.write("test.cfg", text);
     let mut command = portcullis();
-    command.args(["check", "--json", "-f"]).arg(file);
+    command
+        .args(["check", "--offline", "--json", "-f"])
+        .arg(file);
     let output = command.output().unwrap();
     let read: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let line = |of: &serde_json::Value| of["line"].as_u64().unwrap_or(0) as usize;

@@ -15,6 +15,7 @@ mod servers;
 mod balance;
 mod beside;
 mod check;
+mod check_host;
 mod clock;
 mod crowd;
 mod demo;

@@ -1,0 +1,181 @@
+//! `source`: can connections to servers leave from there, and are there ports enough?
+//!
+//! Decides:  that an address which is not here and a range without a free port are warnings: a server is
+//!           then down, and the process serves all the same.
+//! Source:   HAProxy's manual, chapter 5.2, `source`; crates/proxy/src/source.rs
+//! Not here: the call itself (the proxy crate).
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use portcullis_config::model::{Seen, Source};
+use portcullis_config::{Diagnostic, Severity};
+use portcullis_control::Plan;
+use portcullis_control::compile::ServerPlan;
+use portcullis_inspect::snapshot::{Snapshot, State};
+use portcullis_inspect::verdict::{Opening, Outcome, ask};
+use portcullis_kernel_model::{Family, Opt};
+use portcullis_proxy::snapshot::ServerAddress;
+
+use super::foreseen::notes;
+
+/// Every server's, each finding once.
+pub fn of_plan(plan: &Plan, snapshot: &Snapshot) -> io::Result<Vec<Diagnostic>> {
+    let mut found = Vec::new();
+    for backend in &plan.backends {
+        let mut known: Vec<(&Source, bool)> = Vec::new();
+        for server in &backend.servers {
+            let Some(source) = &server.source else {
+                continue;
+            };
+            let six = is_six(server, source);
+            if !known.contains(&(source, six)) {
+                known.push((source, six));
+                let whose = format!(
+                    "backend `{}`, server `{}`",
+                    backend.name, server.member.name
+                );
+                found.extend(of_source(snapshot, source, six, &whose)?);
+            }
+            if let Some((low, high)) = source.ports {
+                let whose = format!(
+                    "backend `{}`, server `{}`",
+                    backend.name, server.member.name
+                );
+                found.extend(too_few(server, (low, high), &whose));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn is_six(server: &ServerPlan, source: &Source) -> bool {
+    match (source.address, &server.address) {
+        (Some(ip), _) => ip.is_ipv6(),
+        (None, Some(ServerAddress::Tcp { address, .. })) => address.is_ipv6(),
+        (None, _) => false,
+    }
+}
+
+/// A range has a port for each connection of the server, or some have to wait for one.
+fn too_few(server: &ServerPlan, (low, high): (u16, u16), whose: &str) -> Option<Diagnostic> {
+    let ports = u32::from(high) - u32::from(low) + 1;
+    let most = server.member.limits.maxconn;
+    (most > ports).then(|| {
+        let what =
+            format!("{whose}: `maxconn {most}` needs more ports than the {ports} of `source`");
+        Diagnostic::new(Severity::Warning, "too-few-source-ports", what)
+    })
+}
+
+fn of_source(
+    snapshot: &Snapshot,
+    source: &Source,
+    six: bool,
+    whose: &str,
+) -> io::Result<Vec<Diagnostic>> {
+    let mut found = Vec::new();
+    let (ip, transparent) = match (source.seen, source.address) {
+        (Some(Seen::Address(at)), _) => (at.ip(), true),
+        // The client's address is whatever it is.
+        (Some(Seen::Client | Seen::ClientIp), _) => return Ok(found),
+        (None, Some(ip)) => (ip, false),
+        (None, None) if six => (IpAddr::V6(Ipv6Addr::UNSPECIFIED), false),
+        (None, None) => (IpAddr::V4(Ipv4Addr::UNSPECIFIED), false),
+    };
+    let refused = |port: u16| -> io::Result<Option<Vec<String>>> {
+        let mut opening = Opening::new(SocketAddr::new(ip, port));
+        opening.backlog = None;
+        opening.options.push(Opt::ReuseAddr(true));
+        if let Some(name) = &source.interface {
+            opening.options.push(Opening::device(snapshot, name));
+        }
+        if transparent {
+            opening.options.push(match opening.family {
+                Family::Inet => Opt::Transparent(true),
+                Family::Inet6 => Opt::Transparent6(true),
+            });
+        }
+        let verdict = ask(snapshot, &opening).map_err(io::Error::other)?;
+        if verdict.outcome != Outcome::Refused {
+            return Ok(None);
+        }
+        let text = verdict.to_string();
+        let mut lines = vec![
+            text.lines()
+                .next()
+                .unwrap_or_default()
+                .replacen("error: ", "", 1),
+        ];
+        lines.extend(notes(&verdict));
+        Ok(Some(lines))
+    };
+    let tell = |mut lines: Vec<String>| {
+        let what = format!(
+            "{whose}: this host would refuse its `source`: {}",
+            lines.remove(0)
+        );
+        let diagnostic = Diagnostic::new(Severity::Warning, "source-refused", what);
+        lines.into_iter().fold(diagnostic, Diagnostic::note)
+    };
+    // The address alone: a port that is none of a range's.
+    let first = source.ports.map_or(0, |(low, _)| low);
+    if let Some(lines) = refused(first)? {
+        let held = taken(snapshot, (first, first)).contains(&first);
+        if !held {
+            found.push(tell(lines));
+            return Ok(found);
+        }
+    }
+    let Some(range) = source.ports else {
+        return Ok(found);
+    };
+    let mut lost = Vec::new();
+    for port in taken(snapshot, range) {
+        if refused(port)?.is_some() {
+            lost.push(port.to_string());
+        }
+    }
+    if !lost.is_empty() {
+        let what = format!(
+            "{whose}: {} of the ports of `source` are taken on this host: {}",
+            lost.len(),
+            shortened(&lost)
+        );
+        found.push(Diagnostic::new(
+            Severity::Warning,
+            "source-ports-taken",
+            what,
+        ));
+    }
+    Ok(found)
+}
+
+/// The ports of a range that somebody listens on or has bound.
+fn taken(snapshot: &Snapshot, (low, high): (u16, u16)) -> BTreeSet<u16> {
+    let sockets = snapshot
+        .namespaces
+        .first()
+        .map(|net| net.sockets.as_slice());
+    let bound = sockets
+        .unwrap_or_default()
+        .iter()
+        .filter(|socket| matches!(socket.state, State::Listen | State::Bound));
+    bound
+        .map(|socket| socket.local.port())
+        .filter(|port| (low..=high).contains(port))
+        .collect()
+}
+
+fn shortened(ports: &[String]) -> String {
+    const TOLD_MAX: usize = 8;
+    match ports.len() {
+        0..=TOLD_MAX => ports.join(", "),
+        all => format!(
+            "{} and {} more",
+            ports[..TOLD_MAX].join(", "),
+            all - TOLD_MAX
+        ),
+    }
+}

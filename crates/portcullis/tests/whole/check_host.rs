@@ -1,0 +1,486 @@
+//! `portcullis check` against the host: what it foresees is what `run` then meets.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::Command;
+
+use portcullis_testkit::{
+    Process, add_address, need_program, private_network, private_network_as_root, set_sysctl,
+};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+use serde_json::Value;
+
+use super::harness::{Balancer, DEFAULTS, Place, SOON, local, ours_only, portcullis};
+
+/// A configuration with these `bind` lines and lines of `global`.
+fn config(global: &str, binds: &[&str]) -> String {
+    let lines: String = binds
+        .iter()
+        .map(|bind| format!("    bind {bind}\n"))
+        .collect();
+    let defaults = DEFAULTS.replacen("global\n", &format!("global\n{global}"), 1);
+    format!("{defaults}\nlisten front\n{lines}    server s 127.0.0.1:9001\n")
+}
+
+/// The exit code, and the findings by code.
+#[track_caller]
+fn check_file(file: &Path, before: &[&str], options: &[&str]) -> (i32, Vec<Value>) {
+    let mut command = match before.split_first() {
+        None => portcullis(),
+        Some((program, arguments)) => {
+            let mut command = Command::new(program);
+            command
+                .args(arguments)
+                .arg(env!("CARGO_BIN_EXE_portcullis"));
+            command
+        }
+    };
+    let mut process = Process::spawn(
+        command
+            .args(["check", "--json", "-f"])
+            .arg(file)
+            .args(options),
+    );
+    let code = process.exit_code(SOON);
+    let read: Value = serde_json::from_str(&process.stdout())
+        .unwrap_or_else(|_| panic!("{}", process.transcript()));
+    assert_eq!(read["valid"] == true, code == 0, "{read}");
+    (code, read["diagnostics"].as_array().unwrap().clone())
+}
+
+#[track_caller]
+fn check(text: &str, options: &[&str]) -> (i32, Vec<Value>) {
+    let place = Place::new();
+    check_file(&place.write("test.cfg", text), &[], options)
+}
+
+fn codes(found: &[Value]) -> Vec<&str> {
+    found
+        .iter()
+        .map(|one| one["code"].as_str().unwrap())
+        .collect()
+}
+
+fn notes(finding: &Value) -> String {
+    let all = finding["notes"].as_array().unwrap();
+    let all = all.iter().map(|note| note["message"].as_str().unwrap());
+    all.collect::<Vec<_>>().join("\n")
+}
+
+/// Does `run` open all of it? 0 where it did.
+#[track_caller]
+fn run(text: &str, ready: SocketAddr) -> i32 {
+    let place = Place::new();
+    let file = place.write("test.cfg", text);
+    let mut process = Process::spawn(portcullis().args(["run", "-f"]).arg(&file));
+    let mut ended = None;
+    let done = portcullis_testkit::eventually(SOON, || {
+        if !process.running() {
+            ended = Some(process.exit_code(SOON));
+        }
+        ended.is_some() || holds(process.pid(), ready)
+    });
+    assert!(done, "{}", process.transcript());
+    ended.unwrap_or(0)
+}
+
+/// Whether the process itself listens there: others may, too.
+fn holds(pid: u32, at: SocketAddr) -> bool {
+    let wanted = portcullis_inspect::Wanted {
+        port: Some(at.port()),
+        ..portcullis_inspect::Wanted::default()
+    };
+    let snapshot = portcullis_inspect::read(&wanted).unwrap();
+    let sockets = &snapshot.namespaces[0].sockets;
+    sockets.iter().any(|one| {
+        one.state == portcullis_inspect::snapshot::State::Listen
+            && one.holders.iter().any(|holder| holder.pid == pid)
+    })
+}
+
+/// By BPF all is seen, and every answer certain; `None` is a visible skip.
+fn nothing_is_unseen() -> Option<()> {
+    let snapshot = portcullis_inspect::read(&portcullis_inspect::Wanted::default()).unwrap();
+    if let portcullis_inspect::snapshot::Known::No(why) = snapshot.sources.bpf {
+        portcullis_testkit::skip(&format!("what ports remember cannot be seen: {why}"));
+        return None;
+    }
+    Some(())
+}
+
+fn stream(family: AddressFamily) -> OwnedFd {
+    socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap()
+}
+
+/// A listener with SO_REUSEPORT.
+fn sharing(at: SocketAddr) -> OwnedFd {
+    let one = stream(AddressFamily::INET);
+    sockopt::set_socket_reuseport(&one, true).unwrap();
+    bind(&one, &at).unwrap();
+    listen(&one, 5).unwrap();
+    one
+}
+
+#[test]
+fn a_port_that_is_held_is_found_with_its_holder_and_run_agrees() {
+    if ours_only() {
+        return;
+    }
+    private_network_as_root(|| {
+        if nothing_is_unseen().is_none() {
+            return;
+        }
+        let text = config("", &["127.0.0.1:8000", "127.0.0.1:8001"]);
+        assert_eq!(check(&text, &[]), (0, Vec::new()));
+        let held = TcpListener::bind("0.0.0.0:8001").unwrap();
+        let (code, found) = check(&text, &[]);
+        assert_eq!(
+            (code, codes(&found)),
+            (3, vec!["host-refuses"]),
+            "{found:?}"
+        );
+        let one = &found[0];
+        assert_eq!(
+            one["message"],
+            "this host would refuse it: cannot bind 127.0.0.1:8001: address already in use (EADDRINUSE)"
+        );
+        assert_eq!(one["severity"], "error");
+        let notes = notes(one);
+        assert!(
+            notes.contains(&format!(", pid {}, ", std::process::id())),
+            "{notes}"
+        );
+        assert!(
+            notes.contains("\nrule: reuseaddr-beside-listener: "),
+            "{notes}"
+        );
+        assert!(notes.contains("\ntry: use port 8002"), "{notes}");
+        assert_eq!(run(&text, local(8000)), 3);
+        assert_eq!(check(&text, &["--offline"]), (0, Vec::new()));
+        drop(held);
+        assert_eq!(check(&text, &[]), (0, Vec::new()));
+        assert_eq!(run(&text, local(8000)), 0);
+    });
+}
+
+#[test]
+fn where_not_all_can_be_seen_both_answers_are_told_and_nothing_is_refused() {
+    if ours_only() {
+        return;
+    }
+    private_network(|| {
+        let _held = TcpListener::bind(local(8000)).unwrap();
+        let (code, found) = check(&config("", &["127.0.0.1:8000"]), &[]);
+        if code == 3 {
+            // This user may use BPF.
+            return assert_eq!(codes(&found), ["host-refuses"]);
+        }
+        assert_eq!((code, codes(&found)), (0, vec!["host-unsure"]), "{found:?}");
+        let notes = notes(&found[0]);
+        assert!(
+            notes.contains("then: cannot bind 127.0.0.1:8000: address already in use"),
+            "{notes}"
+        );
+        assert!(
+            notes.contains("then: 127.0.0.1:8000 can be bound and listened on"),
+            "{notes}"
+        );
+        // Without SO_REUSEPORT nothing that is remembered helps.
+        let (code, found) = check(&config("    noreuseport\n", &["127.0.0.1:8000"]), &[]);
+        assert_eq!(
+            (code, codes(&found)),
+            (3, vec!["host-refuses"]),
+            "{found:?}"
+        );
+    });
+}
+
+#[test]
+fn what_check_foresees_is_what_run_then_meets() {
+    if ours_only() {
+        return;
+    }
+    private_network_as_root(|| {
+        if nothing_is_unseen().is_none() {
+            return;
+        }
+        add_address("192.0.2.7".parse().unwrap()).unwrap();
+        // Who holds the port `@`, the second line, and the exit code of both.
+        let table = [
+            ("", "192.0.2.7:@", 0),
+            ("", "192.0.2.8:@", 3),
+            ("", "192.0.2.8:@ transparent", 0),
+            ("", "127.0.0.1:@ interface lo", 0),
+            ("", "127.0.0.1:80", 0),
+            ("", "[::]:8000 v6only", 0),
+            ("", "0.0.0.0:8000", 0),
+            ("0.0.0.0:@", "127.0.0.1:@", 3),
+            ("0.0.0.0:@", "192.0.2.7:@", 3),
+            ("0.0.0.0:@", "[::1]:@", 0),
+            ("0.0.0.0:@", "[::]:@ v6only", 0),
+            ("0.0.0.0:@", "[::]:@ v4v6", 3),
+            ("[::1]:@", "127.0.0.1:@", 0),
+            ("[::1]:@", "[::]:@", 3),
+            ("[::1]:@", "0.0.0.0:@", 0),
+            ("[::]:@", "0.0.0.0:@", 3),
+            ("shared 127.0.0.1:@", "127.0.0.1:@", 0),
+            ("shared 127.0.0.1:@", "0.0.0.0:@", 0),
+            ("bound 127.0.0.1:@", "127.0.0.1:@", 3),
+            ("bound 127.0.0.1:@", "192.0.2.7:@", 0),
+        ];
+        for (row, (holder, line, expected)) in table.into_iter().enumerate() {
+            let port = (8100 + row).to_string();
+            let _held = hold(&holder.replace('@', &port));
+            let text = config("", &["127.0.0.1:8000", &line.replace('@', &port)]);
+            let (code, found) = check(&text, &[]);
+            assert_eq!(
+                code, expected,
+                "check of {line} beside {holder:?}: {found:?}"
+            );
+            assert_eq!(
+                run(&text, local(8000)),
+                expected,
+                "run of {line} beside {holder:?}"
+            );
+        }
+        // What a port remembers of sockets that are gone changes the answer, in both.
+        let _held = TcpListener::bind("0.0.0.0:8200").unwrap();
+        let dual = config("", &["127.0.0.1:8000", "[::]:8200 v4v6"]);
+        assert_eq!((check(&dual, &[]).0, run(&dual, local(8000))), (3, 3));
+        let six = config("", &["127.0.0.1:8000", "[::]:8200 v6only"]);
+        assert_eq!((check(&six, &[]).0, run(&six, local(8000))), (0, 0));
+        let (code, found) = check(&dual, &[]);
+        assert_eq!(code, run(&dual, local(8000)), "{found:?}");
+    });
+}
+
+/// A holder of a row: nobody, who listens, who shares, or who has bound and no more.
+fn hold(what: &str) -> Option<OwnedFd> {
+    if what.is_empty() {
+        return None;
+    }
+    let (kind, at) = what.split_once(' ').unwrap_or(("", what));
+    let at: SocketAddr = at.parse().unwrap();
+    if kind == "shared" {
+        return Some(sharing(at));
+    }
+    let one = stream(if at.is_ipv6() {
+        AddressFamily::INET6
+    } else {
+        AddressFamily::INET
+    });
+    bind(&one, &at).unwrap();
+    if kind.is_empty() {
+        listen(&one, 5).unwrap();
+    }
+    Some(one)
+}
+
+#[test]
+fn listeners_are_asked_about_as_the_user_that_they_will_be_of() {
+    if ours_only() {
+        return;
+    }
+    private_network_as_root(|| {
+        let _shared = sharing(local(8000));
+        let nobody = config("    user nobody\n    group nogroup\n", &["127.0.0.1:8000"]);
+        let nobody = if has_group("nogroup") {
+            nobody
+        } else {
+            nobody.replace("nogroup", "nobody")
+        };
+        // Root's own would share it, and another user's may not.
+        let (code, found) = check(&config("", &["127.0.0.1:8000"]), &[]);
+        assert_eq!((code, codes(&found)), (0, vec!["host-shares"]), "{found:?}");
+        assert_eq!(found[0]["severity"], "warning");
+        let (code, found) = check(&nobody, &[]);
+        assert_eq!(
+            (code, codes(&found)),
+            (3, vec!["host-refuses"]),
+            "{found:?}"
+        );
+        assert!(notes(&found[0]).contains("rule: reuseport-"), "{found:?}");
+        assert_eq!(run(&nobody, local(8000)), 3);
+        // Who checks may be another than who runs: root must start what becomes somebody else.
+        let ordinary = [
+            "setpriv",
+            "--reuid",
+            "65534",
+            "--clear-groups",
+            "--inh-caps=-all",
+        ];
+        let place = Place::new();
+        let low = nobody.replace(":8000", ":80");
+        let file = place.write("low.cfg", &low);
+        assert_eq!(check_file(&file, &ordinary, &[]).0, 0);
+        let own = place.write("own.cfg", &config("", &["127.0.0.1:80"]));
+        let (code, found) = check_file(&own, &ordinary, &[]);
+        assert_eq!(
+            (code, codes(&found)),
+            (3, vec!["host-refuses"]),
+            "{found:?}"
+        );
+        assert!(
+            notes(&found[0]).contains("rule: privileged-port"),
+            "{found:?}"
+        );
+    });
+}
+
+fn has_group(name: &str) -> bool {
+    let groups = std::fs::read_to_string("/etc/group").unwrap();
+    groups
+        .lines()
+        .any(|line| line.starts_with(&format!("{name}:")))
+}
+
+#[test]
+fn a_balancer_that_runs_already_is_no_obstacle() {
+    if ours_only() {
+        return;
+    }
+    private_network(|| {
+        for (global, finding) in [
+            ("", "host-shares"),
+            ("    noreuseport\n", "held-by-balancer"),
+        ] {
+            let text = config(global, &["127.0.0.1:8000"]);
+            let running = Balancer::start(&text, &[local(8000)]);
+            let (code, found) = check(&text, &[]);
+            assert_eq!((code, codes(&found)), (0, vec![finding]), "{found:?}");
+            assert_eq!(found[0]["severity"], "notice");
+            let name = format!("portcullis (pid {})", running.pid());
+            assert!(
+                found[0]["message"].as_str().unwrap().contains(&name),
+                "{found:?}"
+            );
+            running.stop();
+        }
+    });
+}
+
+#[test]
+fn limits_of_the_host_are_foreseen() {
+    if ours_only() {
+        return;
+    }
+    private_network(|| {
+        set_sysctl("net.core.somaxconn", "100");
+        let (code, found) = check(&config("", &["127.0.0.1:8000 backlog 101"]), &[]);
+        assert_eq!((code, codes(&found)), (0, vec!["backlog-cut"]), "{found:?}");
+        assert_eq!(
+            found[0]["message"],
+            "the backlog of 101 is cut to net.core.somaxconn, 100"
+        );
+        let (code, _) = check(&config("", &["127.0.0.1:8000 backlog 100"]), &[]);
+        assert_eq!(code, 0);
+
+        let place = Place::new();
+        let file = place.write(
+            "test.cfg",
+            &config("    maxconn 5000\n", &["127.0.0.1:8000 backlog 9"]),
+        );
+        let few = [
+            "prlimit",
+            "--nofile=200:200",
+            "setpriv",
+            "--bounding-set=-sys_resource",
+            "--inh-caps=-all",
+        ];
+        if need_program("prlimit").is_none() || need_program("setpriv").is_none() {
+            return;
+        }
+        let (code, found) = check_file(&file, &few, &[]);
+        assert_eq!(
+            (code, codes(&found)),
+            (4, vec!["too-few-descriptors"]),
+            "{found:?}"
+        );
+        let mut command = Command::new(few[0]);
+        command
+            .args(&few[1..])
+            .arg(env!("CARGO_BIN_EXE_portcullis"))
+            .args(["run", "-f"])
+            .arg(&file);
+        let mut process = Process::spawn(&mut command);
+        assert_eq!(process.exit_code(SOON), 4, "{}", process.transcript());
+        let said = found[0]["message"].as_str().unwrap();
+        assert!(
+            process.stderr().contains(said),
+            "{said}\n{}",
+            process.transcript()
+        );
+    });
+}
+
+#[test]
+fn sources_of_connections_are_asked_about() {
+    if ours_only() {
+        return;
+    }
+    private_network(|| {
+        let _held = TcpListener::bind(local(9103)).unwrap();
+        let with = |source: &str| {
+            let text = config("", &["127.0.0.1:8000"]);
+            let (code, found) = check(&text.replace("9001\n", &format!("9001 {source}\n")), &[]);
+            assert_eq!(
+                code, 0,
+                "a server that cannot be reached stops nobody: {found:?}"
+            );
+            codes(&found)
+                .into_iter()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        assert!(with("source 127.0.0.1").is_empty());
+        assert!(with("source 127.0.0.1:9101-9102 maxconn 2").is_empty());
+        assert_eq!(with("source 192.0.2.8"), ["source-refused"]);
+        assert_eq!(with("source 192.0.2.8:9101-9102"), ["source-refused"]);
+        assert_eq!(with("source 127.0.0.1:9101-9103"), ["source-ports-taken"]);
+        assert_eq!(
+            with("source 127.0.0.1:9101-9102 maxconn 3"),
+            ["too-few-source-ports"]
+        );
+    });
+}
+
+#[test]
+fn another_hosts_file_is_asked_in_place_of_this_host() {
+    if ours_only() {
+        return;
+    }
+    private_network_as_root(|| {
+        if nothing_is_unseen().is_none() {
+            return;
+        }
+        let place = Place::new();
+        let file = place.path().join("host.json");
+        let host = file.to_str().unwrap();
+        let text = config("", &["127.0.0.1:8000"]);
+        let held = TcpListener::bind(local(8000)).unwrap();
+        let mut save = Process::spawn(portcullis().args(["why", "--save", host]));
+        assert_eq!(save.exit_code(SOON), 0, "{}", save.transcript());
+        drop(held);
+        assert_eq!(check(&text, &[]).0, 0);
+        let (code, found) = check(&text, &["--host", host]);
+        assert_eq!(
+            (code, codes(&found)),
+            (3, vec!["host-refuses"]),
+            "{found:?}"
+        );
+        std::fs::write(&file, "{}").unwrap();
+        let config = place.write("test.cfg", &text);
+        let mut wrong = Process::spawn(
+            portcullis()
+                .args(["check", "--host", host, "-f"])
+                .arg(config),
+        );
+        assert_eq!(wrong.exit_code(SOON), 2, "{}", wrong.transcript());
+        assert!(
+            wrong.stderr().contains("not a host's description"),
+            "{}",
+            wrong.stderr()
+        );
+    });
+}
