@@ -68,7 +68,7 @@ fn one_port(
             snapshot,
             worlds: &worlds,
         };
-        let subject = Subject::New(opening.family);
+        let subject = Subject::New(opening.family, &[]);
         let blamed = |(possible, ours): (&Possible, &Vec<(SocketId, usize)>)| {
             let tried = asked.attempt(possible, &calls, subject)?;
             tried.refused?;

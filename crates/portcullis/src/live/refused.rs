@@ -27,28 +27,25 @@ pub fn explain(refused: &Refused<'_>) -> Option<String> {
     let snapshot = snapshot.ok()?;
     let opening = opening(refused.spec, &snapshot, refused.owner)?;
     let verdict = verdict::ask(&snapshot, &opening).ok()?;
-    let text = match agreeing(verdict, number) {
-        Ok(verdict) => verdict.to_string(),
-        Err(verdict) => return other_refusers(&verdict, number),
+    let Some(agreeing) = agreeing(&verdict, number) else {
+        return other_refusers(&verdict, number);
     };
+    let text = agreeing.to_string();
     // The first line says what is said already.
     let lines: Vec<&str> = text.lines().skip(1).collect();
     (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
-/// The verdict with the answer that was given, if that is among those that are possible.
-fn agreeing(mut verdict: Verdict, number: i32) -> Result<Verdict, Verdict> {
+/// The verdict with the answer that was given alone, if that is among those that are possible.
+fn agreeing(verdict: &Verdict, number: i32) -> Option<Verdict> {
     let name = errno::name(number);
-    let given = verdict
-        .answers
-        .iter()
-        .position(|answer| answer.error.is_some() && answer.error == name);
-    let Some(given) = given else {
-        return Err(verdict);
-    };
-    verdict.answers = vec![verdict.answers.swap_remove(given)];
-    verdict.outcome = Outcome::Refused;
-    Ok(verdict)
+    let mut answers = verdict.answers.iter();
+    let given = answers.find(|answer| answer.error.is_some() && answer.error == name)?;
+    Some(Verdict {
+        answers: vec![given.clone()],
+        outcome: Outcome::Refused,
+        ..verdict.clone()
+    })
 }
 
 /// Where no rule of bind and listen says no: who else may, on this host.

@@ -69,87 +69,88 @@ fn too_few(server: &ServerPlan, (low, high): (u16, u16), whose: &str) -> Option<
     })
 }
 
+/// Where connections leave from, if that is known beforehand.
+struct From<'a> {
+    snapshot: &'a Snapshot,
+    ip: IpAddr,
+    interface: Option<&'a str>,
+    transparent: bool,
+}
+
 fn of_source(
     snapshot: &Snapshot,
     source: &Source,
     six: bool,
     whose: &str,
-) -> io::Result<Vec<Diagnostic>> {
-    let mut found = Vec::new();
+) -> io::Result<Option<Diagnostic>> {
     let (ip, transparent) = match (source.seen, source.address) {
         (Some(Seen::Address(at)), _) => (at.ip(), true),
         // The client's address is whatever it is.
-        (Some(Seen::Client | Seen::ClientIp), _) => return Ok(found),
+        (Some(Seen::Client | Seen::ClientIp), _) => return Ok(None),
         (None, Some(ip)) => (ip, false),
         (None, None) if six => (IpAddr::V6(Ipv6Addr::UNSPECIFIED), false),
         (None, None) => (IpAddr::V4(Ipv4Addr::UNSPECIFIED), false),
     };
-    let refused = |port: u16| -> io::Result<Option<Vec<String>>> {
-        let mut opening = Opening::new(SocketAddr::new(ip, port));
-        opening.backlog = None;
-        opening.options.push(Opt::ReuseAddr(true));
-        if let Some(name) = &source.interface {
-            opening.options.push(Opening::device(snapshot, name));
-        }
-        if transparent {
-            opening.options.push(match opening.family {
-                Family::Inet => Opt::Transparent(true),
-                Family::Inet6 => Opt::Transparent6(true),
-            });
-        }
-        let verdict = ask(snapshot, &opening).map_err(io::Error::other)?;
-        if verdict.outcome != Outcome::Refused {
-            return Ok(None);
-        }
-        let text = verdict.to_string();
-        let mut lines = vec![
-            text.lines()
-                .next()
-                .unwrap_or_default()
-                .replacen("error: ", "", 1),
-        ];
-        lines.extend(notes(&verdict));
-        Ok(Some(lines))
+    let from = From {
+        snapshot,
+        ip,
+        interface: source.interface.as_deref(),
+        transparent,
     };
-    let tell = |mut lines: Vec<String>| {
+    // The address alone: a port that nobody has.
+    let first = source.ports.map_or(0, |(low, _)| low);
+    let held = taken(snapshot, (first, first)).contains(&first);
+    if let (false, Some(mut lines)) = (held, from.refused(first)?) {
         let what = format!(
             "{whose}: this host would refuse its `source`: {}",
             lines.remove(0)
         );
         let diagnostic = Diagnostic::new(Severity::Warning, "source-refused", what);
-        lines.into_iter().fold(diagnostic, Diagnostic::note)
-    };
-    // The address alone: a port that is none of a range's.
-    let first = source.ports.map_or(0, |(low, _)| low);
-    if let Some(lines) = refused(first)? {
-        let held = taken(snapshot, (first, first)).contains(&first);
-        if !held {
-            found.push(tell(lines));
-            return Ok(found);
-        }
+        return Ok(Some(lines.into_iter().fold(diagnostic, Diagnostic::note)));
     }
     let Some(range) = source.ports else {
-        return Ok(found);
+        return Ok(None);
     };
     let mut lost = Vec::new();
     for port in taken(snapshot, range) {
-        if refused(port)?.is_some() {
+        if from.refused(port)?.is_some() {
             lost.push(port.to_string());
         }
     }
-    if !lost.is_empty() {
+    Ok((!lost.is_empty()).then(|| {
         let what = format!(
-            "{whose}: {} of the ports of `source` are taken on this host: {}",
-            lost.len(),
+            "{whose}: of the ports of `source`, taken on this host: {}",
             shortened(&lost)
         );
-        found.push(Diagnostic::new(
-            Severity::Warning,
-            "source-ports-taken",
-            what,
-        ));
+        Diagnostic::new(Severity::Warning, "source-ports-taken", what)
+    }))
+}
+
+impl From<'_> {
+    /// Why a connection cannot leave from a port of it, a line each.
+    fn refused(&self, port: u16) -> io::Result<Option<Vec<String>>> {
+        let mut opening = Opening::new(SocketAddr::new(self.ip, port));
+        opening.backlog = None;
+        opening.options.push(Opt::ReuseAddr(true));
+        if let Some(name) = self.interface {
+            opening.options.push(Opening::device(self.snapshot, name));
+        }
+        if self.transparent {
+            opening.options.push(match opening.family {
+                Family::Inet => Opt::Transparent(true),
+                Family::Inet6 => Opt::Transparent6(true),
+            });
+        }
+        let verdict = ask(self.snapshot, &opening).map_err(io::Error::other)?;
+        if verdict.outcome != Outcome::Refused {
+            return Ok(None);
+        }
+        let text = verdict.to_string();
+        let first = text.lines().next().unwrap_or_default();
+        let mut lines = vec![first.replacen("error: ", "", 1)];
+        lines.extend(notes(&verdict));
+        Ok(Some(lines))
     }
-    Ok(found)
 }
 
 /// The ports of a range that somebody listens on or has bound.
