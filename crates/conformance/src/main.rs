@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, ValueEnum, value_parser};
 use portcullis_conformance::mutants::{self, Evidence};
 use portcullis_conformance::replay::{self, Tape};
 use portcullis_conformance::report::Report;
@@ -43,7 +43,7 @@ enum Which {
 #[derive(Debug, Parser)]
 struct Options {
     /// Compare about this many steps: half of them exhaustive, while there are so many
-    #[arg(long, default_value_t = 10_000_000)]
+    #[arg(long, default_value_t = 10_000_000, value_parser = value_parser!(u64).range(1..))]
     steps: u64,
     /// The seed of the random scripts
     #[arg(long, default_value_t = 1)]
@@ -61,7 +61,7 @@ struct Options {
     #[arg(long, value_name = "I/N", default_value = "1/1", value_parser = shard)]
     shard: (u64, u64),
     /// Processes, each in a network of its own; one for each processor if not given
-    #[arg(long)]
+    #[arg(long, value_parser = value_parser!(u64).range(1..))]
     workers: Option<u64>,
     /// Keep shrunk scripts that differ in this directory, as scenarios
     #[arg(long, value_name = "DIRECTORY")]
@@ -72,15 +72,15 @@ struct Options {
     /// The conditions of a build that counts them, listed in this file: those that never came up are told
     #[arg(long, value_name = "LIST")]
     branches: Option<PathBuf>,
-    /// Replay the tapes against each deliberate error of this build, listed in this file
+    /// Replay the --tapes against each deliberate error of this build, listed in this file
     #[arg(long, value_name = "LIST")]
     mutants: Option<PathBuf>,
     /// With --mutants: only conditions whose line `FILE FUNCTION WHAT TEXT` contains this
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
-    /// The tapes of the exhaustive part, the random part, the part of time and that of draws, recorded
-    /// with the same options
-    #[arg(long, num_args = 4)]
+    /// Compare the model with these tapes instead, which --record made, and not with the kernel; with
+    /// --mutants, with every deliberate error in it
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["record", "branches", "speed"])]
     tapes: Vec<PathBuf>,
     /// Run the scenarios of a directory instead, in the model of this kernel and on it; with --mutants,
     /// show them to the deliberate errors too; with --branches, besides the run
@@ -160,7 +160,8 @@ fn main() -> ExitCode {
         }),
         (Some(list), _) => mutants(&options, list),
         (None, Some(directory)) => scenarios(directory),
-        (None, None) => run_all(&options).and_then(|report| tell(&options, &report)),
+        (None, None) if !options.tapes.is_empty() => replay_all(&options),
+        (None, None) => live(&options),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -183,8 +184,37 @@ fn scenarios(directory: &Path) -> std::io::Result<bool> {
     Ok(report.tally.failed == 0 && report.wrong == 0)
 }
 
+/// The live kernel; answers whether the worlds agreed. A part that cannot be run does not hide that they
+/// differed in another.
+fn live(options: &Options) -> std::io::Result<bool> {
+    let mut report = Report::default();
+    match run_all(options, &mut report) {
+        Err(error) if report.disagreements > 0 => eprintln!("error: {error}"),
+        done => done?,
+    }
+    if report.steps < options.steps {
+        let (steps, asked) = (report.steps, options.steps);
+        println!("shorter than was asked for: {steps} of {asked} steps");
+    }
+    tell(options, &report)
+}
+
+/// The tapes; answers whether the model agrees with them.
+fn replay_all(options: &Options) -> std::io::Result<bool> {
+    let mut report = Report::default();
+    for path in &options.tapes {
+        report.add(replay::account(&replay::load(path)?)?);
+    }
+    tell(options, &report)
+}
+
 /// Prints the report; answers whether the worlds agreed.
 fn tell(options: &Options, report: &Report) -> std::io::Result<bool> {
+    if report.steps == 0 {
+        return Err(std::io::Error::other(
+            "nothing was compared: no script has such a number",
+        ));
+    }
     print!("{}", report.text());
     if let Some(list) = &options.branches {
         print!("{}", report.branches_text(&std::fs::read_to_string(list)?));
@@ -203,39 +233,20 @@ fn stride(options: &Options, steps: u64) -> u64 {
     exhaustive::spreading(large.div_ceil(all.max(steps / 2).max(1)))
 }
 
-fn parts(options: &Options, steps: u64) -> [Part; 4] {
-    let stride = stride(options, steps);
-    let exhaustive = Part::Exhaustive {
-        from: options.from,
-        stride,
-    };
-    let (seed, from) = (options.seed, options.from);
-    [
-        exhaustive,
-        Part::Random { seed, from },
-        Part::Time { seed, from },
-        Part::Draws { seed, from },
-    ]
-}
-
 /// Tries each deliberate error; answers whether every one that nothing noticed has its reason.
 fn mutants(options: &Options, list: &Path) -> std::io::Result<bool> {
-    let all = parts(options, options.steps);
-    let tapes: Vec<Tape> = options
-        .tapes
-        .iter()
-        .zip(all)
-        .map(|(path, part)| replay::load(path, part))
-        .collect::<Result<_, _>>()?;
+    let tapes = options.tapes.iter().map(|path| replay::load(path));
+    let tapes = tapes.collect::<std::io::Result<Vec<Tape>>>()?;
     for tape in &tapes {
         let (steps, differs) = replay::replay(tape)?;
         match differs {
             None => println!(
                 "the model as it is agrees with {steps} steps of {}",
-                tape.part
+                tape.header.part
             ),
             Some(at) => {
-                let text = format!("the model as it is differs at script {at} of {}", tape.part);
+                let part = tape.header.part;
+                let text = format!("the model as it is differs at script {at} of {part}");
                 return Err(std::io::Error::other(text));
             }
         }
@@ -264,7 +275,7 @@ fn cpus() -> u64 {
     std::thread::available_parallelism().map_or(1, |n| n.get() as u64)
 }
 
-fn run_all(options: &Options) -> std::io::Result<Report> {
+fn run_all(options: &Options, report: &mut Report) -> std::io::Result<()> {
     let workers = if options.record.is_some() {
         1
     } else {
@@ -273,7 +284,6 @@ fn run_all(options: &Options) -> std::io::Result<Report> {
     if options.record.is_some() && options.part == Which::Processes {
         return Err(std::io::Error::other("scenarios are kept on no tape"));
     }
-    let mut report = Report::default();
     let plan = |part, steps| Plan {
         part,
         steps,
@@ -290,7 +300,7 @@ fn run_all(options: &Options) -> std::io::Result<Report> {
     if all || options.part == Which::Draws {
         let part = Part::Draws { seed, from };
         let steps = if all { left / 50 } else { left };
-        one(&plan(part, steps), &mut report)?;
+        one(&plan(part, steps), report)?;
         left = left.saturating_sub(report.steps);
     }
     if all || options.part == Which::Processes {
@@ -302,7 +312,7 @@ fn run_all(options: &Options) -> std::io::Result<Report> {
             workers: options.workers.unwrap_or(cpus() * WAITING),
             ..plan(part, steps)
         };
-        one(&plan, &mut report)?;
+        one(&plan, report)?;
         left = left.saturating_sub(report.steps - before);
     }
     if all || options.part == Which::Time {
@@ -311,7 +321,7 @@ fn run_all(options: &Options) -> std::io::Result<Report> {
         let round = with_random || options.record.is_some();
         let steps = if round { 1 } else { left };
         let before = report.steps;
-        one(&plan(part, steps), &mut report)?;
+        one(&plan(part, steps), report)?;
         left = left.saturating_sub(report.steps - before);
     }
     if with_exhaustive {
@@ -322,17 +332,17 @@ fn run_all(options: &Options) -> std::io::Result<Report> {
             stride,
         };
         let before = report.steps;
-        one(&plan(part, steps), &mut report)?;
+        one(&plan(part, steps), report)?;
         left = left.saturating_sub(report.steps - before);
     }
     if with_random && left > 0 {
         let part = Part::Random { seed, from };
-        one(&plan(part, left), &mut report)?;
+        one(&plan(part, left), report)?;
     }
     if let (Some(_), Some(directory)) = (&options.branches, &options.cases) {
         report.add(cases::branches(directory)?);
     }
-    Ok(report)
+    Ok(())
 }
 
 /// Runs one part and says where the next run of it can begin.

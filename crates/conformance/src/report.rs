@@ -58,6 +58,8 @@ pub struct Report {
     pub left_over: u64,
     /// Scripts that ended before time was to pass, since a SYN was unanswered.
     pub unclear: u64,
+    /// Of a tape, scripts whose answers are not on it, since the worlds differed when it was recorded.
+    pub left_out: u64,
     /// Networks used.
     pub networks: u64,
     /// How often each rule was applied.
@@ -92,6 +94,7 @@ impl Report {
         self.unrepeated += other.unrepeated;
         self.left_over += other.left_over;
         self.unclear += other.unclear;
+        self.left_out += other.left_out;
         self.networks += other.networks;
         for (rule, hits) in other.hits {
             *self.hits.entry(rule).or_default() += hits;
@@ -191,6 +194,13 @@ impl Report {
                 "scripts that ended before time was to pass, since a SYN was unanswered (gaps.toml: \
                  retransmission) {}",
                 self.unclear
+            );
+        }
+        if self.left_out > 0 {
+            let _ = writeln!(
+                text,
+                "scripts whose answers are not on the tape, since they differed when it was made {}",
+                self.left_out
             );
         }
         self.tell_rules(&mut text);

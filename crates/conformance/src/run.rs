@@ -102,7 +102,7 @@ impl Part {
     }
 
     /// The script's own number: what `--from` takes to begin with it.
-    fn number(self, at: u64) -> u64 {
+    pub(crate) fn number(self, at: u64) -> u64 {
         match self {
             Part::Exhaustive { from, stride } => exhaustive::number(from, stride, at),
             Part::Draws { from, .. } => from + at / draws::REPEATS,
@@ -213,6 +213,7 @@ fn work(plan: &Plan, number: u64, mut to: File) -> io::Result<()> {
             user,
             cpu: cpu as i32,
             several_users: worker.several_users(),
+            part: plan.part,
         };
         worker.tape = Some(Writer::create(path, header)?);
     }
@@ -279,6 +280,9 @@ fn work_often(plan: &Plan, number: u64, worker: &mut Worker) -> io::Result<Found
                 let more = worker.run_often(&script, draws::REPEATS_MORE);
                 worker.tape = tape;
                 let more = more?;
+                if let Some(tape) = &mut worker.tape {
+                    tape.unclear()?;
+                }
                 let both = kernel.zip(more).map(|(a, b)| &a | &b);
                 (both.as_ref() != Some(&model)).then_some(both)
             };

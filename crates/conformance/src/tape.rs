@@ -1,6 +1,7 @@
 //! The kernel's answers on a tape, so that a changed model can be tried without the kernel.
 //!
-//! Decides:  the bytes of an answer. The scripts are not on the tape: seed and index make them again.
+//! Decides:  the bytes of an answer. The scripts are not on the tape: its header says which they are, and
+//!           seed and index make them again.
 //! Not here: when a script differs (compare.rs).
 
 use std::fs::File;
@@ -11,13 +12,18 @@ use std::path::Path;
 use portcullis_kernel_model::Bytes;
 
 use crate::compare::Source;
+use crate::run::Part;
 use crate::step::{Op, Outcome, Script, Seen, Step};
 use crate::times::Ended;
 
+/// How a tape begins. Another number, where the bytes of an answer or the scripts of a seed change.
+const MAGIC: &[u8; 8] = b"tape 2\r\n";
 const NOTHING: u8 = 0xff;
 const WINDOW: u8 = 0xfe;
 const END: u8 = 0xfd;
 const LEFT_OUT: u8 = 0xfc;
+/// Behind the last of the scripts that are one, run many times: their answers are not all there are.
+const UNCLEAR: u8 = 0xfb;
 const HAS_NAME: u8 = 0x10;
 const HAS_STATE: u8 = 0x20;
 const HAS_RECEIVER: u8 = 0x40;
@@ -29,7 +35,7 @@ pub struct Writer {
     script: Vec<u8>,
 }
 
-/// On which host a tape was recorded.
+/// On which host a tape was recorded, and of what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     /// The kernel's release.
@@ -40,19 +46,67 @@ pub struct Header {
     pub cpu: i32,
     /// Several users existed.
     pub several_users: bool,
+    /// Which scripts.
+    pub part: Part,
+}
+
+impl Header {
+    fn bytes(self) -> io::Result<Vec<u8>> {
+        let (kind, numbers) = match self.part {
+            Part::Exhaustive { from, stride } => (0, [from, stride]),
+            Part::Random { seed, from } => (1, [seed, from]),
+            Part::Time { seed, from } => (2, [seed, from]),
+            Part::Draws { seed, from } => (3, [seed, from]),
+            Part::Processes { .. } => {
+                return Err(io::Error::other("scenarios are kept on no tape"));
+            }
+        };
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend([self.kernel.0, self.kernel.1, self.several_users.into()]);
+        bytes.extend(self.user.to_le_bytes());
+        bytes.extend(self.cpu.to_le_bytes());
+        bytes.push(kind);
+        bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+        Ok(bytes)
+    }
+
+    fn read(reader: &mut Reader<'_>) -> io::Result<Header> {
+        let foreign = || io::Error::other("not a tape, or of another version");
+        if reader.take().ok() != Some(*MAGIC) {
+            return Err(foreign());
+        }
+        let [major, minor, several] = reader.take()?;
+        let user = u32::from_le_bytes(reader.take()?);
+        let cpu = i32::from_le_bytes(reader.take()?);
+        let [kind] = reader.take()?;
+        let first = u64::from_le_bytes(reader.take()?);
+        let second = u64::from_le_bytes(reader.take()?);
+        let (seed, from) = (first, second);
+        let part = match kind {
+            0 if second > 0 => Part::Exhaustive {
+                from: first,
+                stride: second,
+            },
+            1 => Part::Random { seed, from },
+            2 => Part::Time { seed, from },
+            3 => Part::Draws { seed, from },
+            _ => return Err(foreign()),
+        };
+        Ok(Header {
+            kernel: (major, minor),
+            several_users: several != 0,
+            user,
+            cpu,
+            part,
+        })
+    }
 }
 
 impl Writer {
     /// A new tape.
     pub fn create(path: &Path, header: Header) -> io::Result<Writer> {
         let mut file = BufWriter::new(File::create(path)?);
-        file.write_all(&[
-            header.kernel.0,
-            header.kernel.1,
-            header.several_users.into(),
-        ])?;
-        file.write_all(&header.user.to_le_bytes())?;
-        file.write_all(&header.cpu.to_le_bytes())?;
+        file.write_all(&header.bytes()?)?;
         Ok(Writer {
             file,
             window: None,
@@ -88,6 +142,11 @@ impl Writer {
             None => self.script.push(NOTHING),
             Some(seen) => encode(seen, &mut self.script),
         }
+    }
+
+    /// Of the script that was run many times until now, the kernel has other answers besides.
+    pub fn unclear(&mut self) -> io::Result<()> {
+        self.file.write_all(&[UNCLEAR])
     }
 
     /// A script that is over already, with all answers.
@@ -171,13 +230,7 @@ impl<'a> Reader<'a> {
     /// From the first script on.
     pub fn open(bytes: &'a [u8]) -> io::Result<(Header, Reader<'a>)> {
         let mut reader = Reader { bytes };
-        let [major, minor, several] = reader.take()?;
-        let header = Header {
-            kernel: (major, minor),
-            several_users: several != 0,
-            user: u32::from_le_bytes(reader.take()?),
-            cpu: i32::from_le_bytes(reader.take()?),
-        };
+        let header = Header::read(&mut reader)?;
         Ok((header, reader))
     }
 
@@ -196,6 +249,13 @@ impl<'a> Reader<'a> {
             }
             _ => None,
         }
+    }
+
+    /// Whether it says here that the answers until now are not all that there are.
+    pub fn unclear(&mut self) -> bool {
+        let unclear = self.bytes.first() == Some(&UNCLEAR);
+        self.bytes = &self.bytes[usize::from(unclear)..];
+        unclear
     }
 
     /// Whether the script that begins here was left out.
@@ -307,6 +367,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_header_says_on_what_host_and_of_which_scripts_the_tape_is() {
+        let (seed, from) = (7, u64::MAX);
+        for part in [
+            Part::Exhaustive { from, stride: 3 },
+            Part::Random { seed, from },
+            Part::Time { seed, from },
+            Part::Draws { seed, from },
+        ] {
+            let header = Header {
+                kernel: (6, 18),
+                user: 1000,
+                cpu: 1,
+                several_users: true,
+                part,
+            };
+            let mut bytes = header.bytes().unwrap();
+            assert_eq!(Reader::open(&bytes).unwrap().0, header);
+            assert!(Reader::open(&bytes[..bytes.len() - 1]).is_err());
+            bytes[5] += 1;
+            assert!(Reader::open(&bytes).is_err());
+        }
+        assert!(Reader::open(b"").is_err());
+    }
+
+    #[test]
     fn what_is_written_is_read_back() {
         let v4: SocketAddr = "127.0.0.1:80".parse().unwrap();
         let v6: SocketAddr = "[fe80::2%3]:65535".parse().unwrap();
@@ -345,13 +430,14 @@ mod tests {
         for seen in &table {
             encode(seen, &mut bytes);
         }
-        bytes.extend([NOTHING, END, WINDOW, 1, 2]);
+        bytes.extend([NOTHING, END, UNCLEAR, WINDOW, 1, 2]);
         let mut reader = Reader { bytes: &bytes };
         for seen in table {
             assert_eq!(reader.seen().unwrap(), Some(seen));
         }
         assert_eq!(reader.seen().unwrap(), None);
         reader.next_script().unwrap();
+        assert!(reader.unclear() && !reader.unclear());
         assert_eq!(reader.window(), Some(0x201));
         assert!(reader.at_end());
         assert!(reader.seen().is_err());

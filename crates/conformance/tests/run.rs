@@ -6,46 +6,107 @@
 use std::path::Path;
 use std::process::Command;
 
+use portcullis_conformance::exhaustive;
 use portcullis_conformance::replay::{self, Tape};
-use portcullis_conformance::run::Part;
 
-const STRIDE: u64 = 7919;
+const STRIDE: &str = "7919";
 
-fn conformance(tape: &Path) -> std::io::Result<(bool, String)> {
-    let done = Command::new(env!("CARGO_BIN_EXE_conformance"))
-        .args(["--part", "exhaustive", "--steps", "20000", "--stride"])
-        .arg(STRIDE.to_string())
-        .arg("--record")
-        .arg(tape)
-        .output()?;
+/// Runs the binary: its exit code, and all that it says.
+fn conformance(arguments: &[&str]) -> (Option<i32>, String) {
+    let program = env!("CARGO_BIN_EXE_conformance");
+    let done = Command::new(program)
+        .args(arguments)
+        .output()
+        .expect("the binary runs");
     let text = String::from_utf8_lossy(&done.stdout).into_owned();
     let all = text + &String::from_utf8_lossy(&done.stderr);
-    Ok((done.status.success(), all))
+    (done.status.code(), all)
+}
+
+/// Records a small run.
+fn record(tape: &Path) -> (Option<i32>, String) {
+    let options = [
+        "--part",
+        "exhaustive",
+        "--steps",
+        "20000",
+        "--stride",
+        STRIDE,
+    ];
+    let record = ["--record", &tape.to_string_lossy()];
+    conformance(&[&options[..], &record[..]].concat())
+}
+
+fn forbidden(text: &str) -> bool {
+    let forbidden = text.contains("Operation not permitted");
+    if forbidden {
+        portcullis_testkit::skip("this host forbids network namespaces");
+    }
+    forbidden
 }
 
 #[test]
 fn small_scripts_agree_and_a_changed_answer_is_noticed() {
     let path = std::env::temp_dir().join(format!("portcullis-{}.tape", std::process::id()));
-    let (agreed, text) = conformance(&path).unwrap();
-    if text.contains("Operation not permitted") {
-        portcullis_testkit::skip("this host forbids network namespaces");
+    let (code, text) = record(&path);
+    if forbidden(&text) {
         return;
     }
-    assert!(agreed, "{text}");
+    assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("disagreements=0"), "{text}");
-    let part = Part::Exhaustive {
-        from: 0,
-        stride: STRIDE,
-    };
-    let mut tape = replay::load(&path, part).unwrap();
-    std::fs::remove_file(&path).unwrap();
+    let mut tape = replay::load(&path).unwrap();
     let (steps, differs) = replay::replay(&tape).unwrap();
     assert!(steps >= 20_000, "{steps}");
     assert_eq!(differs, None);
-    // A port in the middle of the tape: one answer of thousands.
+    // The same by the binary, which needs no kernel for it.
+    let told = ["--tapes", path.to_str().unwrap(), path.to_str().unwrap()];
+    let (code, text) = conformance(&told);
+    assert_eq!(code, Some(0), "{text}");
+    let last = text.lines().last().unwrap_or_default();
+    assert!(last.starts_with(&format!("steps={} ", 2 * steps)), "{text}");
+    assert!(last.ends_with(" skipped=0 disagreements=0"), "{text}");
+    // An answer in the middle of the tape: one of thousands.
     assert!(tampered(&mut tape), "no answer to change");
     let noticed = replay::replay(&tape).map(|(_, differs)| differs.is_some());
-    assert!(noticed.unwrap_or(true));
+    assert!(noticed.unwrap());
+    std::fs::write(&path, &tape.bytes).unwrap();
+    let (code, text) = conformance(&told);
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("kernel: EINVAL"), "{text}");
+    assert!(text.ends_with("disagreements=2\n"), "{text}");
+}
+
+#[test]
+fn a_run_that_compares_nothing_is_refused() {
+    let beyond = exhaustive::size().to_string();
+    let table: [&[&str]; 4] = [
+        &["--steps", "0"],
+        &["--workers", "0", "--steps", "100"],
+        &["--part", "exhaustive", "--from", &beyond, "--steps", "1000"],
+        &["--tapes", "/dev/null"],
+    ];
+    for arguments in table {
+        let (code, text) = conformance(arguments);
+        if forbidden(&text) {
+            return;
+        }
+        assert_eq!(code, Some(2), "{arguments:?}: {text}");
+        assert!(!text.contains("disagreements="), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
+fn a_run_that_ends_before_its_steps_says_so() {
+    let last = (exhaustive::size() - 1).to_string();
+    let run = ["--part", "exhaustive", "--from", &last, "--steps", "1000"];
+    let (code, text) = conformance(&run);
+    if forbidden(&text) {
+        return;
+    }
+    assert_eq!(code, Some(0), "{text}");
+    let said = text.contains("shorter than was asked for: ") && text.contains(" of 1000 steps");
+    assert!(said, "{text}");
 }
 
 /// Turns an EADDRINUSE into an EINVAL.

@@ -16,14 +16,15 @@ fn found() -> PathBuf {
     workspace::root().join("crates/conformance/found")
 }
 
+/// As the run says that it is not possible here (crates/conformance/src/main.rs).
+const NOT_HERE: i32 = 4;
+
 /// The run of about two minutes that CI has: exhaustive and random scripts, and beside them those in
 /// which time passes, most of whose minute is waiting. `None` where it was done; otherwise why not.
 pub fn in_ci() -> Result<Option<&'static str>, Failure> {
     const STEPS: &str = "24000000";
     const SCENARIO_STEPS: &str = "20000";
     const SEED: &str = "1";
-    /// As the run says that it is not possible here (crates/conformance/src/main.rs).
-    const NOT_HERE: Option<i32> = Some(4);
     let root = workspace::root();
     let mut build = workspace::cargo(&root);
     build.args([
@@ -57,15 +58,35 @@ pub fn in_ci() -> Result<Option<&'static str>, Failure> {
     let apart = run("processes", SCENARIO_STEPS).status();
     let slow = slow.wait()?;
     let (fast, apart) = (fast?, apart?);
-    if [slow.code(), fast.code(), apart.code()].contains(&NOT_HERE) {
-        return Ok(Some(
+    match together([slow.code(), fast.code(), apart.code()]) {
+        Together::Agreed => Ok(None),
+        Together::NotHere => Ok(Some(
             "this kernel is not one that the model has been compared with, or forbids private networks",
-        ));
+        )),
+        Together::Failed => {
+            Err(format!("with time: {slow}; without: {fast}; with processes: {apart}").into())
+        }
     }
-    if slow.success() && fast.success() && apart.success() {
-        return Ok(None);
+}
+
+/// What the exit codes of runs beside each other mean.
+#[derive(Debug, PartialEq, Eq)]
+enum Together {
+    Agreed,
+    NotHere,
+    Failed,
+}
+
+/// A run that failed decides, whatever the others say; then one that was not possible. `None` is a signal.
+fn together<const N: usize>(codes: [Option<i32>; N]) -> Together {
+    let is = |code: &Option<i32>, wanted: i32| *code == Some(wanted);
+    if codes.iter().any(|code| !is(code, 0) && !is(code, NOT_HERE)) {
+        return Together::Failed;
     }
-    Err(format!("with time: {slow}; without: {fast}; with processes: {apart}").into())
+    if codes.iter().any(|code| is(code, NOT_HERE)) {
+        return Together::NotHere;
+    }
+    Together::Agreed
 }
 
 /// Builds and runs; with a purpose, a build whose conditions are numbered.
@@ -88,4 +109,25 @@ pub fn run(purpose: Option<Purpose>, options: &[String]) -> Result<(), Failure> 
         return Ok(());
     }
     Err(format!("conformance: {status}").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disagreement_fails_whatever_the_other_runs_say() {
+        let table = [
+            ([Some(0), Some(0), Some(0)], Together::Agreed),
+            ([Some(4), Some(4), Some(4)], Together::NotHere),
+            ([Some(0), Some(4), Some(0)], Together::NotHere),
+            ([Some(4), Some(1), Some(0)], Together::Failed),
+            ([Some(1), Some(4), Some(4)], Together::Failed),
+            ([Some(4), Some(4), Some(2)], Together::Failed),
+            ([Some(4), None, Some(4)], Together::Failed),
+        ];
+        for (codes, meant) in table {
+            assert_eq!(together(codes), meant, "{codes:?}");
+        }
+    }
 }
