@@ -143,8 +143,8 @@ pub struct LogTarget {
     pub to: LogDestination,
     /// `len`: longer lines are cut; bytes. Default 1024.
     pub max_length: u32,
-    /// `format`.
-    pub format: LogFormat,
+    /// `format`; `None`: `local`, or `rfc3164` with `log-send-hostname`.
+    pub format: Option<LogFormat>,
     /// `facility`, 0 (kern) to 23 (local7).
     pub facility: u8,
     /// The least urgent level sent, 0 (emerg) to 7 (debug). Default 7.
@@ -199,7 +199,7 @@ pub enum LogDestination {
 /// The frame around a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// As `rfc3164` without a host name unless `log-send-hostname`; the default everywhere.
+    /// As `rfc3164` without a host name.
     Local,
     /// RFC 3164.
     Rfc3164,

@@ -142,7 +142,7 @@ fn a_log_line_has_haproxys_defaults() {
     };
     assert_eq!(unix.to, LogDestination::Unix("/dev/log".into()));
     assert_eq!((unix.facility, unix.max_level, unix.min_level), (16, 7, 0));
-    assert_eq!((unix.max_length, unix.format), (1024, LogFormat::Local));
+    assert_eq!((unix.max_length, unix.format), (1024, None));
     let LogDestination::Udp(to) = &udp.to else {
         panic!("udp")
     };
@@ -151,7 +151,7 @@ fn a_log_line_has_haproxys_defaults() {
     assert_eq!(stdout.to, LogDestination::Stdout);
     assert_eq!(
         (stdout.max_length, stdout.format),
-        (2000, LogFormat::Rfc5424)
+        (2000, Some(LogFormat::Rfc5424))
     );
     assert_eq!((stdout.facility, stdout.max_level), (0, 6));
 }

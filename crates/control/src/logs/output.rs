@@ -132,7 +132,11 @@ impl Outputs {
         let route = own.unwrap_or(&mut plan.global);
         let said = Said { text, record: None };
         self.pen.send(route, level, said, at);
-        let seen = |target: &Target| matches!(target.to, Destination::Descriptor(1 | STDERR));
+        // Where lines were lost, this one may be too.
+        let pen = &self.pen;
+        let seen = |target: &Target| {
+            matches!(target.to, Destination::Descriptor(1 | STDERR)) && pen.lost_none(&target.to)
+        };
         if plan.notices == Notices::Stderr
             && level <= Level::Notice
             && !route.targets.iter().any(seen)
@@ -223,6 +227,12 @@ fn wanted(plan: &LogPlan) -> Vec<Destination> {
 }
 
 impl Pen {
+    /// Has this target taken every line?
+    fn lost_none(&self, to: &Destination) -> bool {
+        let mut writers = self.writers.iter();
+        writers.all(|(at, writer)| at != to || writer.dropped() == 0)
+    }
+
     /// Writers for what `plan` names and is not open yet.
     fn writers_for(&self, plan: &LogPlan) -> io::Result<(Writers, Vec<String>)> {
         let mut writers = Vec::new();

@@ -218,7 +218,11 @@ impl Maker<'_> {
         let mut rings = self.process.rings.iter();
         let ring = rings.find(|ring| matches!(&to, Destination::Ring(name) if *name == ring.name));
         // A ring's own format and length prevail.
-        let format = ring.and_then(|ring| ring.format).unwrap_or(target.format);
+        let format = ring.and_then(|ring| ring.format).or(target.format);
+        let format = format.unwrap_or(match self.hostname {
+            Some(_) => LogFormat::Rfc3164,
+            None => LogFormat::Local,
+        });
         let max_length = ring.and_then(|ring| ring.max_length);
         Some(Target {
             to,

@@ -126,6 +126,31 @@ fn a_standard_output_that_nobody_reads_blocks_nobody_and_its_losses_are_told() {
 }
 
 #[test]
+fn a_standard_output_that_takes_nothing_is_told_of_on_standard_error() {
+    if ours_only() {
+        return;
+    }
+    private_network(|| {
+        let _server = Server::echo(local(9001), "one");
+        let place = Place::new();
+        let file = place.write("test.cfg", &config("log stdout format raw local0"));
+        let started = command(&file);
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", "exec \"$@\" > /dev/full", "sh"])
+            .arg(started.get_program())
+            .args(started.get_args());
+        let mut balancer = Balancer::spawn(&mut shell, place, &[local(FRONT)]);
+        session();
+        let told = eventually(SOON, || {
+            balancer.process.stderr().contains("log lines were dropped")
+        });
+        assert!(told, "{}", balancer.process.stderr());
+        balancer.stop();
+    });
+}
+
+#[test]
 fn a_syslog_server_over_udp_may_go_and_come_back() {
     private_network(|| {
         let _server = Server::echo(local(9001), "one");

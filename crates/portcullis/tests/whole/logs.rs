@@ -101,6 +101,35 @@ fn tcplog_reaches_a_syslog_server_over_udp() {
     });
 }
 
+#[test]
+fn a_host_name_is_sent_where_the_format_leaves_room_for_it() {
+    private_network(|| {
+        let _server = Server::echo(local(9001), "one");
+        for (format, expected) in [
+            ("", " lb1 abc["),
+            ("format rfc3164 ", " lb1 abc["),
+            ("format local ", " abc["),
+        ] {
+            let syslog = UdpSocket::bind(local(5140)).unwrap();
+            syslog.set_read_timeout(Some(SOON)).unwrap();
+            let lines = format!(
+                "nbthread 2\n    log-send-hostname lb1\n    log-tag abc\n    \
+                 log 127.0.0.1:5140 {format}local3"
+            );
+            let config = listen("127.0.0.1:8000", &[local(9001)])
+                .replace("nbthread 2", &lines)
+                .replace("mode tcp", "mode tcp\n    log global\n    option tcplog");
+            let balancer = Balancer::start(&config, &[local(FRONT)]);
+            let port = session();
+            let (_, message) = receive_about(&syslog, &format!("127.0.0.1:{port} ["));
+            // After the date, which always has fifteen bytes.
+            let after = &message[15..];
+            assert!(after.starts_with(expected), "{format}: {message}");
+            balancer.stop();
+        }
+    });
+}
+
 /// The datagram that speaks of the session; others (a proxy has started) come first.
 #[track_caller]
 fn receive_about(syslog: &UdpSocket, text: &str) -> (u32, String) {

@@ -110,13 +110,13 @@ pub(crate) fn log_target(args: &mut Args<'_>) -> Option<LogTarget> {
     let place = args.place();
     let to = args.log_destination()?;
     let mut max_length = DEFAULT_LENGTH;
-    let mut format = LogFormat::Local;
+    let mut format = None;
     let mut sample = None;
     loop {
         if args.take("len") {
             max_length = args.integer_of("length of log lines", LENGTH)?.value as u32;
         } else if args.take("format") {
-            format = args.choice("a log format", &FORMATS)?.value;
+            format = Some(args.choice("a log format", &FORMATS)?.value);
         } else if args.take("sample") {
             sample = Some(read_sample(args)?);
         } else if args.take("profile") {
