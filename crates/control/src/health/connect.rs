@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use portcullis_config::model::Source;
 use portcullis_proxy::health::CheckStatus;
-use portcullis_proxy::proxy_protocol::{Version, encode};
+use portcullis_proxy::proxy_protocol::{Addresses, Version, encode};
 use portcullis_proxy::snapshot::ServerAddress;
 use rustix::io::Errno;
 use rustix::net::{
@@ -100,16 +100,31 @@ fn bind_to(socket: &OwnedFd, opening: &Opening) -> Result<(), Errno> {
     }
 }
 
-/// A header that says that this is a check; a new connection takes it at once.
+/// A header that says that this is a check: version 2 has a word for it; version 1 tells the check's
+/// own addresses, since not every server takes `UNKNOWN` (HAProxy 2.6 to 3.5-dev5, src/connection.c,
+/// make_proxy_line()). A new connection takes it at once.
 fn send_header(socket: impl AsFd, header: Option<Version>) -> Result<(), Failure> {
     let Some(version) = header else {
         return Ok(());
     };
-    let header = encode(version, None);
+    let header = match version {
+        Version::V1 => encode(version, own_addresses(&socket)),
+        Version::V2 { .. } => encode(version, None),
+    };
     match rustix::net::send(socket, header.as_bytes(), SendFlags::NOSIGNAL) {
         Ok(_) => Ok(()),
         Err(errno) => Err(Failure::There(errno)),
     }
+}
+
+/// Both ends of a check's connection; `None` over a Unix socket.
+fn own_addresses(socket: impl AsFd) -> Option<Addresses> {
+    let source = SocketAddr::try_from(rustix::net::getsockname(&socket).ok()?).ok()?;
+    let destination = rustix::net::getpeername(&socket).ok()??;
+    Some(Addresses {
+        source,
+        destination: SocketAddr::try_from(destination).ok()?,
+    })
 }
 
 fn open(target: &ServerAddress, opening: &Opening) -> Result<OwnedFd, Failure> {

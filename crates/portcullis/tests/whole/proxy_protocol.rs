@@ -299,6 +299,25 @@ fn checks_of_servers_that_await_a_header_send_one() {
 }
 
 #[test]
+fn a_check_tells_its_own_addresses_in_a_header_of_version_one() {
+    private_network(|| {
+        let (sender, received) = std::sync::mpsc::channel();
+        let sender = std::sync::Mutex::new(sender);
+        let _server = Server::start(local(9001), move |mut stream| {
+            let line = read_line(&mut stream);
+            let from = stream.peer_addr().unwrap().port();
+            let _ = sender.lock().unwrap().send((line, from));
+        });
+        let text = config("", FRONT, "check inter 100ms check-send-proxy send-proxy");
+        let balancer = Balancer::start(&text, &[local(FRONT)]);
+        let (line, from) = received.recv_timeout(SOON).unwrap();
+        let expected = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {from} 9001");
+        assert_eq!(line.trim_end(), expected);
+        balancer.stop();
+    });
+}
+
+#[test]
 fn connections_come_from_the_source_that_is_said() {
     private_network(|| {
         let _server = mirror(9001);
