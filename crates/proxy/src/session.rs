@@ -285,6 +285,8 @@ pub struct Session<S, P> {
     pub logged: bool,
     /// A retry went to another server.
     pub redispatched: bool,
+    /// The server was chosen anew, and is tried after a wait.
+    pub chosen_anew: bool,
     /// Why there was no PROXY header.
     pub fault: Option<Fault>,
     /// What a PROXY header said that the client connected to.
@@ -319,7 +321,7 @@ pub struct Session<S, P> {
     pub phase_end_ms: u64,
     /// When to begin watching the client while connecting; 0: never (it is watched).
     pub watch_at_ms: u64,
-    /// How long it took until there was a server with room, if it had to wait.
+    /// How long it took until the last server was chosen, if it had to wait or others failed before.
     pub queue_ms: Option<u32>,
     /// How long it took from then until a server was connected.
     pub connect_ms: Option<u32>,
@@ -354,6 +356,7 @@ impl<S, P> Session<S, P> {
             draining: false,
             logged: false,
             redispatched: false,
+            chosen_anew: false,
             fault: None,
             destination: None,
             lease: None,

@@ -286,6 +286,15 @@ impl<N: Net> Engine<N> {
     /// Ends every session now.
     pub fn end_sessions(&mut self) {
         for key in self.sessions.keys() {
+            if let Some(session) = self.sessions.get_mut(key)
+                && session.phase == Phase::Relaying
+            {
+                // As HAProxy logs it: in no phase. (One still without a server HAProxy leaves alone.)
+                session.decided.get_or_insert(Termination {
+                    cause: EndCause::Killed,
+                    phase: EndPhase::Over,
+                });
+            }
             self.end_with(key, EndCause::Killed);
         }
         self.finish_batch();

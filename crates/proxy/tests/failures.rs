@@ -113,6 +113,48 @@ fn without_a_usable_server_a_session_ends_with_sc_and_no_server() {
     proxy.stop();
 }
 
+#[test]
+fn the_time_of_failed_attempts_is_the_queues_once_a_server_is_chosen_anew() {
+    // HAProxy 2.6: `305/0/313 … +1`, and `608/-1/910 sC`.
+    let (address, _listener, _fillers) = hanging();
+    let with = |second: SocketAddr| {
+        start(Plan {
+            servers: vec![tcp(address), tcp(second)],
+            times: Times {
+                connect: 300,
+                ..Times::default()
+            },
+            retries: 2,
+            redispatch: 1,
+            ..Plan::default()
+        })
+    };
+    let proxy = with(echo());
+    let mut client = proxy.connect();
+    client.write_all(b"x").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    drop(client);
+    let record = proxy.record();
+    assert_eq!((record.redispatched, record.retries), (true, 1));
+    let (queue, connect) = (record.queue_ms.unwrap(), record.connect_ms.unwrap());
+    assert!(
+        queue >= 300 && queue + connect <= record.total_ms,
+        "{record:?}"
+    );
+    proxy.stop();
+    let proxy = with(address);
+    let mut client = proxy.connect();
+    client.write_all(b"x").unwrap();
+    let _ = client.read(&mut [0]);
+    let record = proxy.record();
+    assert_eq!(record.termination.to_string(), "sC");
+    let queue = record.queue_ms.unwrap();
+    assert!(queue >= 600 && queue + 300 <= record.total_ms, "{record:?}");
+    assert_eq!(record.connect_ms, None);
+    proxy.assert_idle();
+    proxy.stop();
+}
+
 /// A server whose queue is full: connecting to it hangs. The connections that fill it come along.
 fn hanging() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -484,7 +526,7 @@ fn killed_sessions_say_so_and_the_worker_takes_new_ones() {
     proxy.handles[0].end_sessions();
     let ended = client.read(&mut [0]).map_err(|error| error.kind());
     assert!(matches!(ended, Ok(0) | Err(ErrorKind::ConnectionReset)));
-    assert_eq!(proxy.ending(), "KD");
+    assert_eq!(proxy.ending(), "K-");
     let mut client = proxy.connect();
     client.write_all(b"x").unwrap();
     client.read_exact(&mut [0]).unwrap();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use portcullis_testkit::{private_network, wait_for};
 
 use super::clients::{ask, connect, drain, with_deadlines};
-use super::harness::{Balancer, DEFAULTS, SOON, local};
+use super::harness::{Balancer, DEFAULTS, Peer, SOON, local, peer};
 use super::servers::Server;
 
 const FRONT: u16 = 8000;
@@ -207,8 +207,12 @@ fn a_rate_limit_lets_the_others_wait_in_the_kernels_queue() {
         let clients: Vec<_> = (0..60).map(|_| connect(local(FRONT))).collect();
         std::thread::sleep(Duration::from_millis(600));
         let served = server.connections();
-        // HAProxy lets one or two more through.
-        let fits = served <= 22 || began.elapsed() > Duration::from_millis(950);
+        // HAProxy's counter lets more through, as the moment has it: 21 to 39.
+        let most = match peer() {
+            Peer::Portcullis => 20,
+            Peer::Haproxy => 39,
+        };
+        let fits = served <= most || began.elapsed() > Duration::from_millis(950);
         assert!(fits, "{served} of a rate of 20");
         for client in clients {
             assert_eq!(ask(&mut with_deadlines(client), "x"), "one x");

@@ -203,13 +203,14 @@ impl<N: Net> Engine<N> {
         session.retries += 1;
         backend.state.retries.fetch_add(1, Ordering::Relaxed);
         let mut elsewhere = false;
+        let mut chosen_anew = false;
         if self.goes_elsewhere(key, &backend, member) {
             backend.group.release(member);
             if let Some(session) = self.sessions.get_mut(key) {
                 session.member = None;
             }
             match self.choose(key, Some(member)) {
-                Chosen::Now => {}
+                Chosen::Now => chosen_anew = true,
                 Chosen::Later => {
                     if let Some(session) = self.sessions.get_mut(key) {
                         session.leaving = Some(member);
@@ -221,10 +222,21 @@ impl<N: Net> Engine<N> {
             elsewhere = self.note_redispatch(key, &backend, member);
         }
         if failure == Failure::Refused && !elsewhere || failure == Failure::Exhausted {
-            self.wait_before_retry(key, &backend);
+            self.wait_before_retry(key, &backend, chosen_anew);
             return Next::Rest;
         }
+        if chosen_anew {
+            self.note_choice(key);
+        }
         Next::Again
+    }
+
+    /// A server was chosen after another: until now it was the queue's time, as HAProxy counts it.
+    fn note_choice(&mut self, key: Key) {
+        if let Some(session) = self.sessions.get_mut(key) {
+            let waited = self.now_ms.saturating_sub(session.start_ms);
+            session.queue_ms = Some(u32::try_from(waited).unwrap_or(u32::MAX));
+        }
     }
 
     /// By `option redispatch`: on the retries that it names, when the server went down, and on every
@@ -262,7 +274,7 @@ impl<N: Net> Engine<N> {
         true
     }
 
-    fn wait_before_retry(&mut self, key: Key, backend: &Backend) {
+    fn wait_before_retry(&mut self, key: Key, backend: &Backend, chosen_anew: bool) {
         let wait = match backend.connect_timeout_ms {
             0 => TURN_AROUND_MS,
             timeout => timeout.min(TURN_AROUND_MS),
@@ -271,6 +283,7 @@ impl<N: Net> Engine<N> {
             return;
         };
         session.step(Step::Refused);
+        session.chosen_anew = chosen_anew;
         session.phase_end_ms = self.now_ms + u64::from(wait);
         session.watch_at_ms = 0;
         self.watch_client_early(key);
@@ -280,6 +293,9 @@ impl<N: Net> Engine<N> {
     pub(super) fn retry(&mut self, key: Key) {
         if let Some(session) = self.sessions.get_mut(key) {
             session.step(Step::Retried);
+            if std::mem::take(&mut session.chosen_anew) {
+                self.note_choice(key);
+            }
             self.attempt(key);
         }
     }
