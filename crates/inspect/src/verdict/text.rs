@@ -144,7 +144,11 @@ impl Verdict {
 
     fn others(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for holder in self.beside.iter().take(HOLDERS_MAX) {
-            lines(f, "beside", holder.lines())?;
+            let shared = self.outcome == Outcome::Works
+                && holder.address == self.question.address
+                && holder.options.reuseport != Some(false);
+            let word = if shared { "shares" } else { "beside" };
+            lines(f, word, holder.lines())?;
         }
         if self.beside.len() > HOLDERS_MAX {
             lines(

@@ -3,8 +3,6 @@
 //! Decides:  that a way is told only if it helps in every world that refuses; how it is said.
 //! Not here: finding and trying ways (`World::ways_out_of_all` of the model).
 
-use std::fmt::Write as _;
-
 use portcullis_kernel_model::{Difference, Opt, SocketId, WayOut};
 use serde::Serialize;
 
@@ -72,8 +70,15 @@ impl Asked<'_> {
                     .collect(),
             });
         }
-        let mut ways = common.unwrap_or_default();
-        ways.dedup();
+        let mut ways: Vec<Way> = Vec::new();
+        for way in common.unwrap_or_default() {
+            // The shortest time is enough, and two sockets of one process are one to stop.
+            let waits = |one: &Way| one.kinds == ["wait"];
+            let known = |one: &Way| one.text == way.text || (waits(one) && waits(&way));
+            if !ways.iter().any(known) {
+                ways.push(way);
+            }
+        }
         ways
     }
 
@@ -125,12 +130,14 @@ impl Asked<'_> {
                 None => format!("restart {socket} with {opt}"),
             },
             Difference::Owner(uid) => {
-                let mut text = format!("give the socket to user {} (fchown) before bind", uid.0);
-                if let Some(name) = user_name(self.snapshot, uid.0) {
-                    let _ = write!(text, ": {name}");
-                }
-                text
+                let name = user_name(self.snapshot, uid.0);
+                let name = name.map_or_else(String::new, |name| format!("{name}, "));
+                format!(
+                    "give the socket to user {name}{} before bind (fchown, by a privileged process)",
+                    uid.0
+                )
             }
+            Difference::Wait { ms } => format!("wait {} s", ms.div_ceil(1000)),
             Difference::Scope(index) => format!("name interface {} as the scope", device(index)),
             Difference::Option(Opt::BindToDevice(index)) if index != 0 => {
                 format!("set SO_BINDTODEVICE to {} first", device(index))

@@ -7,6 +7,7 @@
 
 mod asked;
 mod target;
+mod unix;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -38,3 +38,4 @@ mod sim;
 mod start;
 mod timeouts;
 mod why;
+mod why_ask;

@@ -17,6 +17,7 @@ use portcullis_kernel_model::{Family, Opt};
 use serde::Serialize;
 
 use super::target::{Target, with_scope};
+use super::unix::{self, Reach};
 use crate::exit::{self, Exit};
 use crate::terminal;
 
@@ -137,7 +138,16 @@ fn answer(arguments: &Arguments, form: Form) -> Result<(String, Exit), Unasked> 
     };
     match target {
         Target::Word(word) => Ok((word.explained(), exit::OK)),
-        Target::Unix(_) => Err(Unasked::usage("Unix sockets are not asked about yet")),
+        Target::Unix(_) if arguments.no_traffic => Err(Unasked::usage("--no-traffic is about TCP")),
+        Target::Unix(name) => {
+            let elsewhere = arguments.host.is_some()
+                || arguments.netns.is_some()
+                || arguments.user.is_some()
+                || arguments.pid.is_some();
+            let reach = if elsewhere { Reach::Other } else { Reach::Own };
+            let verdict = unix::ask(&snapshot, name, reach);
+            Ok((told(&verdict, form)?, exit_of(verdict.outcome)))
+        }
         Target::Tcp { at, .. } if arguments.no_traffic => {
             if at.port() == 0 {
                 return Err(Unasked::usage(
@@ -166,12 +176,15 @@ fn answer(arguments: &Arguments, form: Form) -> Result<(String, Exit), Unasked> 
 }
 
 fn tell(verdict: &Verdict, form: Form) -> Result<(String, Exit), Unasked> {
-    let exit = match verdict.outcome {
+    Ok((told(verdict, form)?, exit_of(verdict.outcome)))
+}
+
+fn exit_of(outcome: Outcome) -> Exit {
+    match outcome {
         Outcome::Works => exit::WHY_WORKS,
         Outcome::Refused => exit::WHY_REFUSED,
         Outcome::Unknown => exit::WHY_UNKNOWN,
-    };
-    Ok((told(verdict, form)?, exit))
+    }
 }
 
 fn told<T: Display + Serialize>(what: &T, form: Form) -> Result<String, Unasked> {

@@ -1,0 +1,452 @@
+//! `portcullis why ADDR`: situations that people meet, with real processes, beside what the kernel then does.
+//!
+//! Decides:  that each answer of docs/why.md is what the program says today, word for word but for numbers
+//!           that differ from run to run; and that the verdict is the kernel's.
+//! Not here: the agreement over the whole library of scenarios (tests/agreement.rs).
+
+use std::process::Command;
+use std::time::Duration;
+
+use portcullis_testkit::{
+    Process, Signal, need_program, private_network_as_root, set_sysctl, wait_for,
+};
+
+use super::harness::{Place, SOON, portcullis};
+
+const PAGE: &str = include_str!("../../../../docs/why.md");
+const NOBODY: &str = "65534";
+
+/// Serves as it is told: `ADDR PORT [OPTION…]`, says `up`, and waits.
+const SERVE: &str = r#"
+import os, socket, sys, time
+ip, port, how = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+if 'nobody' in how: os.setresuid(65534, 65534, 65534)
+s = socket.socket(socket.AF_INET6 if ':' in ip else socket.AF_INET)
+if 'reuseport' in how: s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+s.bind((ip, port))
+if 'late' in how: s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+s.listen(1 if 'stuck' in how else 64)
+if 'crash' in how:
+    c = socket.create_connection((ip, port)); a, _ = s.accept(); a.close(); c.recv(1); c.close(); s.close()
+if 'stuck' in how:
+    kept = [socket.create_connection((ip, port)) for _ in range(2)]
+    late = socket.socket(); late.setblocking(False); late.connect_ex((ip, port)); time.sleep(0.1)
+print('up', flush=True)
+time.sleep(0 if 'crash' in how else 120)
+"#;
+
+/// Opens a port and leaves it to a child that outlives it.
+const ORPHAN: &str = r#"
+import socket, subprocess, sys
+s = socket.socket(); s.bind(('0.0.0.0', int(sys.argv[1]))); s.listen(64); s.set_inheritable(True)
+subprocess.Popen(['sleep', '120'], close_fds=False, stdout=subprocess.DEVNULL)
+print('up', flush=True)
+"#;
+
+/// Does what was asked about: `ADDR PORT [OPTION…]`; says `ok` or the error's name.
+const TRY: &str = r#"
+import errno, os, socket, sys
+ip, port, how = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+if 'nobody' in how: os.setresuid(65534, 65534, 65534)
+s = socket.socket(socket.AF_INET6 if ':' in ip else socket.AF_INET)
+if '--reuseaddr' in how: s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+if '--reuseport' in how: s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+if '--freebind' in how: s.setsockopt(0, 15, 1)
+try:
+    s.bind((ip, port)); s.listen(64); print('ok')
+except OSError as e: print(errno.errorcode[e.errno])
+"#;
+
+/// A place with the scripts, and the processes that are begun there.
+struct Scene {
+    place: Place,
+    processes: Vec<Process>,
+}
+
+impl Scene {
+    fn new() -> Option<Scene> {
+        need_program("python3")?;
+        let place = Place::new();
+        for (name, text) in [("serve.py", SERVE), ("orphan.py", ORPHAN), ("try.py", TRY)] {
+            place.write(name, text);
+        }
+        Some(Scene {
+            place,
+            processes: Vec::new(),
+        })
+    }
+
+    /// `COMMAND… python3 SCRIPT …`, from the place, as far as `up`.
+    #[track_caller]
+    fn begin(&mut self, words: &[&str]) -> &mut Process {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).current_dir(self.place.path());
+        let mut process = Process::spawn(&mut command);
+        process.wait_line("up", SOON);
+        self.processes.push(process);
+        self.processes.last_mut().unwrap()
+    }
+
+    /// What the kernel does: `ok`, or an error's name.
+    #[track_caller]
+    fn kernel(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new("python3");
+        command.arg("try.py").args(arguments);
+        command.current_dir(self.place.path());
+        let done = command.output().unwrap();
+        let told = String::from_utf8(done.stdout).unwrap();
+        assert!(
+            !told.is_empty(),
+            "{}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+        told.trim().to_owned()
+    }
+
+    /// Asks, and compares with the page.
+    #[track_caller]
+    fn why(&self, name: &str, arguments: &str) -> (i32, String) {
+        let mut command = portcullis();
+        command.arg("why").args(arguments.split(' '));
+        let mut process = Process::spawn(command.current_dir(self.place.path()));
+        let code = process.exit_code(SOON);
+        let said = process.stdout();
+        if let Some(directory) = std::env::var_os("PORTCULLIS_WHY_PAGE") {
+            // For whoever writes the page.
+            let path = std::path::Path::new(&directory).join(name);
+            std::fs::write(path, format!("$ portcullis why {arguments}\n{said}")).unwrap();
+            return (code, said);
+        }
+        let shown = on_page(name);
+        let (asked, answer) = shown.split_once('\n').unwrap();
+        assert_eq!(asked, format!("$ portcullis why {arguments}"), "{name}");
+        assert_eq!(plain(answer), plain(&said), "{name}, docs/why.md");
+        (code, said)
+    }
+}
+
+/// The block of a situation on the page.
+#[track_caller]
+fn on_page(name: &str) -> &'static str {
+    let marker = format!("<!-- situation: {name} -->\n");
+    let at = PAGE
+        .find(&marker)
+        .unwrap_or_else(|| panic!("docs/why.md lacks {name}"));
+    let rest = &PAGE[at + marker.len()..];
+    let rest = rest.strip_prefix("\n").unwrap_or(rest);
+    let rest = rest.strip_prefix("```text\n").expect("a block of text");
+    &rest[..rest.find("```").unwrap()]
+}
+
+/// Without the numbers that differ from run to run.
+fn plain(text: &str) -> String {
+    const BEFORE: [&str; 11] = [
+        "pid ",
+        "fd ",
+        "net:[",
+        "cookie ",
+        "wait ",
+        "for ",
+        "ListenOverflows ",
+        "ListenDrops ",
+        "connection with 127.0.0.1:",
+        "this user has ",
+        "python3.",
+    ];
+    let mut out = String::new();
+    for line in text.lines() {
+        let mut line = line.to_owned();
+        for word in BEFORE {
+            let mut from = 0;
+            while let Some(at) = line[from..].find(word) {
+                let start = from + at + word.len();
+                let digits = line[start..].bytes().take_while(u8::is_ascii_digit).count();
+                if digits > 0 {
+                    line.replace_range(start..start + digits, "N");
+                }
+                from = start;
+            }
+        }
+        // Wherever python is, and whichever.
+        let words = line
+            .split(' ')
+            .map(|word| match word.rsplit_once("/python3") {
+                Some((_, _)) => "python3",
+                None => word,
+            });
+        let line = words
+            .collect::<Vec<_>>()
+            .join(" ")
+            .replace("python3.N", "python3");
+        out += line.trim_end();
+        out.push('\n');
+    }
+    out
+}
+
+macro_rules! scene {
+    () => {
+        match Scene::new() {
+            Some(scene) => scene,
+            None => return,
+        }
+    };
+}
+
+#[test]
+fn a_second_server_on_the_port() {
+    private_network_as_root(|| {
+        let mut scene = scene!();
+        scene.begin(&["python3", "serve.py", "127.0.0.1", "8080"]);
+        let (code, said) = scene.why("second-server", "*:8080");
+        assert_eq!(code, 1, "{said}");
+        assert_eq!(scene.kernel(&["0.0.0.0", "8080"]), "EADDRINUSE");
+        // What it says would help does.
+        assert_eq!(scene.kernel(&["0.0.0.0", "8081"]), "ok");
+        assert_eq!(scene.kernel(&["127.0.0.2", "8080"]), "ok");
+    });
+}
+
+#[test]
+fn time_wait_after_a_crash_without_so_reuseaddr() {
+    private_network_as_root(|| {
+        let mut scene = scene!();
+        let ended = scene.begin(&["python3", "serve.py", "127.0.0.1", "8082", "crash"]);
+        ended.exit_code(SOON);
+        let (code, said) = scene.why("time-wait", "127.0.0.1:8082");
+        assert_eq!(code, 1, "{said}");
+        assert_eq!(scene.kernel(&["127.0.0.1", "8082"]), "EADDRINUSE");
+        // The newcomer's option alone does not help: the old server had none.
+        let (code, said) = scene.why("time-wait-reuseaddr", "127.0.0.1:8082 --reuseaddr");
+        assert_eq!(code, 1, "{said}");
+        let reuse = ["127.0.0.1", "8082", "--reuseaddr"];
+        assert_eq!(scene.kernel(&reuse), "EADDRINUSE");
+    });
+}
+
+#[test]
+fn an_orphan_child_that_holds_the_port() {
+    private_network_as_root(|| {
+        let mut scene = scene!();
+        let parent = scene.begin(&["python3", "orphan.py", "8083"]);
+        let parent_ended = parent.exit_code(SOON);
+        assert_eq!(parent_ended, 0);
+        let (code, said) = scene.why("orphan", "*:8083");
+        assert_eq!(code, 1, "{said}");
+        assert_eq!(scene.kernel(&["0.0.0.0", "8083"]), "EADDRINUSE");
+        // The way out: the child that is named ends.
+        let pid = said.split("sleep, pid ").nth(1).unwrap();
+        let pid: i32 = pid.split(',').next().unwrap().parse().unwrap();
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, Signal::KILL).unwrap();
+        wait_for("the port", SOON, || {
+            scene.kernel(&["0.0.0.0", "8083"]) == "ok"
+        });
+    });
+}
+
+#[test]
+fn an_ipv6_wildcard_stands_against_ipv4() {
+    private_network_as_root(|| {
+        let mut scene = scene!();
+        scene.begin(&["python3", "serve.py", "::", "8084"]);
+        let (code, said) = scene.why("ipv6-wildcard", "127.0.0.1:8084");
+        assert_eq!(code, 1, "{said}");
+        assert_eq!(scene.kernel(&["127.0.0.1", "8084"]), "EADDRINUSE");
+    });
+}
+
+#[test]
+fn another_users_reuseport() {
+    private_network_as_root(|| {
+        let mut scene = scene!();
+        let serve = [
+            "python3",
+            "serve.py",
+            "0.0.0.0",
+            "8085",
+            "reuseport",
+            "nobody",
+        ];
+        scene.begin(&serve);
+        let (code, said) = scene.why("other-user", "*:8085 --reuseport");
+        assert_eq!(code, 1, "{said}");
+        let share = ["0.0.0.0", "8085", "--reuseport"];
+        assert_eq!(scene.kernel(&share), "EADDRINUSE");
+        let same = ["0.0.0.0", "8085", "--reuseport", "nobody"];
+        assert_eq!(scene.kernel(&same), "ok", "the same user may");
+    });
+}
+
+#[test]
+fn a_port_below_1024() {
+    private_network_as_root(|| {
+        let scene = scene!();
+        let (code, said) = scene.why("privileged", "*:80 --as nobody");
+        assert_eq!(code, 1, "{said}");
+        assert_eq!(scene.kernel(&["0.0.0.0", "80", "nobody"]), "EACCES");
+        assert_eq!(scene.kernel(&["0.0.0.0", "1024", "nobody"]), "ok");
+    });
+}
+
+#[test]
+fn an_address_that_has_moved_away() {
+    private_network_as_root(|| {
+        let scene = scene!();
+        let (code, said) = scene.why("moved-address", "192.0.2.7:443");
+        assert_eq!(code, 1, "{said}");
+        assert_eq!(scene.kernel(&["192.0.2.7", "443"]), "EADDRNOTAVAIL");
+        assert_eq!(scene.kernel(&["192.0.2.7", "443", "--freebind"]), "ok");
+    });
+}
+
+#[test]
+fn no_port_is_left_to_choose() {
+    private_network_as_root(|| {
+        let mut scene = scene!();
+        set_sysctl("net.ipv4.ip_local_port_range", "40000 40001");
+        scene.begin(&["python3", "serve.py", "127.0.0.1", "40000"]);
+        scene.begin(&["python3", "serve.py", "127.0.0.1", "40001"]);
+        let (code, said) = scene.why("range-exhausted", "127.0.0.1");
+        assert_eq!(code, 1, "{said}");
+        assert_eq!(scene.kernel(&["127.0.0.1", "0"]), "EADDRINUSE");
+        assert_eq!(scene.kernel(&["127.0.0.2", "0"]), "ok");
+    });
+}
+
+#[test]
+fn a_reserved_port_is_never_chosen_and_may_be_named() {
+    private_network_as_root(|| {
+        let scene = scene!();
+        set_sysctl("net.ipv4.ip_local_port_range", "40000 40001");
+        set_sysctl("net.ipv4.ip_local_reserved_ports", "40000-40001");
+        let (code, said) = scene.why("reserved", "127.0.0.1");
+        assert_eq!(code, 1, "{said}");
+        assert_eq!(scene.kernel(&["127.0.0.1", "0"]), "EADDRINUSE");
+        let (code, said) = scene.why("reserved-named", "127.0.0.1:40000");
+        assert_eq!(code, 0, "{said}");
+        assert_eq!(scene.kernel(&["127.0.0.1", "40000"]), "ok");
+    });
+}
+
+#[test]
+fn so_reuseport_that_was_set_after_bind() {
+    private_network_as_root(|| {
+        let mut scene = scene!();
+        scene.begin(&["python3", "serve.py", "127.0.0.1", "8086", "late"]);
+        let (code, said) = scene.why("late-reuseport", "127.0.0.1:8086 --reuseport");
+        let did = scene.kernel(&["127.0.0.1", "8086", "--reuseport"]);
+        assert_eq!(code == 0, did == "ok", "{did}\n{said}");
+        assert_ne!(code, 3, "{said}");
+    });
+}
+
+#[test]
+fn a_full_accept_queue() {
+    private_network_as_root(|| {
+        let mut scene = scene!();
+        scene.begin(&["python3", "serve.py", "127.0.0.1", "8087", "stuck"]);
+        let (code, said) = scene.why("accept-queue", "--no-traffic 127.0.0.1:8087");
+        assert_eq!(code, 1, "{said}");
+        let at = "127.0.0.1:8087".parse().unwrap();
+        let more = std::net::TcpStream::connect_timeout(&at, Duration::from_millis(300));
+        assert!(more.is_err(), "a further SYN is dropped");
+    });
+}
+
+#[test]
+fn a_more_exact_listener_takes_what_the_wildcard_was_meant_for() {
+    private_network_as_root(|| {
+        let mut scene = scene!();
+        scene.begin(&["python3", "serve.py", "0.0.0.0", "8088", "reuseport"]);
+        scene.begin(&["python3", "serve.py", "127.0.0.1", "8088", "reuseport"]);
+        let (code, said) = scene.why("more-exact", "--no-traffic *:8088");
+        assert_eq!(code, 1, "{said}");
+    });
+}
+
+#[test]
+fn a_port_that_is_taken_in_another_network_namespace() {
+    private_network_as_root(|| {
+        let mut scene = scene!();
+        scene.begin(&["unshare", "-n", "python3", "serve.py", "0.0.0.0", "8089"]);
+        let (code, said) = scene.why("other-namespace", "*:8089");
+        assert_eq!(code, 0, "{said}");
+        assert_eq!(scene.kernel(&["0.0.0.0", "8089"]), "ok");
+    });
+}
+
+#[test]
+fn what_an_ordinary_user_cannot_see_is_unknown() {
+    private_network_as_root(|| {
+        let mut scene = scene!();
+        scene.begin(&["python3", "serve.py", "127.0.0.1", "8090", "reuseport"]);
+        let place = scene.place.path().join("portcullis");
+        std::fs::copy(env!("CARGO_BIN_EXE_portcullis"), &place).unwrap();
+        let share = ["127.0.0.1", "8090", "--reuseport", "nobody"];
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid", NOBODY, "--clear-groups"])
+            .arg(&place);
+        command.args(["why", "127.0.0.1:8090", "--reuseport"]);
+        let mut process = Process::spawn(&mut command);
+        assert_eq!(process.exit_code(SOON), 3, "{}", process.transcript());
+        let said = process.stdout();
+        for part in [
+            "unknown: whether ",
+            "EADDRINUSE",
+            "a process that cannot be seen",
+            "unseen: ",
+        ] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert_eq!(scene.kernel(&share), "EADDRINUSE");
+        // Root knows.
+        let (code, said) = scene.why("known-to-root", "127.0.0.1:8090 --reuseport --as nobody");
+        assert_eq!(code, 1, "{said}");
+    });
+}
+
+#[test]
+fn a_host_that_was_written_down_answers_as_it_did() {
+    private_network_as_root(|| {
+        let mut scene = scene!();
+        scene.begin(&["python3", "serve.py", "127.0.0.1", "8080"]);
+        let file = scene.place.path().join("host.json");
+        let run = |words: &[&str]| {
+            let done = portcullis().arg("why").args(words).output().unwrap();
+            let text = String::from_utf8(done.stdout).unwrap();
+            (
+                done.status.code().unwrap(),
+                text,
+                String::from_utf8(done.stderr).unwrap(),
+            )
+        };
+        let path = file.to_str().unwrap();
+        let saved = run(&["--save", path]);
+        assert_eq!(saved, (0, String::new(), String::new()));
+        let (code, live, _) = run(&["*:8080"]);
+        assert_eq!(code, 1);
+        drop(scene.processes);
+        assert_eq!(run(&["*:8080"]).0, 0, "it has ended");
+        let (code, told, _) = run(&["*:8080", "--host", path]);
+        assert_eq!((code, told.lines().next()), (1, live.lines().next()));
+        assert_eq!(told.lines().next_back(), live.lines().next_back());
+        // Arguments of command lines are not written down unless that is asked for.
+        assert!(!std::fs::read_to_string(&file).unwrap().contains("serve.py"));
+        let (code, json, _) = run(&["*:8080", "--host", path, "--json"]);
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(code, 1);
+        assert_eq!(json["format"], 1);
+        assert_eq!(json["outcome"], "refused");
+        assert_eq!(json["answers"][0]["error"], "EADDRINUSE");
+        assert_eq!(
+            json["answers"][0]["holders"][0]["address"],
+            "127.0.0.1:8080"
+        );
+        assert_eq!(json["ways"][0]["tried"], true);
+        let (code, _, error) = run(&["*:8080", "--host", "/etc/passwd"]);
+        assert_eq!(code, 2, "{error}");
+        assert!(error.contains("not a host's description"), "{error}");
+    });
+}
