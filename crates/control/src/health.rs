@@ -365,6 +365,23 @@ fn random() -> u32 {
     RandomState::new().build_hasher().finish() as u32
 }
 
+/// Ends the sessions of these servers, on all workers.
+fn end_sessions(workers: &[Remote], servers: &[Arc<ServerState>], cause: EndCause) {
+    for server in servers {
+        for worker in workers {
+            worker.end_sessions_of(server, cause);
+        }
+    }
+}
+
+fn subject(check: &Check) -> Subject<'_> {
+    Subject {
+        backend: &check.backend,
+        server: &check.server,
+        tier: check.tier,
+    }
+}
+
 /// What one task knows.
 struct Task {
     check: Arc<Check>,
@@ -393,7 +410,7 @@ impl Task {
             let finding = Finding {
                 status,
                 info: &info,
-                duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+                duration_ms: Some(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)),
             };
             delay = {
                 let mut health = locked(&self.health);
@@ -433,18 +450,9 @@ impl Task {
             let finding = Finding {
                 status: health.status(),
                 info: &info,
-                duration_ms: 0,
+                duration_ms: None,
             };
             self.act_on(health, outcome, &finding);
-        }
-    }
-
-    /// Ends the sessions of these servers, on all workers.
-    fn end_sessions(&self, servers: &[Arc<ServerState>], cause: EndCause) {
-        for server in servers {
-            for worker in self.workers.iter() {
-                worker.end_sessions_of(server, cause);
-            }
         }
     }
 
@@ -456,11 +464,7 @@ impl Task {
 
     fn act_on(&self, health: &Health, outcome: Outcome, finding: &Finding<'_>) {
         let check = &self.check;
-        let subject = Subject {
-            backend: &check.backend,
-            server: &check.server,
-            tier: check.tier,
-        };
+        let subject = subject(check);
         if check.log_each && outcome.news {
             let weight = check.group.weight(check.slot);
             self.say(check_line(&subject, finding, health.standing(), weight));
@@ -471,7 +475,7 @@ impl Task {
         let before = check.group.usable_members();
         self.warming.stop(check);
         if change == Change::Up && check.slow_start_s > 0 {
-            self.warming.start(check);
+            self.start_warming();
         }
         check.group.set_usable(check.slot, change == Change::Up);
         let left = check.group.usable();
@@ -479,13 +483,30 @@ impl Task {
         // The reason was given by the line of the check, where each is logged.
         let reason = (!check.log_each).then_some(finding);
         match change {
-            Change::Down => self.end_sessions(&check.ends_when_down, EndCause::Down),
-            Change::Up => self.end_sessions(&check.ends_when_up, EndCause::Up),
+            Change::Down => end_sessions(&self.workers, &check.ends_when_down, EndCause::Down),
+            Change::Up => end_sessions(&self.workers, &check.ends_when_up, EndCause::Up),
         }
         self.say(change_line(&subject, change, reason, left, sessions));
         if before > 0 && left.active + left.backup == 0 {
             self.say(none_left_line(check.section, &check.backend));
         }
+    }
+
+    /// `slowstart`: once it is over, HAProxy says once more that the server is up, for no reason, and
+    /// acts on it once more.
+    fn start_warming(&self) {
+        let (check, log, workers) = (
+            Arc::clone(&self.check),
+            self.log.clone(),
+            Arc::clone(&self.workers),
+        );
+        self.warming.start(&self.check, move || {
+            end_sessions(&workers, &check.ends_when_up, EndCause::Up);
+            let left = check.group.usable();
+            let sessions = check.group.active_connections(check.slot);
+            let (level, text) = change_line(&subject(&check), Change::Up, None, left, sessions);
+            log.say(Audience::Backend(check.backend.clone()), level, text);
+        });
     }
 
     fn say(&self, (level, text): (portcullis_proxy::log::Level, String)) {

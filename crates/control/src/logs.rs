@@ -59,6 +59,15 @@ impl Dropped {
     fn total(self) -> u64 {
         self.by_queues + self.by_targets
     }
+
+    /// That `new` lines were lost since it was last said.
+    fn words(self, new: u64) -> String {
+        format!(
+            "{new} log lines were dropped (in all {} by full queues, {} by targets that could \
+             not take them).",
+            self.by_queues, self.by_targets
+        )
+    }
 }
 
 /// The running log writer.
@@ -89,6 +98,8 @@ struct Shared {
     lost_messages: AtomicU64,
     /// Sessions that found theirs full, as last looked up.
     lost_sessions: AtomicU64,
+    /// Lost lines that reports have told of.
+    told: AtomicU64,
 }
 
 impl LogWriter {
@@ -107,6 +118,7 @@ impl LogWriter {
             outputs: Mutex::new(outputs),
             lost_messages: AtomicU64::new(0),
             lost_sessions: AtomicU64::new(0),
+            told: AtomicU64::new(0),
         });
         let (sender, receiver) = mpsc::sync_channel(MESSAGES);
         let handle = LogHandle {
@@ -141,7 +153,14 @@ impl LogWriter {
             let _ = thread.join();
         }
         shared.outputs().close();
-        shared.dropped()
+        let dropped = shared.dropped();
+        // What targets had not taken by now; they will not take a word of it either.
+        let new = dropped.total() - shared.told.load(Ordering::Relaxed).min(dropped.total());
+        if new > 0 {
+            let words = dropped.words(new);
+            shared.outputs().last_words(Level::Warning, &words);
+        }
+        dropped
     }
 }
 
@@ -163,6 +182,12 @@ impl LogHandle {
         let mut outputs = self.shared.outputs();
         outputs.show_rings();
         outputs.flush();
+    }
+
+    /// How many lines were lost until now.
+    #[must_use]
+    pub fn dropped(&self) -> Dropped {
+        self.shared.dropped()
     }
 
     /// Takes a new plan. Targets that both plans name stay open; if a new one cannot be opened,
@@ -245,8 +270,6 @@ fn write_session(outputs: &mut Outputs, record: &SessionRecord, at: Moment) {
 /// What has been said of dropped lines.
 #[derive(Debug, Default)]
 struct Report {
-    /// Lines that reports have told of.
-    told: u64,
     last: Option<Instant>,
     /// There is something to tell, but it is too early.
     waits: bool,
@@ -255,22 +278,21 @@ struct Report {
 impl Report {
     fn write_when_due(&mut self, shared: &Shared) {
         let dropped = shared.dropped();
-        let new = dropped.total().saturating_sub(self.told);
+        let new = dropped
+            .total()
+            .saturating_sub(shared.told.load(Ordering::Relaxed));
         self.waits = new > 0 && self.last.is_some_and(|last| last.elapsed() < REPORT);
         if new == 0 || self.waits {
             return;
         }
-        let text = format!(
-            "{new} log lines were dropped (in all {} by full queues, {} by targets that could \
-             not take them).",
-            dropped.by_queues, dropped.by_targets
-        );
+        let text = dropped.words(new);
         let mut outputs = shared.outputs();
         outputs.message(&Audience::Global, Level::Warning, &text, now());
         outputs.flush();
         drop(outputs);
         // What this very report lost is not worth another one.
-        self.told = shared.dropped().total();
+        let told = shared.dropped().total();
+        shared.told.store(told, Ordering::Relaxed);
         self.last = Some(Instant::now());
     }
 }

@@ -20,8 +20,8 @@ const STEPS: u32 = 20;
 pub(super) struct Warming(Mutex<Option<AbortHandle>>);
 
 impl Warming {
-    /// Begins; the server must be usable after this, not before.
-    pub(super) fn start(&self, check: &Arc<Check>) {
+    /// Begins; the server must be usable after this, not before. At its end `when_warm` is called.
+    pub(super) fn start(&self, check: &Arc<Check>, when_warm: impl FnOnce() + Send + 'static) {
         let of_s = check.slow_start_s;
         check
             .group
@@ -37,7 +37,7 @@ impl Warming {
                     .group
                     .set_warm_up(check.slot, WarmUp { elapsed_s, of_s });
                 if elapsed_s >= of_s {
-                    return;
+                    return when_warm();
                 }
             }
         });

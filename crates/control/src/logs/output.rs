@@ -2,7 +2,8 @@
 //!
 //! Decides:  a descriptor gets whole lines, up to a pipe's worth at once; a target that is busy is
 //!           waited for briefly once, then lines are kept (a descriptor's, up to a limit) or
-//!           dropped until it takes some again; a syslog socket that went away is connected
+//!           dropped until it takes some again; what an operator's descriptor does not take is told
+//!           on standard error; a syslog socket that went away is connected
 //!           again when it is back.
 //! Kernel:   fs/pipe.c, pipe_poll() and pipe_write(): a pipe that polls writable takes PIPE_BUF
 //!           bytes; net/unix/af_unix.c, unix_dgram_poll(), 6.1 to 6.18.
@@ -21,7 +22,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
 use super::Audience;
-use super::plan::{Destination, LogPlan, Notices, Route, SessionLog, Target};
+use super::plan::{Destination, LogPlan, Notices, Route, SessionLog};
 use super::ring::Ring;
 
 /// Bytes kept for a descriptor that does not take them.
@@ -132,16 +133,19 @@ impl Outputs {
         let route = own.unwrap_or(&mut plan.global);
         let said = Said { text, record: None };
         self.pen.send(route, level, said, at);
-        // Where lines were lost, this one may be too.
-        let pen = &self.pen;
-        let seen = |target: &Target| {
-            matches!(target.to, Destination::Descriptor(1 | STDERR)) && pen.lost_none(&target.to)
-        };
-        if plan.notices == Notices::Stderr
-            && level <= Level::Notice
-            && !route.targets.iter().any(seen)
-        {
+        if plan.notices == Notices::Stderr && level <= Level::Notice {
+            let mut targets = route.targets.iter();
+            if !targets.any(|target| self.pen.is_seen(&target.to)) {
+                self.pen.notice(level, text);
+            }
+        }
+    }
+
+    /// Tells standard error alone, where messages go there.
+    pub(super) fn last_words(&mut self, level: Level, text: &str) {
+        if self.plan.notices == Notices::Stderr {
             self.pen.notice(level, text);
+            self.flush();
         }
     }
 
@@ -227,12 +231,6 @@ fn wanted(plan: &LogPlan) -> Vec<Destination> {
 }
 
 impl Pen {
-    /// Has this target taken every line?
-    fn lost_none(&self, to: &Destination) -> bool {
-        let mut writers = self.writers.iter();
-        writers.all(|(at, writer)| at != to || writer.dropped() == 0)
-    }
-
     /// Writers for what `plan` names and is not open yet.
     fn writers_for(&self, plan: &LogPlan) -> io::Result<(Writers, Vec<String>)> {
         let mut writers = Vec::new();
@@ -279,6 +277,18 @@ impl Pen {
                 writer.write(&self.line);
             }
         }
+    }
+
+    /// Does the operator read what was just written there?
+    fn is_seen(&mut self, to: &Destination) -> bool {
+        if !matches!(to, Destination::Descriptor(1 | STDERR)) {
+            return false;
+        }
+        let mut writers = self.writers.iter_mut();
+        writers.any(|(open, writer)| match writer {
+            Writer::Stream(stream) if open == to => stream.takes_lines(),
+            _ => false,
+        })
     }
 
     /// Tells standard error, as HAProxy's ha_alert() and ha_warning() do.
@@ -386,6 +396,8 @@ struct Stream {
     kept: Vec<u8>,
     /// The last write found it busy: do not wait again until it takes some.
     busy: bool,
+    /// The last write failed.
+    failed: bool,
     dropped: u64,
 }
 
@@ -395,8 +407,15 @@ impl Stream {
             descriptor,
             kept: Vec::new(),
             busy: false,
+            failed: false,
             dropped: 0,
         }
+    }
+
+    /// Was all written that it was given?
+    fn takes_lines(&mut self) -> bool {
+        self.flush();
+        self.kept.is_empty() && !self.failed
     }
 
     fn write(&mut self, line: &[u8]) {
@@ -423,7 +442,7 @@ impl Stream {
             let piece = &self.kept[..self.kept.len().min(AT_ONCE)];
             match rustix::io::write(&self.descriptor, piece) {
                 Ok(written) => {
-                    self.busy = false;
+                    (self.busy, self.failed) = (false, false);
                     self.kept.drain(..written);
                 }
                 Err(Errno::INTR) => {}
@@ -433,6 +452,7 @@ impl Stream {
                 }
                 // A pipe without a reader, a full disk: this is lost, what comes later may not be.
                 Err(_) => {
+                    self.failed = true;
                     self.dropped += lines_in(&self.kept);
                     self.kept.clear();
                 }

@@ -141,6 +141,12 @@ impl Control {
                         for line in status.to_string().lines() {
                             log.say(Audience::Global, Level::Notice, line);
                         }
+                        let lost = log.dropped();
+                        let words = format!(
+                            "  log lines lost: {} by full queues, {} by targets",
+                            lost.by_queues, lost.by_targets
+                        );
+                        log.say(Audience::Global, Level::Notice, words);
                         log.show_rings();
                     }
                     Action::Leave => break 'serving,

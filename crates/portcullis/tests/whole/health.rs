@@ -75,11 +75,35 @@ fn errors_of_traffic_bring_a_server_down_before_its_next_check() {
         }
         let line = balancer.process.wait_line("front/main is DOWN", SOON);
         let words = "reason: Health analyze, info: \"Detected 3 consecutive errors, \
-                     last one was: L4 unsuccessful connection\"";
+                     last one was: L4 unsuccessful connection\". 0 active";
         assert!(line.contains(words), "{line}");
         assert_eq!(ask(&mut connect(local(FRONT)), "x"), "spare x");
         assert_eq!(spare.connections(), 1);
         std::thread::sleep(Duration::from_millis(50));
+        balancer.stop();
+    });
+}
+
+#[test]
+fn a_server_is_said_to_be_up_when_it_comes_and_again_when_it_is_warm() {
+    private_network(|| {
+        let main = Server::echo(local(9001), "main");
+        let _spare = Server::echo(local(9002), "spare");
+        let text = config(
+            "    server main 127.0.0.1:9001 check inter 100ms rise 1 fall 1 slowstart 2s
+    server spare 127.0.0.1:9002",
+        );
+        let mut balancer = Balancer::start(&text, &[local(FRONT)]);
+        std::thread::sleep(Duration::from_millis(300));
+        main.stop_listening();
+        balancer.process.wait_line("front/main is DOWN", SOON);
+        let _main = Server::echo(local(9001), "main");
+        balancer
+            .process
+            .wait_line("front/main is UP, reason: Layer4 check passed", SOON);
+        let warm = "front/main is UP. 2 active and 0 backup servers online. 0 sessions requeued, \
+                    0 total in queue.";
+        balancer.process.wait_line(warm, SOON);
         balancer.stop();
     });
 }

@@ -126,7 +126,7 @@ fn a_standard_output_that_nobody_reads_blocks_nobody_and_its_losses_are_told() {
 }
 
 #[test]
-fn a_standard_output_that_takes_nothing_is_told_of_on_standard_error() {
+fn lines_lost_on_standard_output_are_told_on_standard_error() {
     if ours_only() {
         return;
     }
@@ -135,18 +135,24 @@ fn a_standard_output_that_takes_nothing_is_told_of_on_standard_error() {
         let place = Place::new();
         let file = place.write("test.cfg", &config("log stdout format raw local0"));
         let started = command(&file);
+        // The shell becomes the program, with a full device for its standard output.
         let mut shell = Command::new("sh");
         shell
             .args(["-c", "exec \"$@\" > /dev/full", "sh"])
             .arg(started.get_program())
             .args(started.get_args());
         let mut balancer = Balancer::spawn(&mut shell, place, &[local(FRONT)]);
+        let told = |balancer: &mut Balancer, words: &str| {
+            let found = eventually(SOON, || balancer.process.stderr().contains(words));
+            assert!(found, "{words:?}: {}", balancer.process.stderr());
+        };
         session();
-        let told = eventually(SOON, || {
-            balancer.process.stderr().contains("log lines were dropped")
-        });
-        assert!(told, "{}", balancer.process.stderr());
-        balancer.stop();
+        told(&mut balancer, "log lines were dropped");
+        balancer.signal(portcullis_testkit::Signal::QUIT);
+        told(&mut balancer, "log lines lost: 0 by full queues, ");
+        balancer.signal(portcullis_testkit::Signal::TERM);
+        told(&mut balancer, "stopping now");
+        balancer.process.wait_exit(SOON);
     });
 }
 

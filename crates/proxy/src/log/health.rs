@@ -32,8 +32,8 @@ pub struct Finding<'a> {
     pub status: CheckStatus,
     /// What the system said, like `Connection refused`; may be empty.
     pub info: &'a str,
-    /// How long it took, ms.
-    pub duration_ms: u64,
+    /// How long it took, ms; `None`: it was no check, but traffic.
+    pub duration_ms: Option<u64>,
 }
 
 /// `, reason: Layer4 connection problem, info: "Connection refused", check duration: 0ms`
@@ -42,7 +42,9 @@ fn write_reason(finding: &Finding<'_>, out: &mut String) {
     if !finding.info.is_empty() {
         let _ = write!(out, ", info: \"{}\"", finding.info);
     }
-    let _ = write!(out, ", check duration: {}ms", finding.duration_ms);
+    if let Some(duration_ms) = finding.duration_ms {
+        let _ = write!(out, ", check duration: {duration_ms}ms");
+    }
 }
 
 /// With `option log-health-checks`: a check that brought news.
@@ -162,12 +164,12 @@ mod tests {
     const REFUSED: Finding<'_> = Finding {
         status: CheckStatus::L4Connection,
         info: "Connection refused",
-        duration_ms: 0,
+        duration_ms: Some(0),
     };
     const PASSED: Finding<'_> = Finding {
         status: CheckStatus::L4Ok,
         info: "",
-        duration_ms: 0,
+        duration_ms: Some(0),
     };
 
     fn standing(count: u32, of: u32, up: bool) -> Standing {
@@ -183,7 +185,7 @@ mod tests {
         let timeout = Finding {
             status: CheckStatus::L4Timeout,
             info: "",
-            duration_ms: 300,
+            duration_ms: Some(300),
         };
         for (line, expected) in [
             (
