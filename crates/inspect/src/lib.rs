@@ -79,6 +79,7 @@ mod owners;
 mod place;
 mod process;
 mod program;
+pub mod recorded;
 mod refusers;
 pub mod snapshot;
 mod suppose;

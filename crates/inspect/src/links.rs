@@ -81,6 +81,15 @@ pub(crate) fn interfaces() -> io::Result<Vec<Interface>> {
     Ok(interfaces.collect())
 }
 
+/// How many interfaces or addresses a message describes.
+pub(crate) fn read(message: Message<'_>) -> io::Result<usize> {
+    Ok(match message.kind {
+        RTM_NEWLINK => link_in(message.body).map(|_| 1)?,
+        RTM_NEWADDR => usize::from(address_in(message.body)?.is_some()),
+        _ => 0,
+    })
+}
+
 fn link_in(body: &[u8]) -> io::Result<Link> {
     let Some((fixed, rest)) = body.split_at_checked(LINK_MESSAGE) else {
         return Err(malformed("an interface's description is cut short"));
