@@ -340,6 +340,19 @@ mod tests {
     }
 
     #[test]
+    fn a_kernel_that_tells_no_attributes_leaves_options_and_drops_unknown() {
+        let old = socket_in(&listener()[..MESSAGE], Protocol::Tcp).unwrap();
+        assert_eq!(old.state, crate::snapshot::State::Listen);
+        assert_eq!((old.uid, old.send_queue), (Some(33), 128));
+        assert_eq!((old.drops, old.cgroup, old.congestion), (None, None, None));
+        assert_eq!(old.options, Options::default());
+        // Memory without the drops, as before 4.7: eight numbers.
+        let mut body = listener()[..MESSAGE].to_vec();
+        attribute(&mut body, ATTR_MEMORY, &[0; 32]);
+        assert_eq!(socket_in(&body, Protocol::Tcp).unwrap().drops, None);
+    }
+
+    #[test]
     fn a_half_open_connection_is_told_from_a_socket_in_syn_recv() {
         let mut body = listener();
         body[1] = 3;

@@ -1,22 +1,26 @@
 //! Who holds which socket: the descriptors of all processes.
 //!
 //! Decides:  which processes are looked at; that one that ends meanwhile, or hides, is passed over and
-//!           counted.
-//! Kernel:   proc_pid_fd(5): a socket's link is `socket:[INODE]`; fs/proc/fd.c
+//!           counted; when there may be more that /proc does not show at all.
+//! Kernel:   proc_pid_fd(5): a socket's link is `socket:[INODE]`; fs/proc/fd.c; proc(5), hidepid
 //! Not here: what is known of a process (process.rs); the same from BPF (iter.rs).
 
 use std::collections::BTreeMap;
+use std::fs::read_to_string;
 use std::io;
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, RawDir, openat, readlinkat_raw};
+use rustix::thread::CapabilitySet;
 
-use crate::process::number_in_brackets;
+use crate::process::{namespace, number_in_brackets};
 use crate::snapshot::{Holder, Known};
 
 /// `socket:[` and twenty digits and `]`.
 const LINK_MAX: usize = 40;
 const ENTRIES: usize = 16 * 1024;
+/// `PROC_PID_INIT_INO` of include/linux/proc_ns.h.
+const OUTERMOST_PID_NAMESPACE: u64 = 0xefff_fffc;
 
 /// Descriptors by the inode of the socket.
 #[derive(Debug, Default)]
@@ -51,7 +55,7 @@ impl Owners {
     pub(crate) fn known(&self) -> Known {
         match (self.seen, self.hidden) {
             (0, _) => Known::No("no process can be looked at".into()),
-            (_, 0) => Known::Yes,
+            (_, 0) => unseen().map_or(Known::Yes, |why| Known::Partly(why.into())),
             (_, 1) => Known::Partly("one process cannot be looked at: it is another user's".into()),
             (_, hidden) => Known::Partly(format!(
                 "{hidden} processes cannot be looked at: they are other users'"
@@ -91,6 +95,30 @@ impl Owners {
     }
 }
 
+/// Why there may be processes that are not even seen to be there.
+fn unseen() -> Option<&'static str> {
+    let mounts = read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let sees_all = rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_PTRACE));
+    if !sees_all && hides_processes(&mounts) {
+        return Some("/proc hides other users' processes (hidepid)");
+    }
+    let own = namespace(Path::new("/proc/self/ns/pid"));
+    let outermost = own.is_none_or(|own| own == OUTERMOST_PID_NAMESPACE);
+    (!outermost).then_some("processes outside of this PID namespace are not seen")
+}
+
+/// Whether the last thing that was mounted on /proc was so with hidepid=2 or 4, by number or by name (5.8).
+fn hides_processes(mountinfo: &str) -> bool {
+    let on_proc = |line: &&str| line.split(' ').nth(4) == Some("/proc");
+    let Some(line) = mountinfo.lines().rfind(on_proc) else {
+        return false;
+    };
+    let options = line.split([',', ' ']);
+    let mut values = options.filter_map(|option| option.strip_prefix("hidepid="));
+    values.any(|value| ["2", "4", "invisible", "ptraceable"].contains(&value))
+}
+
 pub(crate) fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
         || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
@@ -99,6 +127,21 @@ pub(crate) fn is_gone(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_proc_that_hides_processes_is_told_by_its_newest_mount() {
+        let plain = "22 1 0:20 / /proc rw,relatime - proc proc rw\n";
+        let hides = |option: &str| {
+            format!("{plain}30 22 0:44 / /proc rw - proc proc rw,gid=5,hidepid={option}\n")
+        };
+        assert!(!hides_processes(plain) && !hides_processes(""));
+        for option in ["2", "4", "invisible", "ptraceable"] {
+            assert!(hides_processes(&hides(option)), "{option}");
+        }
+        // They are seen, and cannot be looked at: that is counted.
+        assert!(!hides_processes(&hides("1")) && !hides_processes(&hides("noaccess")));
+        assert!(!hides_processes(&format!("{}{plain}", hides("2"))));
+    }
     use std::os::fd::AsRawFd as _;
 
     #[test]

@@ -28,7 +28,16 @@ pub(crate) fn read(snapshot: &Snapshot) -> Refusers {
     let modules = read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
     let enforcing = read_to_string("/sys/fs/selinux/enforce").ok();
     let caller = snapshot.process(snapshot.caller);
-    let group = caller.and_then(|caller| caller.cgroup.clone());
+    // Programs are on groups of the unified hierarchy, which may not be the one that names a unit. A process
+    // that does not run yet will be in ours.
+    let pid = caller.map_or(0, |caller| caller.pid);
+    let of = if pid == 0 {
+        "self".to_owned()
+    } else {
+        pid.to_string()
+    };
+    let groups = read_to_string(format!("/proc/{of}/cgroup")).unwrap_or_default();
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::"));
     Refusers {
         modules: modules
             .trim()
@@ -38,7 +47,7 @@ pub(crate) fn read(snapshot: &Snapshot) -> Refusers {
             .collect(),
         selinux_enforcing: enforcing.map(|text| text.trim() == "1"),
         landlock_abi: portcullis_sys::process::landlock_abi(),
-        cgroup_programs: group.map(|group| programs(&group)).unwrap_or_default(),
+        cgroup_programs: group.map(programs).unwrap_or_default(),
     }
 }
 

@@ -8,10 +8,12 @@
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use portcullis_inspect::snapshot::{Holder, Known, Snapshot, Socket, State};
+use portcullis_inspect::verdict::Opening;
 use portcullis_inspect::{Caller, Focus, Means, Others, Outcome, Place, Wanted, Worlds, read};
 use portcullis_kernel_model as model;
 use portcullis_kernel_model::{Answer, Call, Errno, Family, SockAddr};
@@ -573,4 +575,163 @@ fn without_proc_sockets_are_read_and_nobody_is_named() {
         assert_eq!(worlds.unseen.len(), 1, "{:?}", worlds.unseen);
         drop(listener);
     });
+}
+
+/// A control group of this test, with a program that refuses binds.
+struct Refusing {
+    path: PathBuf,
+    _program: OwnedFd,
+}
+
+impl Refusing {
+    /// `None` is a visible skip.
+    fn new() -> Option<Refusing> {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let Some(line) = mounts.lines().find(|line| line.contains(" - cgroup2 ")) else {
+            portcullis_testkit::skip("no unified control groups are mounted");
+            return None;
+        };
+        let mount = line.split(' ').nth(4).unwrap();
+        let path = Path::new(mount).join(format!("portcullis-test-{}", std::process::id()));
+        if let Err(error) = std::fs::create_dir(&path) {
+            portcullis_testkit::skip(&format!("{}: {error}", path.display()));
+            return None;
+        }
+        let directory = std::fs::File::open(&path).unwrap();
+        match portcullis_sys::bpf::refuse_ipv4_binds(&directory) {
+            Ok(_program) => Some(Refusing { path, _program }),
+            Err(error) => {
+                std::fs::remove_dir(&path).unwrap();
+                portcullis_testkit::skip(&format!("a program on a control group: {error}"));
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Refusing {
+    fn drop(&mut self) {
+        // Its last process may take a moment to be gone.
+        let gone = || std::fs::remove_dir(&self.path).is_ok();
+        let _ = portcullis_testkit::eventually(Duration::from_secs(5), gone);
+    }
+}
+
+#[test]
+fn a_bpf_program_on_the_callers_control_group_is_named_as_a_refuser() {
+    private_network_as_root(|| {
+        let Some(refusing) = Refusing::new() else {
+            return;
+        };
+        let join = format!("echo $$ > {}/cgroup.procs", refusing.path.display());
+        let bind = "use Socket; $| = 1; socket(S, 2, 1, 0); bind(S, pack_sockaddr_in(8000, INADDR_ANY)) or print qq(refused: $!\n); sleep 60";
+        let mut inside = Process::spawn(
+            Command::new("sh").args(["-c", &format!("{join}; exec perl -e '{bind}'")]),
+        );
+        inside.wait_line("refused: Operation not permitted", Duration::from_secs(10));
+        let wanted = Wanted {
+            caller: Caller::Process(inside.pid()),
+            ..Wanted::default()
+        };
+        let snapshot = read(&wanted).unwrap();
+        let programs = &snapshot.refusers.cgroup_programs;
+        let group = format!("/{}", refusing.path.file_name().unwrap().to_str().unwrap());
+        assert!(
+            programs
+                .iter()
+                .any(|one| one.hook == "bind4" && one.cgroup == group && one.program > 0),
+            "{programs:?}"
+        );
+        // No rule of the kernel's says no: the program is named beside the verdict.
+        let opening = Opening::new(at("0.0.0.0:8000"));
+        let verdict = portcullis_inspect::verdict::ask(&snapshot, &opening).unwrap();
+        let named = verdict
+            .refusers
+            .iter()
+            .find(|one| one.name == "a BPF program")
+            .unwrap();
+        assert!(named.likely && named.what.contains(&group), "{named:?}");
+        assert!(verdict.to_string().contains("a BPF program"), "{verdict}");
+        // Who is not in the group is not refused by it.
+        let own = read(&Wanted::default()).unwrap();
+        assert!(
+            own.refusers
+                .cgroup_programs
+                .iter()
+                .all(|one| one.cgroup != group)
+        );
+        drop(inside);
+    });
+}
+
+#[test]
+fn with_hidepid_sockets_are_read_and_the_owners_of_others_are_said_to_be_hidden() {
+    private_network_as_root(|| {
+        let _listener = TcpListener::bind("127.0.0.1:8000").unwrap();
+        // A mount namespace with a /proc that hides what is others', and an ordinary user in it.
+        let helper = Copied::of(&std::env::current_exe().unwrap());
+        let script = format!(
+            "mount -t proc -o hidepid=2 proc /proc && exec setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps=-all {} --exact --nocapture --ignored tells_what_it_reads",
+            helper.0.display()
+        );
+        let mut command = Command::new("unshare");
+        let mut told =
+            Process::spawn(command.args(["-m", "--propagation", "private", "sh", "-c", &script]));
+        let code = told.exit_code(Duration::from_secs(20));
+        if told.stderr().contains("mount:") {
+            return portcullis_testkit::skip(&told.stderr());
+        }
+        assert_eq!(code, 0, "{}", told.transcript());
+        let line = told.stdout();
+        let line = line
+            .lines()
+            .find_map(|line| line.split_once("snapshot: "))
+            .unwrap()
+            .1
+            .to_owned();
+        let snapshot = Snapshot::parse(line.as_bytes()).unwrap();
+        let found = of_port(&snapshot, 8000);
+        assert_eq!(found.len(), 1);
+        assert!(found[0].holders.is_empty());
+        assert!(found[0].options.reuseport.is_none(), "nobody could tell");
+        // Those that are hidden are not even seen to be there; the own one is.
+        let own = snapshot.process(snapshot.caller).unwrap();
+        assert_eq!(own.uids.unwrap()[1], 65534);
+        assert!(
+            matches!(&snapshot.sources.processes, Known::Partly(why) if why.contains("hidepid")),
+            "{:?}",
+            snapshot.sources.processes
+        );
+        let refused = Answer::Err(Errno::EADDRINUSE);
+        assert_eq!(
+            verdict(&snapshot, at("127.0.0.1:8000")),
+            Outcome::Certain(refused)
+        );
+    });
+}
+
+/// A program where every user may run it.
+struct Copied(PathBuf);
+
+impl Copied {
+    fn of(program: &Path) -> Copied {
+        let path = std::env::temp_dir().join(format!("portcullis-helper-{}", std::process::id()));
+        std::fs::copy(program, &path).unwrap();
+        Copied(path)
+    }
+}
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Run by the test above, as another user.
+#[test]
+#[ignore = "a helper of the test of hidepid"]
+fn tells_what_it_reads() {
+    let text = read(&Wanted::default()).unwrap().render().unwrap();
+    let line: String = text.lines().map(str::trim).collect();
+    println!("snapshot: {line}");
 }

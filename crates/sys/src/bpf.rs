@@ -1,4 +1,4 @@
-//! `bpf(2)`: an iterator program is loaded, linked and opened.
+//! `bpf(2)`: an iterator program is loaded, linked and opened; programs on control groups are told.
 //!
 //! Decides:  which commands are made; that nothing is pinned: every descriptor ends what it names.
 //! Kernel:   kernel/bpf/syscall.c, bpf_prog_load(), link_create(), bpf_iter_create(), 5.8 to 6.18;
@@ -15,6 +15,8 @@ const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_ITER_CREATE: libc::c_int = 33;
 const BPF_PROG_TYPE_TRACING: u32 = 26;
 const BPF_TRACE_ITER: u32 = 28;
+const BPF_PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
+const BPF_CGROUP_INET4_BIND: u32 = 8;
 /// The verifier's report is cut to this.
 const LOG: usize = 64 * 1024;
 /// More programs on one hook of one group are not told.
@@ -199,10 +201,46 @@ pub fn cgroup_programs(group: impl AsFd, hook: u32, effective: bool) -> io::Resu
         )
     };
     if done < 0 {
-        return Err(io::Error::last_os_error());
+        let error = io::Error::last_os_error();
+        // There are more; the room is full.
+        return match error.raw_os_error() {
+            Some(libc::ENOSPC) => Ok(numbers),
+            _ => Err(error),
+        };
     }
     numbers.truncate(query.prog_cnt as usize);
     Ok(numbers)
+}
+
+/// Has `bind` refused (EPERM) to all IPv4 sockets of a control group, for as long as the answer is open: what
+/// a host's own policy may do, for who wants to see how that looks.
+///
+/// Needs CAP_BPF and CAP_NET_ADMIN; 5.7.
+///
+/// # Errors
+///
+/// Where the kernel refuses.
+pub fn refuse_ipv4_binds(group: impl AsFd) -> io::Result<OwnedFd> {
+    // r0 = 0; exit.
+    let code: [u64; 2] = [0xb7, 0x95];
+    let attr = Load {
+        prog_type: BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
+        insn_cnt: code.len() as u32,
+        insns: code.as_ptr() as u64,
+        license: c"Dual MIT/GPL".as_ptr() as u64,
+        expected_attach_type: BPF_CGROUP_INET4_BIND,
+        ..Load::default()
+    };
+    // SAFETY: `code` is valid for its length, the licence ends with a zero byte; the kernel copies both.
+    let program = unsafe { bpf_fd(BPF_PROG_LOAD, &attr)? };
+    let link = Link {
+        prog_fd: program.as_raw_fd() as u32,
+        target_fd: group.as_fd().as_raw_fd() as u32,
+        attach_type: BPF_CGROUP_INET4_BIND,
+        ..Link::default()
+    };
+    // SAFETY: integers alone.
+    unsafe { bpf_fd(BPF_LINK_CREATE, &link) }
 }
 
 /// # Safety
