@@ -91,10 +91,10 @@ pub(super) const ACTS: &[Weight] = &[
     (Act::Nonblocking, 3, &[]),
     (Act::Name, 15, &[]),
     (Act::Peer, 7, &[]),
-    (Act::Sysctl, 4, &[(Kind::Sysctls, 10)]),
+    (Act::Sysctl, 8, &[(Kind::Sysctls, 40)]),
     (Act::Wait, 1, &[]),
-    (Act::Fork, 0, &[(Kind::Processes, 9)]),
-    (Act::Exit, 0, &[(Kind::Processes, 7)]),
+    (Act::Fork, 0, &[(Kind::Processes, 16)]),
+    (Act::Exit, 0, &[(Kind::Processes, 24)]),
     (Act::Enter, 0, &[(Kind::Processes, 7)]),
 ];
 
@@ -305,6 +305,15 @@ pub(super) const CHANGES: &[&str] = &[
     "bindv6only = 1",
     "ip_autobind_reuse = 1",
     "tcp_abort_on_overflow = 1",
+    // What is no value, or would let the two ranges overlap.
+    "somaxconn = -1",
+    "tcp_tw_reuse = 3",
+    "ip_autobind_reuse = 2",
+    "net.ipv6.ip_nonlocal_bind = 256",
+    "ip_local_port_range = 40003 40000",
+    "ip_local_port_range = 1000 60000",
+    "ip_unprivileged_port_start = 50000",
+    "ip_unprivileged_port_start = 65536",
 ];
 pub(super) const CAPABILITIES: &[&str] = &[
     "",

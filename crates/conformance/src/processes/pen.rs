@@ -51,6 +51,10 @@ pub fn text(seed: u64, number: u64) -> String {
             pen.perform(act);
         }
     }
+    // What it holds by then is closed.
+    if pen.draws.percent(50) {
+        pen.perform(Act::Exit);
+    }
     pen.out
 }
 
@@ -459,6 +463,8 @@ mod tests {
             " fchown ",
             "wait ",
             "sysctl tcp_migrate_req = 1 -> any",
+            "sysctl somaxconn = -1 -> any",
+            "sysctl ip_local_port_range = 1000 60000 -> any",
         ] {
             assert!(all.contains(words), "no line has `{words}`");
         }
