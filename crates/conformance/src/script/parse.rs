@@ -60,6 +60,8 @@ pub struct Reader {
     pub(super) script: Script,
     /// Whether the label's socket is closed, so that its name can be given again.
     closed: Vec<bool>,
+    /// Whether a label is of an `accept` that may have failed: another may take it.
+    doubtful: Vec<bool>,
     /// Who made each socket.
     makers: Vec<ProcessId>,
     /// What each caller is.
@@ -141,6 +143,7 @@ impl Reader {
         Reader {
             script,
             closed: Vec::new(),
+            doubtful: Vec::new(),
             makers: Vec::new(),
             callers: vec![Caller::User],
             next_port,
@@ -233,8 +236,11 @@ impl Reader {
         {
             self.closed[*slot] = true;
         }
-        if let (Action::Accept { into, .. }, true) = (action, fails) {
-            self.closed[*into] = true;
+        if let Action::Accept { into, .. } = action {
+            self.closed[*into] = fails;
+            self.doubtful[*into] = expect.is_some_and(|e| {
+                e.answers.is_empty() || e.answers.iter().any(super::expect::fails)
+            });
         }
         if let Action::Exit { process } = action {
             for (closed, maker) in self.closed.iter_mut().zip(&self.makers) {
@@ -301,6 +307,7 @@ impl Reader {
         }
         self.script.labels.push(name);
         self.closed.push(false);
+        self.doubtful.push(false);
         self.makers.push(ProcessId(0));
         Ok(self.script.labels.len() - 1)
     }
@@ -311,7 +318,9 @@ impl Reader {
 
     pub(super) fn label(&self, at: &mut Cursor<'_>) -> Result<Slot, Problem> {
         let here = at.at;
-        let name = at.next().unwrap_or("");
+        let Some(name) = at.next() else {
+            return Err(at.line.problem(here, "a socket's label is missing", ""));
+        };
         self.slot(name).ok_or_else(|| {
             let near = did_you_mean(name, self.script.labels.iter().map(String::as_str));
             at.line
@@ -348,6 +357,9 @@ impl Reader {
         };
         let verb = at.next().unwrap_or("");
         if verb == "accept" {
+            if let Some(earlier) = at.peek().and_then(|name| self.slot(name)) {
+                self.closed[earlier] |= self.doubtful[earlier];
+            }
             let into = self.new_label(at)?;
             let user = self.caller(at, slot)?;
             self.makers[into] = user;
@@ -452,7 +464,9 @@ impl Reader {
             Value::Linger if at.take("off") => Opt::Linger(None),
             Value::Linger => {
                 let seconds = at.number()?.and_then(|n| u16::try_from(n).ok());
-                Opt::Linger(Some(seconds.ok_or_else(|| missing("seconds or `off`"))?))
+                Opt::Linger(Some(
+                    seconds.ok_or_else(|| missing("seconds from 0 to 65535, or `off`"))?,
+                ))
             }
             Value::Ports => {
                 let range = at.next().and_then(port_range);

@@ -107,6 +107,24 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
         "socket `a` is open",
     ),
     (
+        "an accepted label twice",
+        "socket a inet\na accept b\na accept b -> any",
+        "3:10",
+        "socket `b` is open",
+    ),
+    (
+        "no label behind reaches",
+        "socket a inet\na connect 127.0.0.1:1 -> ok reaches",
+        "2:36",
+        "a socket's label is missing",
+    ),
+    (
+        "a linger that does not fit",
+        "socket a inet\na set linger -1",
+        "2:14",
+        "`linger` takes seconds from 0 to 65535, or `off`",
+    ),
+    (
         "a label that is a word",
         "socket nobody inet",
         "1:8",
@@ -367,5 +385,24 @@ fn the_examples_of_the_page_hold() {
     for block in blocks {
         assert_eq!(complaints(block), [], "{block}");
         assert_eq!(format(block), block);
+    }
+}
+
+#[test]
+fn a_label_is_given_again_where_the_accept_before_may_have_failed() {
+    let text = "port web\nsocket l inet\nl nonblocking on\nl bind 127.0.0.1:web\nl listen\n\
+                l accept x -> any\nl accept x -> EAGAIN\nsocket c inet\n\
+                c connect 127.0.0.1:web\nl accept x -> one of ok, EAGAIN\n\
+                x getpeername -> 127.0.0.1:any\nl accept x -> any\n";
+    let script = parse(text, Settings::default()).unwrap();
+    let mut run = Run::prepare(&script, Mode::Model).unwrap();
+    for step in &script.steps {
+        let row = run.step(step);
+        assert!(
+            row.complaints.is_empty(),
+            "{}: {:?}",
+            step.said,
+            row.complaints
+        );
     }
 }
