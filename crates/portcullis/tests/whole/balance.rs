@@ -291,7 +291,7 @@ fn after_a_server_went_and_came_back_the_choices_are_still_haproxys() {
             let logged = |port| {
                 config(port, balance, &list)
                     .replace("nbthread 1", "nbthread 1\n    log stdout format raw local0")
-                    .replace("mode tcp", "mode tcp\n    log global")
+                    .replace("mode tcp", "mode tcp\n    log global\n    timeout check 2s")
             };
             let place = Place::new();
             let file = place.write("test.cfg", &logged(OURS));
@@ -309,13 +309,13 @@ fn after_a_server_went_and_came_back_the_choices_are_still_haproxys() {
                 for (balancer, _) in &mut both {
                     wait_new_line(balancer, &format!("front/s{gone} is DOWN"), round);
                 }
-                follow(&both, &mut seen);
+                follow(&both, &servers, &mut seen);
                 let address = servers[gone].address;
                 servers[gone] = Server::echo(address, &format!("n{gone}"));
                 for (balancer, _) in &mut both {
                     wait_new_line(balancer, &format!("front/s{gone} is UP"), round);
                 }
-                follow(&both, &mut seen);
+                follow(&both, &servers, &mut seen);
             }
             let [here, there] = &seen;
             assert_eq!(here, there, "{balance}");
@@ -329,13 +329,16 @@ fn after_a_server_went_and_came_back_the_choices_are_still_haproxys() {
 }
 
 /// A dozen clients with addresses of their own, one after the other.
-fn follow(both: &[(Balancer, SocketAddr); 2], seen: &mut [Vec<String>; 2]) {
+fn follow(both: &[(Balancer, SocketAddr); 2], servers: &[Server], seen: &mut [Vec<String>; 2]) {
     for ((_, front), names) in both.iter().zip(seen) {
         for n in 0..12 {
             let mut client = connect_from(Ipv4Addr::new(127, 1, n * 17, 7), *front);
             names.push(who(&mut client));
             drop(client);
-            // The balancer's count falls when it sees the end.
+            // The balancer's count falls when it sees the end, soon before or after the server does.
+            wait_for("the session to end", SOON, || {
+                servers.iter().all(|server| server.now() == 0)
+            });
             std::thread::sleep(std::time::Duration::from_millis(15));
         }
     }
