@@ -4,7 +4,7 @@
 //! Kernel:   network_namespaces(7), user_namespaces(7); `ip netns` keeps names in /run/netns
 //! Not here: what is in a namespace (host.rs).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, read_dir, read_to_string};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -233,9 +233,16 @@ pub(crate) fn uids_are_the_hosts() -> bool {
 pub(crate) fn user_namespaces(snapshot: &Snapshot) -> Vec<UserNamespace> {
     let mut found: BTreeMap<u64, UserNamespace> = BTreeMap::new();
     let own = namespace(Path::new("/proc/self/ns/user"));
-    let of_pid = snapshot.processes.iter().map(|process| process.pid);
+    // Thousands of processes are in a few.
+    let mut known = BTreeSet::new();
+    let of_pid = snapshot.processes.iter().filter(|process| {
+        process.pid != 0
+            && process
+                .user_namespace
+                .is_none_or(|inode| known.insert(inode))
+    });
     let files = of_pid
-        .filter(|&pid| pid != 0)
+        .map(|process| process.pid)
         .filter_map(|pid| File::open(Path::new(PROC).join(pid.to_string()).join("ns/user")).ok());
     let owners = std::iter::once(File::open("/proc/self/ns/net").ok())
         .flatten()

@@ -5,23 +5,25 @@
 //! Kernel:   proc_pid_status(5), proc_pid_stat(5), cgroups(7), namespaces(7)
 //! Not here: its descriptors (owners.rs).
 
-use std::fs::{read, read_link, read_to_string};
+use std::fs::{File, read_link};
+use std::io::Read as _;
 use std::path::Path;
 
 use crate::snapshot::Process;
 
 /// The longest command line that is kept, in bytes.
 const COMMAND_MAX: usize = 4096;
+/// Most files of a process are shorter; no more than so much of one is read.
+const FILE: usize = 8192;
+const FILE_MAX: u64 = 1 << 20;
 
 /// What is known of a process; `None` where there is none of the number.
 pub(crate) fn process(proc: &Path, pid: u32) -> Option<Process> {
     let at = proc.join(pid.to_string());
-    let status = read_to_string(at.join("status")).ok()?;
+    let status = text_of(&at, "status")?;
     let field = |name: &str| field(&status, name);
-    let stat = read_to_string(at.join("stat")).ok();
-    let cgroup = read_to_string(at.join("cgroup"))
-        .ok()
-        .and_then(|text| group_path(&text));
+    let stat = text_of(&at, "stat");
+    let cgroup = text_of(&at, "cgroup").and_then(|text| group_path(&text));
     let uids = field("Uid:").and_then(four);
     Some(Process {
         pid,
@@ -29,7 +31,7 @@ pub(crate) fn process(proc: &Path, pid: u32) -> Option<Process> {
             .and_then(|text| text.parse().ok())
             .unwrap_or(0),
         name: field("Name:").unwrap_or_default().to_owned(),
-        command: command(&read(at.join("cmdline")).unwrap_or_default()),
+        command: command(&content(&at, "cmdline").unwrap_or_default()),
         uids,
         user: uids.and_then(|uids| user_name(uids[1])),
         started: stat.as_deref().and_then(start_time),
@@ -39,9 +41,7 @@ pub(crate) fn process(proc: &Path, pid: u32) -> Option<Process> {
         unit: cgroup.as_deref().and_then(unit_of),
         container: cgroup.as_deref().and_then(container_of),
         cgroup,
-        descriptor_limit: read_to_string(at.join("limits"))
-            .ok()
-            .and_then(|text| descriptor_limit(&text)),
+        descriptor_limit: text_of(&at, "limits").and_then(|text| descriptor_limit(&text)),
         seccomp: field("Seccomp:").and_then(|text| text.parse().ok()),
         label: label(&at),
     })
@@ -67,6 +67,25 @@ pub(crate) fn unknown(pid: u32) -> Process {
         seccomp: None,
         label: None,
     }
+}
+
+/// A file of a process. There are thousands of processes, and /proc tells no lengths: what fills the buffer
+/// at most in part is all there is, and one read gets it.
+fn content(at: &Path, name: &str) -> Option<Vec<u8>> {
+    let mut file = File::open(at.join(name)).ok()?;
+    let mut bytes = vec![0; FILE];
+    let length = file.read(&mut bytes).ok()?;
+    bytes.truncate(length);
+    if length == FILE {
+        file.take(FILE_MAX).read_to_end(&mut bytes).ok()?;
+    }
+    Some(bytes)
+}
+
+fn text_of(at: &Path, name: &str) -> Option<String> {
+    let bytes = content(at, name)?;
+    // A program may call itself anything.
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The number in `net:[4026531840]`.
@@ -165,7 +184,7 @@ fn descriptor_limit(text: &str) -> Option<(u64, u64)> {
 
 /// The label that a security module gave it; `unconfined` and nothing else says nothing.
 fn label(at: &Path) -> Option<String> {
-    let text = read_to_string(at.join("attr/current")).ok()?;
+    let text = text_of(at, "attr/current")?;
     let text = text.trim_end_matches(['\0', '\n']).trim();
     (!text.is_empty()).then(|| text.to_owned())
 }

@@ -3,7 +3,11 @@
 //! Decides:  that it is done at every test run, without a fuzzer, from a printed seed.
 //! Not here: what must hold (corpus/check.rs); longer runs (`cargo xtask fuzz`).
 
-#![allow(clippy::unwrap_used, reason = "the helpers of tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "the helpers of tests; the seed is printed"
+)]
 
 #[path = "corpus/check.rs"]
 mod check;

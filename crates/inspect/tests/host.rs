@@ -735,3 +735,23 @@ fn tells_what_it_reads() {
     let line: String = text.lines().map(str::trim).collect();
     println!("snapshot: {line}");
 }
+
+#[test]
+fn a_program_that_calls_itself_anything_is_an_owner_like_others() {
+    private_network(|| {
+        let listener = TcpListener::bind("127.0.0.1:443").unwrap();
+        fcntl_setfd(&listener, FdFlags::empty()).unwrap();
+        let script = "printf 'a\\377\\nb' > /proc/$$/comm; echo up; read x";
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", script])
+            .stdin(std::process::Stdio::piped());
+        let mut child = Process::spawn_with_stdin(&mut command);
+        child.wait_line("up", Duration::from_secs(10));
+        let snapshot = read(&Wanted::default()).unwrap();
+        let heir = snapshot.process(child.pid()).unwrap();
+        assert!(heir.name.starts_with("a\u{fffd}"), "{:?}", heir.name);
+        assert_eq!(heir.parent, std::process::id());
+        assert!(heir.started.is_some() && heir.uids.is_some());
+    });
+}
