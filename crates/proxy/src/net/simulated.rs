@@ -45,6 +45,9 @@ impl Dice {
     }
 }
 
+/// Workers at most that share a listener.
+pub const MOST_WORKERS: usize = 4;
+
 /// How bad the network is. Each number is "once in so many calls"; 0 is never.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Faults {
@@ -123,6 +126,25 @@ pub struct Connection {
     pub closed: Option<Close>,
     /// The other connection of its session.
     pub partner: Option<usize>,
+    /// Whose it is, once a worker has it.
+    pub worker: usize,
+    /// Bytes of a PROXY header, at the beginning of what the peer sent.
+    pub header: usize,
+    /// What of the header the peer has not sent yet.
+    header_to_come: VecDeque<u8>,
+    /// When what happened here last.
+    pub stamps: Stamps,
+}
+
+/// When something happened on a connection last, by the clock of the engines; 0: never.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stamps {
+    /// Bytes of the peer, or its end, were read.
+    pub heard_ms: u64,
+    /// Bytes were written to it.
+    pub told_ms: u64,
+    /// Our end was sent.
+    pub ended_ms: u64,
 }
 
 impl Connection {
@@ -147,6 +169,10 @@ impl Connection {
             reading_only: false,
             closed: None,
             partner: None,
+            worker: 0,
+            header: 0,
+            header_to_come: VecDeque::new(),
+            stamps: Stamps::default(),
         }
     }
 
@@ -181,7 +207,14 @@ pub struct World {
     pub connections: Vec<Connection>,
     /// Clients that wait to be accepted.
     pub queue: VecDeque<usize>,
-    pub listener: Option<u64>,
+    /// By worker: under which key it watches the listener.
+    pub listeners: Vec<Option<u64>>,
+    /// By worker: it is told of the listener's queue.
+    told: Vec<bool>,
+    /// The clock of the engines.
+    pub now_ms: u64,
+    /// When connections were taken from the queue, and for good.
+    pub accepted: Vec<u64>,
     pub pipes: BTreeMap<usize, VecDeque<u8>>,
     next_pipe: usize,
     reserve: bool,
@@ -194,7 +227,10 @@ impl World {
             faults,
             connections: Vec::new(),
             queue: VecDeque::new(),
-            listener: None,
+            listeners: vec![None; MOST_WORKERS],
+            told: vec![false; MOST_WORKERS],
+            now_ms: 0,
+            accepted: Vec::new(),
             pipes: BTreeMap::new(),
             next_pipe: 0,
             reserve: true,
@@ -206,7 +242,27 @@ impl World {
         let room = self.dice.below(50_000) as usize;
         self.connections.push(Connection::new(Stage::Open, room));
         self.queue.push_back(self.connections.len() - 1);
+        // As EPOLLEXCLUSIVE has it: one of those who watch is woken.
+        let watching: Vec<usize> = (0..MOST_WORKERS)
+            .filter(|&at| self.listeners[at].is_some())
+            .collect();
+        if watching.len() > 1 {
+            let chosen = self.dice.below(watching.len() as u64) as usize;
+            self.told[watching[chosen]] = true;
+        } else if let Some(&only) = watching.first() {
+            self.told[only] = true;
+        }
         self.connections.len() - 1
+    }
+
+    /// A client who connects is to send this header; so much of it comes with him, the rest later.
+    pub fn announce(&mut self, id: usize, header: &[u8], at_once: usize) {
+        let connection = &mut self.connections[id];
+        connection.header = header.len();
+        connection.header_to_come = header.iter().copied().collect();
+        let first: Vec<u8> = connection.header_to_come.drain(..at_once).collect();
+        connection.sent.extend(&first);
+        connection.arriving.extend(&first);
     }
 
     fn touch(&mut self, id: usize) {
@@ -221,6 +277,13 @@ impl World {
         let connection = &mut self.connections[id];
         if connection.peer_ended || connection.peer_reset || connection.closed.is_some() {
             return;
+        }
+        if !connection.header_to_come.is_empty() {
+            let part = length.clamp(1, connection.header_to_come.len());
+            let part: Vec<u8> = connection.header_to_come.drain(..part).collect();
+            connection.sent.extend(&part);
+            connection.arriving.extend(&part);
+            return self.touch(id);
         }
         let urgent = self.faults.urgent;
         if connection.mark.is_none() && self.dice.once_in(urgent) {
@@ -279,13 +342,27 @@ impl World {
         self.touch(id);
     }
 
-    /// What an epoll_wait would tell now, in some order.
-    pub fn events(&mut self) -> Vec<(u64, Readiness)> {
+    /// Would an epoll_wait of this worker return at once?
+    pub fn has_events(&self, worker: usize) -> bool {
+        let of_listener =
+            self.listeners[worker].is_some() && self.told[worker] && !self.queue.is_empty();
+        let is_edge = |connection: &Connection| {
+            connection.watched.is_some()
+                && connection.edge
+                && connection.closed.is_none()
+                && connection.worker == worker
+        };
+        of_listener || self.connections.iter().any(is_edge)
+    }
+
+    /// What an epoll_wait of this worker would tell now, in some order.
+    pub fn events(&mut self, worker: usize) -> Vec<(u64, Readiness)> {
         let mut found = Vec::new();
         for connection in &mut self.connections {
             if let Some(token) = connection.watched
                 && connection.edge
                 && connection.closed.is_none()
+                && connection.worker == worker
             {
                 assert!(!connection.held, "bytes wait for an end that does not come");
                 let mut readiness = connection.readiness();
@@ -297,7 +374,9 @@ impl World {
                 }
             }
         }
-        if let Some(token) = self.listener
+        // Who looks for whatever reason sees the queue, and goes on to until it is empty.
+        self.told[worker] = !self.queue.is_empty();
+        if let Some(token) = self.listeners[worker]
             && !self.queue.is_empty()
         {
             let readiness = Readiness {
@@ -341,6 +420,11 @@ impl World {
     /// How many bytes can be read, or what there is instead.
     fn readable(&mut self, id: usize) -> Result<usize, Errno> {
         self.interrupted()?;
+        self.available(id)
+    }
+
+    /// The same of a look, which nothing interrupts: it never waits.
+    fn available(&mut self, id: usize) -> Result<usize, Errno> {
         let connection = &self.connections[id];
         assert!(connection.closed.is_none(), "read after close");
         match connection.arriving.len() {
@@ -378,6 +462,7 @@ impl World {
     }
 
     fn deliver(&mut self, id: usize, bytes: &[u8]) {
+        self.connections[id].stamps.told_ms = self.now_ms;
         let lie = self.faults.lie;
         let start = self.connections[id].received.len();
         self.connections[id].received.extend_from_slice(bytes);
@@ -390,9 +475,18 @@ impl World {
     }
 }
 
-/// The network as an engine sees it.
+/// Where a client of this number comes from.
+pub fn address_of(id: usize) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, id as u16))
+}
+
+/// The network as the engine of one worker sees it.
 #[derive(Debug, Clone)]
-pub struct SimulatedNet(pub Rc<RefCell<World>>);
+pub struct SimulatedNet {
+    pub world: Rc<RefCell<World>>,
+    /// Whose it is.
+    pub worker: usize,
+}
 
 /// A pipe; closing one with its bytes loses them.
 #[derive(Debug)]
@@ -413,14 +507,15 @@ impl Net for SimulatedNet {
     type Pipe = SimulatedPipe;
 
     fn watch_listener(&mut self, (): &(), _: Sharing, token: u64) -> Result<(), Errno> {
-        let mut world = self.0.borrow_mut();
-        assert!(world.listener.is_none(), "watched twice");
-        world.listener = Some(token);
+        let mut world = self.world.borrow_mut();
+        assert!(world.listeners[self.worker].is_none(), "watched twice");
+        world.listeners[self.worker] = Some(token);
+        world.told[self.worker] = true;
         Ok(())
     }
 
     fn unwatch_listener(&mut self, (): &()) {
-        self.0.borrow_mut().listener = None;
+        self.world.borrow_mut().listeners[self.worker] = None;
     }
 
     fn inherits_no_delay(&mut self, (): &()) -> bool {
@@ -428,7 +523,7 @@ impl Net for SimulatedNet {
     }
 
     fn accept(&mut self, (): &(), _: &ClientOptions) -> Result<(usize, PeerAddress), Errno> {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world.borrow_mut();
         let faults = world.faults;
         if world.dice.once_in(faults.no_descriptor) {
             return Err(Errno::MFILE);
@@ -439,7 +534,10 @@ impl Net for SimulatedNet {
             world.connections[id].closed = Some(Close::Orderly);
             return Err(Errno::CONNABORTED);
         }
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, id as u16));
+        world.connections[id].worker = self.worker;
+        let now_ms = world.now_ms;
+        world.accepted.push(now_ms);
+        let address = address_of(id);
         Ok((id, PeerAddress::Ip(address)))
     }
 
@@ -452,7 +550,7 @@ impl Net for SimulatedNet {
         client: &usize,
         _: &ConnectOptions<'_>,
     ) -> Result<Begun<usize>, Unconnected> {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world.borrow_mut();
         let faults = world.faults;
         let mut used_reserve = false;
         if world.dice.once_in(faults.no_descriptor) {
@@ -473,6 +571,7 @@ impl Net for SimulatedNet {
         let id = world.connections.len();
         let mut connection = Connection::new(stage, room);
         connection.partner = Some(*client);
+        connection.worker = self.worker;
         world.connections.push(connection);
         world.connections[*client].partner = Some(id);
         Ok(Begun {
@@ -485,7 +584,7 @@ impl Net for SimulatedNet {
     }
 
     fn connect_outcome(&mut self, socket: &usize) -> Result<(), Errno> {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world.borrow_mut();
         match world.connections[*socket].stage {
             Stage::Refused => Err(Errno::CONNREFUSED),
             _ if world.connections[*socket].peer_reset => Err(world.take_error(*socket)),
@@ -494,7 +593,7 @@ impl Net for SimulatedNet {
     }
 
     fn watch(&mut self, socket: &usize, token: u64, interest: Interest) -> Result<(), Errno> {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world.borrow_mut();
         let faults = world.faults;
         if world.dice.once_in(faults.no_descriptor * 4) {
             return Err(Errno::NOMEM);
@@ -508,7 +607,7 @@ impl Net for SimulatedNet {
     }
 
     fn watch_both(&mut self, socket: &usize, token: u64) -> Result<(), Errno> {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world.borrow_mut();
         let connection = &mut world.connections[*socket];
         assert_eq!(connection.watched, Some(token), "watched by another key");
         assert!(connection.reading_only, "watched for all already");
@@ -518,9 +617,10 @@ impl Net for SimulatedNet {
     }
 
     fn read(&mut self, socket: &usize, buffer: &mut [u8]) -> Result<usize, Errno> {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world.borrow_mut();
         let length = world.readable(*socket)?.min(buffer.len());
         let length = world.up_to_mark(*socket, length);
+        world.connections[*socket].stamps.heard_ms = world.now_ms;
         let arriving = &mut world.connections[*socket].arriving;
         for (slot, byte) in buffer.iter_mut().zip(arriving.drain(..length)) {
             *slot = byte;
@@ -528,12 +628,18 @@ impl Net for SimulatedNet {
         Ok(length)
     }
 
-    fn peek(&mut self, _: &usize, _: &mut [u8]) -> Result<usize, Errno> {
-        Err(Errno::AGAIN)
+    fn peek(&mut self, socket: &usize, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let mut world = self.world.borrow_mut();
+        let length = world.available(*socket)?.min(buffer.len());
+        let arriving = &world.connections[*socket].arriving;
+        for (slot, byte) in buffer.iter_mut().zip(arriving.iter()) {
+            *slot = *byte;
+        }
+        Ok(length)
     }
 
     fn write(&mut self, socket: &usize, bytes: &[u8], then: Then) -> Result<usize, Errno> {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world.borrow_mut();
         let length = world.writable(*socket, bytes.len())?;
         world.deliver(*socket, &bytes[..length]);
         // A full send buffer is sent whatever follows.
@@ -543,27 +649,29 @@ impl Net for SimulatedNet {
     }
 
     fn shut_down(&mut self, socket: &usize) -> Result<(), Errno> {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world.borrow_mut();
+        let now_ms = world.now_ms;
         let connection = &mut world.connections[*socket];
         assert!(!connection.ended, "our end sent twice");
         if connection.peer_reset {
             return Err(Errno::NOTCONN);
         }
         connection.ended = true;
+        connection.stamps.ended_ms = now_ms;
         connection.held = false;
         connection.part_held = false;
         Ok(())
     }
 
     fn close(&mut self, socket: usize, how: Close) {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world.borrow_mut();
         let connection = &mut world.connections[socket];
         assert!(connection.closed.is_none(), "closed twice");
         connection.closed = Some(how);
     }
 
     fn unread(&mut self, socket: &usize) -> usize {
-        self.0.borrow().connections[*socket].arriving.len()
+        self.world.borrow().connections[*socket].arriving.len()
     }
 
     fn unsent(&mut self, _: &usize) -> usize {
@@ -571,14 +679,14 @@ impl Net for SimulatedNet {
     }
 
     fn set_no_delay(&mut self, socket: &usize) {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world.borrow_mut();
         if world.faults.lie != Lie::KeptPart {
             world.connections[*socket].part_held = false;
         }
     }
 
     fn pipe(&mut self, _: u32) -> Result<(SimulatedPipe, u32), Errno> {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world.borrow_mut();
         let faults = world.faults;
         if world.dice.once_in(faults.no_pipe) {
             return Err(Errno::MFILE);
@@ -588,7 +696,7 @@ impl Net for SimulatedNet {
         world.pipes.insert(id, VecDeque::new());
         let pipe = SimulatedPipe {
             id,
-            world: Rc::clone(&self.0),
+            world: Rc::clone(&self.world),
         };
         // Small ones are filled often enough for what comes of that to be tried.
         let capacity = [512, 1024, 2048, 64 * 1024][world.dice.below(4) as usize];
@@ -596,7 +704,7 @@ impl Net for SimulatedNet {
     }
 
     fn set_low_water(&mut self, socket: &usize, bytes: u32) {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world.borrow_mut();
         if bytes == 1 && world.faults.lie == Lie::StuckWater {
             return;
         }
@@ -613,9 +721,10 @@ impl Net for SimulatedNet {
         pipe: &SimulatedPipe,
         length: usize,
     ) -> Result<usize, Errno> {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world.borrow_mut();
         let available = world.readable(*from)?.min(length);
         if available == 0 {
+            world.connections[*from].stamps.heard_ms = world.now_ms;
             return Ok(0);
         }
         // A splice does not go past a mark.
@@ -631,6 +740,7 @@ impl Net for SimulatedNet {
             true => 1 + world.dice.below(available as u64) as usize,
             false => available,
         };
+        world.connections[*from].stamps.heard_ms = world.now_ms;
         let connection = &mut world.connections[*from];
         let bytes: Vec<u8> = connection.arriving.drain(..moved).collect();
         connection.mark = connection.mark.map(|mark| mark - moved);
@@ -647,7 +757,7 @@ impl Net for SimulatedNet {
         length: usize,
         then: Then,
     ) -> Result<usize, Errno> {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world.borrow_mut();
         assert_eq!(world.pipes[&pipe.id].len(), length, "the load is known");
         let most = match world.dice.once_in(3) {
             true => 1 + world.dice.below(length as u64) as usize,
@@ -662,12 +772,12 @@ impl Net for SimulatedNet {
     }
 
     fn restore_reserve(&mut self) -> bool {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world.borrow_mut();
         world.reserve |= world.dice.once_in(2);
         world.reserve
     }
 
     fn random(&mut self) -> u64 {
-        self.0.borrow_mut().dice.roll()
+        self.world.borrow_mut().dice.roll()
     }
 }

@@ -67,6 +67,14 @@ impl Mailbox {
         letters.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
+    /// Is there one for this session?
+    #[cfg(test)]
+    pub(super) fn has_letter_for(&self, token: u64) -> bool {
+        let letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut letters = letters.iter().flatten();
+        letters.any(|letter| letter.token == token)
+    }
+
     /// The worker is gone: what was not read, and what still comes, is given back.
     pub(super) fn close(&self) {
         let left = {

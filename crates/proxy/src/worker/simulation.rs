@@ -1,30 +1,38 @@
 //! Whole lives of many sessions on a simulated network, by seed.
 //!
 //! Decides:  what must always hold: bytes arrive in order and unchanged, a clean end loses none,
-//!           nobody is forgotten, every place, slot, socket, buffer and pipe is given back.
-//! Not here: the network and its faults (net/simulated.rs).
+//!           nobody is forgotten, every place, slot, socket, buffer and pipe is given back. Workers
+//!           sleep as their threads do: what does not wake them is not seen.
+//! Not here: the network and its faults (net/simulated.rs), what a configuration says (setting.rs),
+//!           what holds after every wake-up (invariants.rs, idle.rs). What a run covers, and what is
+//!           on record: docs/simulation.md.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use portcullis_balance::{Algorithm, AllBackups, Group, Member, MemberId, Tier};
+use portcullis_balance::{Group, MemberId, WarmUp};
 
 use super::gather::GATHER_MS;
 use super::{Engine, Opening, Reports};
-use crate::health::{Change, CheckStatus, Health, HealthSettings};
+use crate::health::{Change, CheckStatus, Errors, Health, HealthSettings};
 use crate::limits::Bell;
 use crate::net::Close;
 use crate::net::simulated::{Connection, Dice, Faults, Lie, SimulatedNet, Stage, World};
-use crate::record::{self, EndCause, LogSource, PeerAddress, SessionRecord};
+use crate::record::{self, EndCause, LogSource, PeerAddress, RecordKind, SessionRecord};
+use crate::session::Times;
 use crate::snapshot::*;
 use crate::state::{BackendState, FrontendState, ListenerState, ProcessState};
 
 mod canaries;
 mod gathering;
+mod idle;
 mod invariants;
+mod setting;
+
+use setting::{ERROR_LIMIT, Setting, Told};
 
 const MAXCONN: u32 = 7;
 const CHECKS: HealthSettings = HealthSettings {
@@ -46,24 +54,20 @@ struct Trial {
     limits: bool,
     /// Do checks take servers down and bring them up, and their sessions with them?
     checks: bool,
+    /// Does the configuration say all that it may say (setting.rs)?
+    wide: bool,
+    /// Workers that share the listener, their counts and their servers.
+    workers: usize,
     clients: u32,
 }
 
-fn snapshot(trial: Trial, dice: &mut Dice, limits: [u32; 3]) -> Arc<Snapshot> {
+fn snapshot(
+    trial: Trial,
+    dice: &mut Dice,
+    setting: &Setting,
+    told: &[Arc<Told>; 3],
+) -> Arc<Snapshot> {
     let idle = |ms: u32| if trial.timeouts { ms } else { 0 };
-    let members: Vec<Member> = (0..3)
-        .map(|at| Member {
-            name: format!("s{at}"),
-            weight: 1,
-            tier: Tier::Active,
-            usable: true,
-            limits: portcullis_balance::Limits {
-                maxconn: limits[at],
-                ..Default::default()
-            },
-            ..Member::default()
-        })
-        .collect();
     let servers = (0..3).map(|at| {
         Some(Arc::new(Server {
             name: format!("s{at}").into(),
@@ -72,20 +76,20 @@ fn snapshot(trial: Trial, dice: &mut Dice, limits: [u32; 3]) -> Arc<Snapshot> {
             user_timeout_ms: 0,
             congestion_control: None,
             outgoing: Default::default(),
-            observe: None,
+            observe: setting.observe.then(|| Observe {
+                limit: ERROR_LIMIT,
+                tell: Arc::<Told>::clone(&told[at as usize]),
+            }),
             state: Arc::default(),
         }))
     });
-    let algorithm = match dice.below(3) {
-        0 => Algorithm::LeastConn,
-        1 => Algorithm::RoundRobin,
-        _ => Algorithm::Random { draws: 2 },
-    };
+    let group = Group::new(setting.algorithm, setting.all_backups, &setting.members);
+    group.set_fullconn(setting.fullconn);
     let backend = Backend {
         name: "be".into(),
-        group: Arc::new(Group::new(algorithm, AllBackups::No, &members)),
+        group: Arc::new(group),
         servers: servers.collect(),
-        hash: None,
+        hash: setting.hash,
         queue_timeout_ms: idle(dice.below(2) as u32 * 700),
         connect_timeout_ms: 300,
         server_timeout_ms: idle(2_000),
@@ -105,10 +109,10 @@ fn snapshot(trial: Trial, dice: &mut Dice, limits: [u32; 3]) -> Arc<Snapshot> {
         name: "fe".into(),
         backend: Some(Arc::new(backend)),
         maxconn: MAXCONN,
-        session_rate: 0,
+        session_rate: setting.session_rate,
         lifetime_ms: idle(dice.below(3) as u32 * 3_000),
         drain_age_ms: idle(dice.below(3) as u32 * 1_000),
-        greeting_timeout_ms: 0,
+        greeting_timeout_ms: setting.greeting_ms,
         client_timeout_ms: idle(1_500),
         client_fin_timeout_ms: idle(400),
         log: Some(FrontendLog {
@@ -123,6 +127,13 @@ fn snapshot(trial: Trial, dice: &mut Dice, limits: [u32; 3]) -> Arc<Snapshot> {
         splice: !dice.once_in(3),
         state: Arc::new(FrontendState::default()),
     };
+    let process = ProcessState::default();
+    process
+        .maxconn
+        .store(setting.process_maxconn, Ordering::SeqCst);
+    process
+        .max_rate
+        .store(setting.process_rate, Ordering::SeqCst);
     Arc::new(Snapshot {
         generation: 0,
         frontends: vec![Arc::new(frontend)],
@@ -136,26 +147,38 @@ fn snapshot(trial: Trial, dice: &mut Dice, limits: [u32; 3]) -> Arc<Snapshot> {
             server_receive_buffer: None,
             server_send_buffer: None,
         },
-        process: Arc::new(ProcessState::default()),
+        process: Arc::new(process),
     })
 }
 
 fn opening(address: &Arc<ListenerState>) -> Opening<()> {
     Opening {
         listener: (),
-        sharing: Sharing::Own,
+        sharing: Sharing::Shared,
         frontend: 0,
         state: Arc::clone(address),
     }
 }
 
+/// A worker, as its thread has it.
+struct Worker {
+    engine: Engine<SimulatedNet>,
+    bell: Arc<Bell>,
+    /// Its eventfd was written to.
+    rung: Arc<AtomicBool>,
+    /// It does not hear its bell: a defect.
+    deaf: bool,
+    /// `None`: until something wakes it.
+    sleeps_until: Option<u64>,
+}
+
 struct Run {
     address: Arc<ListenerState>,
     trial: Trial,
+    setting: Setting,
     dice: Dice,
     world: Rc<RefCell<World>>,
-    engine: Engine<SimulatedNet>,
-    bell: Arc<Bell>,
+    workers: Vec<Worker>,
     log: LogSource,
     records: Vec<SessionRecord>,
     snapshot: Arc<Snapshot>,
@@ -164,7 +187,13 @@ struct Run {
     limits: [u32; 3],
     health: Vec<Health>,
     checked: Vec<invariants::Reference>,
+    /// How often `observe` told, and of how many of that the checks know.
+    told: [Arc<Told>; 3],
+    known: [u64; 3],
+    /// Since when each server warms up, where it does.
+    warming: [Option<u64>; 3],
     line: invariants::Line,
+    idle: idle::Idle,
     /// Wake-ups, and things that happened.
     steps: u64,
 }
@@ -174,27 +203,38 @@ impl Run {
         let mut dice = Dice::new(trial.seed ^ 0x5eed);
         let world = World::new(trial.seed, trial.faults);
         let (sink, log) = record::bounded(10_000);
-        let bell = Bell::new(|| {});
-        let reports = Reports {
-            log: Some(sink),
-            observer: None,
-        };
-        let net = SimulatedNet(Rc::clone(&world));
-        let mut engine = Engine::new(net, 0, Arc::clone(&bell), reports, 1_000);
         let limits = match trial.limits {
             true => [0; 3].map(|_| 1 + dice.below(2) as u32),
             false => [0; 3],
         };
-        let snapshot = snapshot(trial, &mut dice, limits);
+        let setting = Setting::of(trial, &mut dice, limits);
+        let told = Told::of_three();
+        let snapshot = snapshot(trial, &mut dice, &setting, &told);
         let address = Arc::new(ListenerState::default());
-        engine.install(Arc::clone(&snapshot), vec![opening(&address)]);
+        address
+            .maxconn
+            .store(setting.listener_maxconn, Ordering::SeqCst);
+        address
+            .accepts_proxy
+            .store(setting.proxies, Ordering::SeqCst);
+        let worker = |worker: usize| {
+            let net = SimulatedNet {
+                world: Rc::clone(&world),
+                worker,
+            };
+            let reports = Reports {
+                log: Some(sink.clone()),
+                observer: None,
+            };
+            Worker::new(net, reports, &snapshot, &address)
+        };
         Run {
+            workers: (0..trial.workers).map(worker).collect(),
             address,
             trial,
+            setting,
             dice,
             world,
-            engine,
-            bell,
             log,
             records: Vec::new(),
             snapshot,
@@ -203,42 +243,129 @@ impl Run {
             limits,
             health: vec![Health::new(CHECKS); 3],
             checked: vec![invariants::Reference::new(CHECKS.rise, CHECKS.fall); 3],
+            told,
+            known: [0; 3],
+            warming: [None; 3],
             line: invariants::Line::default(),
+            idle: idle::Idle::default(),
             steps: 0,
         }
     }
 
-    /// One wake-up, as the thread's loop does it.
+    /// A client connects.
+    fn arrive(&mut self) {
+        let mut world = self.world.borrow_mut();
+        let id = world.arrive();
+        if self.setting.proxies {
+            let (header, at_once) = setting::greeting(&mut self.dice, id);
+            world.announce(id, &header, at_once);
+        }
+    }
+
+    /// Does a worker's epoll_wait return?
+    fn is_awake(&self, at: usize) -> bool {
+        let worker = &self.workers[at];
+        worker.rung.load(Ordering::SeqCst) && !worker.deaf
+            || worker
+                .sleeps_until
+                .is_some_and(|until| until <= self.now_ms)
+            || self.world.borrow().has_events(at)
+    }
+
+    /// One of those who are awake takes a turn, if there is one; a plain trial's only worker wakes up
+    /// for nothing, too.
     fn wake_up(&mut self) -> Result<(), String> {
+        if !self.trial.wide {
+            return self.turn(0);
+        }
+        let awake: Vec<usize> = (0..self.workers.len())
+            .filter(|&at| self.is_awake(at))
+            .collect();
+        match awake.len() as u64 {
+            0 => Ok(()),
+            some => {
+                let at = awake[self.dice.below(some) as usize];
+                self.turn(at)
+            }
+        }
+    }
+
+    /// One turn of a worker, as the thread's loop does it.
+    fn turn(&mut self, at: usize) -> Result<(), String> {
         // The clock on the wall steps, back and forth; nothing but the logged date may care.
         if self.dice.once_in(30) {
             self.wall_ms = self.dice.below(1 << 41);
         }
-        self.engine.tick(self.now_ms, self.wall_ms);
-        let events = self.world.borrow_mut().events();
+        self.world.borrow_mut().now_ms = self.now_ms;
+        let worker = &mut self.workers[at];
+        let engine = &mut worker.engine;
+        worker.rung.store(false, Ordering::SeqCst);
+        engine.tick(self.now_ms, self.wall_ms);
+        let events = self.world.borrow_mut().events(at);
         for (token, readiness) in events {
-            self.engine.handle(token, readiness);
+            engine.handle(token, readiness);
         }
-        if self.bell.heard() {
-            self.engine.woken();
+        if !worker.deaf && worker.bell.heard() {
+            engine.woken();
         }
-        self.engine.run_ready();
-        self.engine.run_alarms();
-        self.engine.finish_batch();
+        engine.run_ready();
+        engine.run_alarms();
+        engine.finish_batch();
+        if self.trial.wide {
+            let patience = engine.patience_ms();
+            worker.sleeps_until = patience.map(|ms| self.now_ms + ms);
+        }
+        let written = self.records.len();
         self.records.extend(self.log.receiver().try_iter());
-        let counted = self.snapshot.frontends[0]
-            .state
-            .connections
-            .load(Ordering::SeqCst);
-        if counted > MAXCONN || counted as usize != self.engine.session_count() {
-            let sessions = self.engine.session_count();
-            return Err(format!("{counted} counted, {sessions} sessions"));
-        }
         self.steps += 1;
+        self.check_counts()?;
+        let engines: Vec<_> = self.workers.iter().map(|it| &it.engine).collect();
+        let backend = self.backend();
+        invariants::check(&engines, at, &backend, self.limits)?;
+        invariants::check_queues(&backend, &self.setting)?;
+        self.line.check(&engines, self.steps)?;
+        let rules = self.rules();
+        let world = self.world.borrow();
+        self.idle
+            .check(engines[at], &rules, &self.records[written..], &world)
+    }
+
+    fn backend(&self) -> Arc<Backend> {
         let backend = self.snapshot.frontends[0].backend.as_ref();
-        let backend = backend.expect("there is one");
-        invariants::check(&self.engine, backend, self.limits)?;
-        self.line.check(&self.engine, self.steps)
+        Arc::clone(backend.expect("there is one"))
+    }
+
+    fn rules(&self) -> idle::Rules {
+        let (frontend, backend) = (&self.snapshot.frontends[0], self.backend());
+        idle::Rules {
+            times: Times::of(frontend, Some(&backend)),
+            client_independent: frontend.independent,
+            server_independent: backend.independent,
+        }
+    }
+
+    fn sessions(&self) -> usize {
+        let counts = self.workers.iter().map(|it| it.engine.session_count());
+        counts.sum()
+    }
+
+    /// What all workers count together is what there is, and within its limits.
+    fn check_counts(&self) -> Result<(), String> {
+        let frontend = &self.snapshot.frontends[0];
+        let process = &self.snapshot.process;
+        let all = [
+            (&frontend.state.connections, MAXCONN),
+            (&process.connections, self.setting.process_maxconn),
+            (&self.address.connections, self.setting.listener_maxconn),
+        ];
+        let sessions = self.sessions();
+        for (count, limit) in all {
+            let counted = count.load(Ordering::SeqCst);
+            if (limit > 0 && counted > limit) || counted as usize != sessions {
+                return Err(format!("{counted} counted of {limit}, {sessions} sessions"));
+            }
+        }
+        Ok(())
     }
 
     /// A check of a server comes out.
@@ -250,24 +377,62 @@ impl Run {
         };
         let change = self.health[at].observe(status).change;
         let up = self.checked[at].observe(status == CheckStatus::L4Ok);
-        let backend = self.snapshot.frontends[0].backend.as_ref();
-        let backend = Arc::clone(backend.expect("there is one"));
+        self.conclude(at, change, up)
+    }
+
+    /// `observe layer4` told of errors since it was last looked: each time counts as a failed check.
+    fn hear_errors(&mut self) -> Result<(), String> {
+        for at in 0..3 {
+            let told = self.told[at].0.load(Ordering::SeqCst);
+            if self.known[at] < told && self.trial.checks {
+                self.known[at] += 1;
+                let outcome = self.health[at].analyzed(Errors::FailedCheck);
+                let up = self.checked[at].observe(false);
+                self.conclude(at, outcome.and_then(|it| it.change), up)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a result means for the group and for sessions.
+    fn conclude(&mut self, at: usize, change: Option<Change>, up: bool) -> Result<(), String> {
+        let backend = self.backend();
+        let slot = MemberId(at as u32);
         if let Some(change) = change {
-            backend
-                .group
-                .set_usable(MemberId(at as u32), change == Change::Up);
+            let slow = self.setting.slow_start_s > 0 && change == Change::Up;
+            self.warming[at] = slow.then_some(self.now_ms);
+            self.warm(at);
+            backend.group.set_usable(slot, change == Change::Up);
         }
         // `on-marked-down shutdown-sessions` of the first server only.
         if let (0, Some(Change::Down), Some(server)) = (at, change, &backend.servers[at]) {
-            self.engine.end_sessions_of(&server.state, EndCause::Down);
+            for worker in &mut self.workers {
+                worker.engine.end_sessions_of(&server.state, EndCause::Down);
+                worker.sleeps_until = Some(self.now_ms);
+            }
         }
-        let usable = backend.group.is_usable(MemberId(at as u32));
+        let usable = backend.group.is_usable(slot);
         match (self.health[at].is_up(), usable) == (up, up) {
             true => Ok(()),
             false => Err(format!(
                 "checks: server {at} should be up: {up}; usable: {usable}"
             )),
         }
+    }
+
+    /// How far a server is in its slowstart.
+    fn warm(&mut self, at: usize) {
+        let of_s = self.setting.slow_start_s;
+        let elapsed = self.warming[at].map(|since| (self.now_ms - since) / 1_000);
+        let warm_up = match elapsed.and_then(|seconds| u32::try_from(seconds).ok()) {
+            Some(elapsed_s) if elapsed_s < of_s => WarmUp { elapsed_s, of_s },
+            _ => {
+                self.warming[at] = None;
+                WarmUp::DONE
+            }
+        };
+        let group = &self.backend().group;
+        group.set_warm_up(MemberId(at as u32), warm_up);
     }
 
     /// Something happens out there.
@@ -305,17 +470,44 @@ impl Run {
         if self.trial.checks && self.dice.once_in(12) {
             self.check_server()?;
         }
+        self.hear_errors()?;
+        for at in 0..3 {
+            if self.warming[at].is_some() && self.dice.once_in(10) {
+                self.warm(at);
+            }
+        }
+        let at = match self.trial.wide {
+            true => self.dice.below(self.workers.len() as u64) as usize,
+            false => 0,
+        };
+        let worker = &mut self.workers[at];
         match self.dice.below(400) {
-            0..3 => self.engine.pause(),
-            3..15 => self.engine.resume(),
+            0..3 => worker.engine.pause(),
+            3..15 => worker.engine.resume(),
             15 => {
                 let snapshot = Arc::clone(&self.snapshot);
                 let opening = opening(&self.address);
-                self.engine.install(snapshot, vec![opening]);
+                worker.engine.install(snapshot, vec![opening]);
             }
-            _ => {}
+            _ => return Ok(()),
         }
+        // A command rings the worker's bell.
+        worker.sleeps_until = Some(self.now_ms);
         Ok(())
+    }
+
+    fn has_ready(&self) -> bool {
+        self.workers.iter().any(|worker| worker.engine.has_ready())
+    }
+
+    /// So many wake-ups that each worker may have had some.
+    fn all_wake_up(&mut self) -> Result<(), String> {
+        let times = if self.trial.wide {
+            3 * self.workers.len()
+        } else {
+            1
+        };
+        (0..times).try_for_each(|_| self.wake_up())
     }
 
     /// All have room and nobody sends: what was sent must arrive, without any end that hurries it.
@@ -330,8 +522,8 @@ impl Run {
                 }
             }
             drop(world);
-            self.wake_up()?;
-            self.now_ms += u64::from(!self.engine.has_ready());
+            self.all_wake_up()?;
+            self.now_ms += u64::from(!self.has_ready());
         }
         let world = self.world.borrow();
         let is_open = |connection: &Connection| {
@@ -363,6 +555,10 @@ impl Run {
                     if blocked {
                         world.make_room(id, 100_000);
                     }
+                    // Whose header is not whole sends the rest of it, or ends in the middle.
+                    if self.setting.proxies && self.dice.once_in(2) {
+                        world.send(id, 40);
+                    }
                     if !ended {
                         world.end(id);
                     }
@@ -370,16 +566,16 @@ impl Run {
             }
             let waiting = !world.queue.is_empty();
             drop(world);
-            self.wake_up()?;
+            self.all_wake_up()?;
             // The clock runs only as far as waits and attempts need it, unless idle times run.
             self.now_ms += 20;
-            let idle = self.engine.session_count() == 0 && !waiting;
+            let idle = self.sessions() == 0 && !waiting;
             quiet = if idle { quiet + 1 } else { 0 };
             if quiet > 3 {
                 return Ok(());
             }
         }
-        let left = self.engine.session_count();
+        let left = self.sessions();
         let queue = self.world.borrow().queue.len();
         Err(format!(
             "{left} sessions and {queue} clients were forgotten"
@@ -395,7 +591,7 @@ impl Run {
             let Some(partner) = connection.partner.map(|at| &world.connections[at]) else {
                 continue;
             };
-            if !partner.sent.starts_with(&connection.received) {
+            if !partner.sent[partner.header..].starts_with(&connection.received) {
                 return Err(format!("connection {id} got what was never sent"));
             }
         }
@@ -421,9 +617,12 @@ impl Run {
             backend.state.connections.load(Ordering::SeqCst),
             backend.group.total(),
         ];
-        if counts != [0; 5] || self.engine.held() != (0, 0) {
-            return Err(format!("left: {counts:?} {:?}", self.engine.held()));
+        let held: Vec<_> = self.workers.iter().map(|it| it.engine.held()).collect();
+        if counts != [0; 5] || held.iter().any(|&held| held != (0, 0)) {
+            return Err(format!("left: {counts:?} {held:?}"));
         }
+        self.check_rates(&world)?;
+        self.check_errors(backend)?;
         let total = frontend.state.total.load(Ordering::SeqCst);
         if total != self.records.len() as u64 {
             return Err(format!("{total} sessions, {} records", self.records.len()));
@@ -433,6 +632,57 @@ impl Run {
             return Err("the bytes of records and counters differ".to_owned());
         }
         Ok(())
+    }
+}
+
+impl Run {
+    /// No second, whenever it began, has more connections than its rate.
+    fn check_rates(&self, world: &World) -> Result<(), String> {
+        for rate in [self.setting.session_rate, self.setting.process_rate] {
+            let most = rate as usize;
+            let mut windows = world.accepted.windows(most + 1);
+            let full = |all: &&[u64]| all[most] - all[0] < 1_000;
+            if let Some(crowd) = windows.find(full).filter(|_| rate > 0) {
+                return Err(format!("more than {rate} in a second: {crowd:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// `observe` tells once for so many errors in a row, so never more often than there were any.
+    fn check_errors(&self, backend: &Backend) -> Result<(), String> {
+        for (told, server) in self.told.iter().zip(backend.servers.iter().flatten()) {
+            let told = told.0.load(Ordering::SeqCst) * u64::from(ERROR_LIMIT);
+            let errors = server.state.connect_errors.load(Ordering::SeqCst);
+            let left = server.state.errors_in_a_row.load(Ordering::SeqCst);
+            if told > errors || left >= ERROR_LIMIT {
+                return Err(format!("{told} errors told of {errors}, {left} in a row"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Worker {
+    fn new(
+        net: SimulatedNet,
+        reports: Reports,
+        snapshot: &Arc<Snapshot>,
+        address: &Arc<ListenerState>,
+    ) -> Worker {
+        let rung = Arc::new(AtomicBool::new(false));
+        let eventfd = Arc::clone(&rung);
+        let bell = Bell::new(move || eventfd.store(true, Ordering::SeqCst));
+        let number = net.worker as u32;
+        let mut engine = Engine::new(net, number, Arc::clone(&bell), reports, 1_000);
+        engine.install(Arc::clone(snapshot), vec![opening(address)]);
+        Worker {
+            engine,
+            bell,
+            rung,
+            deaf: false,
+            sleeps_until: Some(1_000),
+        }
     }
 }
 
@@ -450,7 +700,9 @@ fn check_record(record: &SessionRecord, world: &World) -> Result<(), String> {
         };
     };
     match letters.as_str() {
-        "--" if server.received != client.sent || client.received != server.sent => {
+        "--" if server.received != client.sent[client.header..]
+            || client.received != server.sent =>
+        {
             Err(format!("client {id}: a clean end lost bytes"))
         }
         // The same letters end a client's reset before there was a connection to pass it on to.
@@ -483,7 +735,7 @@ fn run_with(
     for _ in 0..trial.clients * 60 {
         if to_come > 0 && run.dice.once_in(20) {
             to_come -= 1;
-            run.world.borrow_mut().arrive();
+            run.arrive();
         }
         for _ in 0..run.dice.below(6) {
             run.happen();
@@ -499,15 +751,20 @@ fn run_with(
     if !trial.timeouts {
         run.calm_down()?;
     }
-    run.engine.resume();
+    let now_ms = run.now_ms;
+    for worker in &mut run.workers {
+        worker.engine.resume();
+        worker.sleeps_until = Some(now_ms);
+    }
     for at in 0..3 {
-        let backend = run.snapshot.frontends[0].backend.as_ref();
-        let backend = backend.expect("there is one");
-        backend.group.set_usable(MemberId(at), true);
+        run.backend().group.set_usable(MemberId(at), true);
     }
     // Half of the trials end as a soft stop does.
     if trial.timeouts && run.dice.once_in(2) {
-        run.engine.stop_accepting();
+        for worker in &mut run.workers {
+            worker.engine.stop_accepting();
+            worker.sleeps_until = Some(now_ms);
+        }
         let mut world = run.world.borrow_mut();
         for id in std::mem::take(&mut world.queue) {
             world.connections[id].closed = Some(Close::Orderly);
@@ -516,14 +773,14 @@ fn run_with(
     run.finish()?;
     run.check()?;
     let Run {
-        engine,
+        workers,
         world,
         snapshot,
         records,
         steps,
         ..
     } = std::mem::ManuallyDrop::into_inner(run);
-    drop(engine);
+    drop(workers);
     if snapshot.process.pipes.load(Ordering::SeqCst) != 0 || !world.borrow().pipes.is_empty() {
         return Err("pipes are left".to_owned());
     }
@@ -561,7 +818,11 @@ fn run_all(
         match run(trial(seed)) {
             Ok((records, _)) => {
                 for record in records {
-                    *endings.entry(record.termination.to_string()).or_insert(0) += 1;
+                    let letters = match record.kind {
+                        RecordKind::Refused(_) => "no header".to_owned(),
+                        _ => record.termination.to_string(),
+                    };
+                    *endings.entry(letters).or_insert(0) += 1;
                 }
             }
             Err(error) => panic!("seed {seed}: {error}"),
@@ -582,6 +843,8 @@ fn without_faults_every_session_ends_cleanly_and_whole() {
         timeouts: false,
         limits: false,
         checks: false,
+        wide: false,
+        workers: 1,
         clients: 12,
     });
     let all: u32 = endings.values().sum();
@@ -611,11 +874,46 @@ fn everything(seed: u64) -> Trial {
         timeouts: seed.is_multiple_of(2),
         limits: !seed.is_multiple_of(3),
         checks: seed % 4 < 2,
+        wide: false,
+        workers: 1,
         clients: 12,
     }
 }
 
-/// `cargo xtask simulate`: trials for so long, each from a seed of its own.
+/// The same with one to four workers, and all that a configuration may say.
+fn wide(seed: u64) -> Trial {
+    Trial {
+        wide: true,
+        workers: 1 + (seed % 4) as usize,
+        clients: 20,
+        ..everything(seed / 2)
+    }
+}
+
+#[test]
+fn workers_share_counts_queues_and_wake_ups_under_every_algorithm() {
+    let endings = run_all(20_000..20_160, |seed| Trial { seed, ..wide(seed) });
+    for letters in [
+        "--",
+        "no header",
+        "CD",
+        "SD",
+        "SC",
+        "sC",
+        "cD",
+        "sD",
+        "CC",
+        "sQ",
+        "SQ",
+        "CQ",
+        "MD",
+        "D-",
+    ] {
+        assert!(endings.contains_key(letters), "{letters}: {endings:?}");
+    }
+}
+
+/// `cargo xtask simulate`: plain and wide trials for so long, each from a seed of its own.
 #[test]
 #[ignore = "takes as long as it is told to"]
 fn for_as_long_as_it_is_told_to() {
@@ -626,7 +924,11 @@ fn for_as_long_as_it_is_told_to() {
     let (mut seed, mut steps, mut sessions) = (first, 0, 0);
     let mut endings = std::collections::BTreeMap::<String, u64>::new();
     while begun.elapsed() < time {
-        let (records, more) = run(everything(seed)).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        let trial = match seed.is_multiple_of(3) {
+            true => everything(seed),
+            false => Trial { seed, ..wide(seed) },
+        };
+        let (records, more) = run(trial).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         steps += more;
         sessions += records.len();
         for record in records {
@@ -662,6 +964,8 @@ fn the_checks_find_a_network_that_lies() {
                 timeouts: false,
                 limits: false,
                 checks: false,
+                wide: false,
+                workers: 1,
                 clients: 12,
             })
             .is_err()
@@ -677,7 +981,7 @@ fn the_checks_find_a_server_beyond_its_limit() {
         assert!(run.limits.iter().all(|&limit| limit > 0));
         run.limits = [1; 3];
         (0..300).any(|_| {
-            run.world.borrow_mut().arrive();
+            run.arrive();
             run.happen();
             run.wake_up().is_err_and(|error| error.contains(" of 1"))
         })

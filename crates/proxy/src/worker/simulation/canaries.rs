@@ -62,6 +62,23 @@ const CANARIES: &[(&str, Defect, &str)] = &[
     ("a check takes too many successes", slow_to_rise, "checks: "),
 ];
 
+/// The same in trials of several workers, wide ones.
+const WIDE: &[(&str, Defect, &str)] = &[
+    ("rings reach nobody", rings_lost, "forgotten"),
+    (
+        "a half closed side's time is counted from before",
+        half_closed_too_old,
+        "given up too early",
+    ),
+    ("silence is taken for life", never_idle, "is kept too long"),
+    ("rates are not kept", rates_ignored, "in a second"),
+    (
+        "a server takes fewer than it may",
+        server_too_small,
+        "wait while server",
+    ),
+];
+
 /// Every kind of fault, a queue and checks; times run, or only what the checks of a rest need.
 fn trial(seed: u64) -> Trial {
     Trial {
@@ -72,9 +89,18 @@ fn trial(seed: u64) -> Trial {
     }
 }
 
+/// Wide ones, where times run and a queue may form.
+fn wide_trial(seed: u64) -> Trial {
+    Trial {
+        seed,
+        limits: true,
+        ..wide(seed)
+    }
+}
+
 /// What the checks say of the trials of so many seeds, up to the first that says `enough`; each trial
 /// ends at what it finds first.
-fn findings(defect: Defect, enough: &str) -> Vec<String> {
+fn findings(trial: fn(u64) -> Trial, defect: Defect, enough: &str) -> Vec<String> {
     let of = |seed| {
         // An assertion of the machine's own may be first.
         let run = || run_with(trial(seed), defect);
@@ -97,8 +123,10 @@ fn findings(defect: Defect, enough: &str) -> Vec<String> {
 
 #[test]
 fn every_defect_is_noticed_by_the_invariant_that_it_breaks() {
-    for (what, defect, says) in CANARIES {
-        let found = findings(*defect, says);
+    let plain = CANARIES.iter().map(|it| (trial as fn(u64) -> Trial, it));
+    let wide = WIDE.iter().map(|it| (wide_trial as fn(u64) -> Trial, it));
+    for (trial, (what, defect, says)) in plain.chain(wide) {
+        let found = findings(trial, *defect, says);
         assert!(
             found.last().is_some_and(|finding| finding.contains(says)),
             "{what}: nobody said {says:?}, but {found:?}"
@@ -108,7 +136,9 @@ fn every_defect_is_noticed_by_the_invariant_that_it_breaks() {
 
 #[test]
 fn without_a_defect_the_same_trials_find_nothing() {
-    assert_eq!(findings(|_| false, ""), Vec::<String>::new());
+    for trial in [trial, wide_trial] {
+        assert_eq!(findings(trial, |_| false, ""), Vec::<String>::new());
+    }
 }
 
 fn backend_of(run: &Run) -> Arc<Backend> {
@@ -118,13 +148,13 @@ fn backend_of(run: &Run) -> Arc<Backend> {
 
 /// The sessions that are in a phase.
 fn sessions_in(run: &Run, phase: Phase) -> Vec<Key> {
-    let sessions = &run.engine.sessions;
+    let sessions = &run.workers[0].engine.sessions;
     let is = |key: &Key| sessions.get(*key).is_some_and(|it| it.phase == phase);
     sessions.keys().into_iter().filter(is).collect()
 }
 
 fn change(run: &mut Run, key: Key, how: impl FnOnce(&mut SessionOf<SimulatedNet>)) -> bool {
-    let session = run.engine.sessions.get_mut(key);
+    let session = run.workers[0].engine.sessions.get_mut(key);
     session.map(how).is_some()
 }
 
@@ -132,7 +162,11 @@ fn one_socket_for_two(run: &mut Run) -> bool {
     let [first, second, ..] = sessions_in(run, Phase::Relaying)[..] else {
         return false;
     };
-    let socket = run.engine.sessions.get(first).and_then(|it| it.server);
+    let socket = run.workers[0]
+        .engine
+        .sessions
+        .get(first)
+        .and_then(|it| it.server);
     change(run, second, |session| session.server = socket)
 }
 
@@ -142,7 +176,11 @@ fn connected_and_waiting(run: &mut Run) -> bool {
     let (Some(&from), Some(&to)) = (waiting.first(), relaying.first()) else {
         return false;
     };
-    let ticket = run.engine.sessions.get(from).and_then(|it| it.ticket);
+    let ticket = run.workers[0]
+        .engine
+        .sessions
+        .get(from)
+        .and_then(|it| it.ticket);
     change(run, to, |session| session.ticket = ticket)
 }
 
@@ -157,7 +195,11 @@ fn place_given_back_twice(run: &mut Run) -> bool {
     let Some(&key) = sessions_in(run, Phase::Relaying).first() else {
         return false;
     };
-    let member = run.engine.sessions.get(key).and_then(|it| it.member);
+    let member = run.workers[0]
+        .engine
+        .sessions
+        .get(key)
+        .and_then(|it| it.member);
     let Some(member) = member else { return false };
     backend_of(run).group.release(member);
     true
@@ -185,7 +227,7 @@ fn line_forgotten(run: &mut Run) -> bool {
 }
 
 fn line_written_twice(run: &mut Run) -> bool {
-    let engine = &run.engine;
+    let engine = &run.workers[0].engine;
     let keys = sessions_in(run, Phase::Relaying);
     let session = keys.first().and_then(|&key| engine.sessions.get(key));
     let (Some(session), Some(log)) = (session, &engine.reports.log) else {
@@ -199,11 +241,17 @@ fn line_written_twice(run: &mut Run) -> bool {
 fn queue_out_of_order(run: &mut Run) -> bool {
     let mut waiting: Vec<(Key, _)> = sessions_in(run, Phase::Queued)
         .into_iter()
-        .filter_map(|key| Some((key, run.engine.sessions.get(key)?.ticket?)))
+        .filter_map(|key| Some((key, run.workers[0].engine.sessions.get(key)?.ticket?)))
         .filter(|(_, ticket)| ticket.server().is_none())
         .collect();
     // A place in the queue is what tells its age: these two get each other's.
-    waiting.sort_by_key(|(key, _)| run.engine.sessions.get(*key).map(|it| it.start_ms));
+    waiting.sort_by_key(|(key, _)| {
+        run.workers[0]
+            .engine
+            .sessions
+            .get(*key)
+            .map(|it| it.start_ms)
+    });
     let [(first, his), .., (last, hers)] = waiting[..] else {
         return false;
     };
@@ -213,7 +261,7 @@ fn queue_out_of_order(run: &mut Run) -> bool {
 
 fn grant_lost(run: &mut Run) -> bool {
     // Only where no time would end the wait.
-    !run.trial.timeouts && !run.engine.mailbox.take().is_empty()
+    !run.trial.timeouts && !run.workers[0].engine.mailbox.take().is_empty()
 }
 
 fn session_unwatched(run: &mut Run) -> bool {
@@ -223,7 +271,7 @@ fn session_unwatched(run: &mut Run) -> bool {
     let Some(&key) = sessions_in(run, Phase::Relaying).first() else {
         return false;
     };
-    let sockets = run
+    let sockets = run.workers[0]
         .engine
         .sessions
         .get(key)
@@ -240,8 +288,8 @@ fn session_unwatched(run: &mut Run) -> bool {
 
 /// Again and again: a session sets its alarm anew.
 fn alarm_lost(run: &mut Run) -> bool {
-    for key in run.engine.sessions.keys() {
-        run.engine.wheel.cancel(key.index);
+    for key in run.workers[0].engine.sessions.keys() {
+        run.workers[0].engine.wheel.cancel(key.index);
     }
     false
 }
@@ -252,6 +300,63 @@ fn slow_to_rise(run: &mut Run) -> bool {
         ..CHECKS
     };
     run.health = vec![Health::new(settings); 3];
+    true
+}
+
+fn rings_lost(run: &mut Run) -> bool {
+    for worker in &mut run.workers {
+        worker.deaf = true;
+    }
+    true
+}
+
+/// As if the fin time had begun with the last byte (it did once).
+fn half_closed_too_old(run: &mut Run) -> bool {
+    let before = run.now_ms.saturating_sub(600);
+    for worker in &mut run.workers {
+        for key in worker.engine.sessions.keys() {
+            let Some(session) = worker.engine.sessions.get_mut(key) else {
+                continue;
+            };
+            if session.phase == Phase::Relaying && session.server_side.end_sent {
+                (session.server_active_ms, session.server_heard_ms) = (before, before);
+                worker.engine.wheel.set(key.index, run.now_ms);
+                worker.sleeps_until = Some(run.now_ms);
+            }
+        }
+    }
+    false
+}
+
+fn never_idle(run: &mut Run) -> bool {
+    let now_ms = run.now_ms;
+    for worker in &mut run.workers {
+        for key in worker.engine.sessions.keys() {
+            if let Some(session) = worker.engine.sessions.get_mut(key) {
+                (session.client_active_ms, session.client_heard_ms) = (now_ms, now_ms);
+                (session.server_active_ms, session.server_heard_ms) = (now_ms, now_ms);
+            }
+        }
+    }
+    false
+}
+
+fn rates_ignored(run: &mut Run) -> bool {
+    let process = &run.snapshot.process;
+    process.max_rate.swap(0, Ordering::SeqCst) > 0
+}
+
+fn server_too_small(run: &mut Run) -> bool {
+    let at = run.limits.iter().position(|&limit| limit > 1);
+    let Some(at) = at.filter(|_| run.setting.has_fixed_limits()) else {
+        return false;
+    };
+    let limits = portcullis_balance::Limits {
+        maxconn: 1,
+        ..run.setting.members[at].limits
+    };
+    let group = &backend_of(run).group;
+    group.set_limits(MemberId(at as u32), limits);
     true
 }
 

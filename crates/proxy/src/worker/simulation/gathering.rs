@@ -29,6 +29,8 @@ impl Gathering {
             timeouts: false,
             limits: false,
             checks: false,
+            wide: false,
+            workers: 1,
             clients: 1,
         });
         let client = run.world.borrow_mut().arrive();
