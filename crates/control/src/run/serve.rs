@@ -141,12 +141,7 @@ impl Control {
                         for line in status.to_string().lines() {
                             log.say(Audience::Global, Level::Notice, line);
                         }
-                        let lost = log.dropped();
-                        let words = format!(
-                            "  log lines lost: {} by full queues, {} by targets",
-                            lost.by_queues, lost.by_targets
-                        );
-                        log.say(Audience::Global, Level::Notice, words);
+                        log.say(Audience::Global, Level::Notice, lost_lines(&log));
                         log.show_rings();
                     }
                     Action::Leave => break 'serving,
@@ -159,6 +154,15 @@ impl Control {
         }
         result.and(stopped)
     }
+}
+
+/// How many log lines nobody got.
+fn lost_lines(log: &LogHandle) -> String {
+    let lost = log.dropped();
+    format!(
+        "  log lines lost: {} by full queues, {} by targets",
+        lost.by_queues, lost.by_targets
+    )
 }
 
 /// The times that are running.
