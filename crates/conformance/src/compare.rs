@@ -7,7 +7,7 @@ use std::io;
 
 use portcullis_kernel_model::{
     Answer, Call, Coverage, Errno, Explanation, Host, Kernel, NoTrace, ProcessId, Rule, SocketId,
-    State, Trace, World,
+    State, Together, Trace, World,
 };
 
 use crate::follow::{Followed, follow};
@@ -106,8 +106,7 @@ pub struct Comparison {
     pub coverage: Coverage,
     /// Steps compared.
     pub steps: u64,
-    /// Scripts that ended before time was to pass, since a SYN was unanswered, or because the kernel's
-    /// draws left too many possibilities.
+    /// Scripts that ended early, because what the kernel drew left too many possibilities.
     pub unclear: u64,
 }
 
@@ -175,10 +174,6 @@ impl Comparison {
             let at = walk.at;
             walk.at += 1;
             if let Op::Wait(seconds) = step.op {
-                if walk.models.iter().any(Model::has_unanswered_syn) {
-                    self.unclear += 1;
-                    return Ok(Stop::Ended);
-                }
                 walk.said.push(Some(Seen::default()));
                 if walk
                     .step(step, &Seen::default(), &mut self.coverage)
@@ -370,6 +365,8 @@ pub(crate) struct Model {
     ids: [Option<SocketId>; SLOTS],
     /// The choices of the last call among members of groups: of how many, and which.
     pub(crate) made: Vec<(u32, u32)>,
+    /// The order of the timers that fire together while time passes next.
+    together: Together,
 }
 
 impl Model {
@@ -378,13 +375,21 @@ impl Model {
             world,
             ids: [None; SLOTS],
             made: Vec::new(),
+            together: Together::Usual,
         }
     }
 
-    /// The kernel would send it again while time passes, which is not modelled (gaps.toml).
-    fn has_unanswered_syn(&self) -> bool {
-        let mut ids = self.ids.iter().flatten();
-        ids.any(|&id| self.world.state(id) == Some(State::SynSent))
+    /// The same, whose timers will fire in the other order where two of them fire together: those that the
+    /// kernel set a moment apart may be in two slots of its wheel (gaps.toml).
+    pub(crate) fn with_timers_reversed(&self, step: &Step) -> Option<Model> {
+        let Op::Wait(seconds) = step.op else {
+            return None;
+        };
+        let meet = self.world.timers_meet(u64::from(seconds) * 1000);
+        meet.then(|| Model {
+            together: Together::Reversed,
+            ..self.clone()
+        })
     }
 
     /// The same after a moment, if something happens by itself until then.
@@ -426,7 +431,9 @@ impl Model {
                 return Seen::default();
             }
             Op::Wait(seconds) => {
-                self.world.pass_time(u64::from(seconds) * 1000);
+                let together = std::mem::replace(&mut self.together, Together::Usual);
+                let ms = u64::from(seconds) * 1000;
+                self.world.pass_time_in(ms, together);
                 self.made = self.world.choices_made();
                 self.world.forget_told();
                 return Seen::default();

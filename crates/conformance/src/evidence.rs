@@ -41,7 +41,7 @@ pub fn shown(scenarios: &[(String, String)], kernel: Kernel) -> BTreeMap<Change,
 /// Whether what a live kernel can be held to comes out in the model of a release.
 fn holds(script: &Script, kernel: Kernel) -> bool {
     let mut script = script.clone();
-    script.host.kernel = kernel;
+    script.host = script.host_of(kernel);
     let Ok(mut run) = Run::prepare(&script, Mode::Model) else {
         return false;
     };

@@ -66,7 +66,12 @@ pub(crate) fn follow<T: Trace>(
     let mut tried = 0;
     // On a busy machine a timer of a few milliseconds may have fired before this step, or before its socket
     // is looked at.
-    let late: Vec<Model> = models.iter().filter_map(Model::a_moment_later).collect();
+    let mut late: Vec<Model> = models.iter().filter_map(Model::a_moment_later).collect();
+    late.extend(
+        models
+            .iter()
+            .filter_map(|model| model.with_timers_reversed(step)),
+    );
     for model in models.drain(..).chain(late) {
         // Mostly the draw was seen.
         if kernel.receiver.is_some() {

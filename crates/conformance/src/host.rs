@@ -395,6 +395,7 @@ fn is_acknowledged_at_once(address: IpAddr) -> io::Result<bool> {
 /// Writes every sysctl that a profile can change. One that this kernel does not have may be missing
 /// where it has its usual value; else the error is `NotFound`, and the profile does not exist here.
 pub fn apply(sysctls: &Sysctls) -> io::Result<()> {
+    // Those that a kernel lacks have no value of their own there.
     let usual = written(&Sysctls::default());
     for ((name, value), (_, usual)) in written(sysctls).into_iter().zip(usual) {
         match write_sysctl(name, &value) {

@@ -54,7 +54,7 @@ pub struct Report {
     pub unrepeated: u64,
     /// Scripts that left something behind.
     pub left_over: u64,
-    /// Scripts that ended before time was to pass, since a SYN was unanswered.
+    /// Scripts that ended early, because what the kernel drew left too many possibilities.
     pub unclear: u64,
     /// Of a tape, scripts whose answers are not on it, since the worlds differed when it was recorded.
     pub left_out: u64,
@@ -189,8 +189,8 @@ impl Report {
         if self.unclear > 0 {
             let _ = writeln!(
                 text,
-                "scripts that ended before time was to pass, since a SYN was unanswered (gaps.toml: \
-                 retransmission) {}",
+                "scripts that ended early, because what the kernel drew left too many possibilities \
+                 (gaps.toml: draws) {}",
                 self.unclear
             );
         }

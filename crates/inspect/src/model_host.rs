@@ -16,11 +16,11 @@ const CAP_NET_BIND_SERVICE: u32 = 10;
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_NET_RAW: u32 = 13;
 
-fn namespace(from: &Namespace, user_ns: UserNsId) -> model::Namespace {
+fn namespace(kernel: Kernel, from: &Namespace, user_ns: UserNsId) -> model::Namespace {
     model::Namespace {
         user_ns,
         interfaces: from.interfaces.iter().map(interface).collect(),
-        sysctls: sysctls(&from.sysctls),
+        sysctls: sysctls(kernel, &from.sysctls),
     }
 }
 
@@ -46,8 +46,8 @@ fn interface(from: &Interface) -> model::Interface {
     interface
 }
 
-fn sysctls(from: &Sysctls) -> model::Sysctls {
-    let own = model::Sysctls::default();
+fn sysctls(kernel: Kernel, from: &Sysctls) -> model::Sysctls {
+    let own = model::Sysctls::of(kernel);
     let flag = |value: Option<u32>, own: bool| value.map_or(own, |value| value != 0);
     let small = |value: Option<u32>, own: u8| {
         value
@@ -108,7 +108,7 @@ pub(crate) fn host_of(
     host.namespaces = snapshot
         .namespaces
         .iter()
-        .map(|namespace| self::namespace(namespace, place(namespace.user_namespace)))
+        .map(|namespace| self::namespace(kernel, namespace, place(namespace.user_namespace)))
         .collect();
     let net_of = |process: &Process| {
         let inode = process.net?;

@@ -162,7 +162,8 @@ pub struct Addr6 {
     pub tentative: bool,
 }
 
-/// The sysctls that decide something here, with the kernel's own values to begin with.
+/// The sysctls that decide something here. [`Sysctls::of`] has a release's own values to begin with; the
+/// default is 6.18's.
 ///
 /// Here anything can be set; [`Sysctl`](crate::Sysctl) takes what the kernel takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -231,6 +232,29 @@ impl Default for Sysctls {
 }
 
 impl Sysctls {
+    /// Those of a fresh host of this kernel.
+    #[must_use]
+    pub fn of(kernel: Kernel) -> Sysctls {
+        let mut sysctls = Sysctls::default();
+        sysctls.begin_as(kernel, |_| false);
+        sysctls
+    }
+
+    /// Puts the values on which releases differ as a fresh host of this kernel has them, but for the
+    /// sysctls that were set, by name.
+    pub fn begin_as(&mut self, kernel: Kernel, is_set: impl Fn(&str) -> bool) {
+        let own = |name: &str, change| (!is_set(name)).then(|| kernel.has(change));
+        if let Some(even) = own("net.ipv4.ip_local_port_range", Change::EvenConnect) {
+            self.ip_local_port_range = (32768, if even { 60999 } else { 61000 });
+        }
+        if let Some(long) = own("net.core.somaxconn", Change::SomaxconnDefault) {
+            self.somaxconn = if long { 4096 } else { 128 };
+        }
+        if let Some(loopback) = own("net.ipv4.tcp_tw_reuse", Change::TwReuseLoopback) {
+            self.tcp_tw_reuse = if loopback { 2 } else { 0 };
+        }
+    }
+
     pub(crate) fn is_reserved(&self, port: u16) -> bool {
         self.ip_local_reserved_ports
             .iter()
@@ -255,7 +279,7 @@ impl Host {
         };
         Host {
             kernel,
-            namespaces: alloc::vec![Namespace::with_loopback(UserNsId(0))],
+            namespaces: alloc::vec![Namespace::with_loopback(kernel, UserNsId(0))],
             user_namespaces: alloc::vec![host],
             processes: alloc::vec![root],
         }
@@ -322,7 +346,7 @@ pub(crate) enum Kind4 {
 impl Namespace {
     /// A namespace with `lo`, up, with 127.0.0.1/8 and ::1.
     #[must_use]
-    pub fn with_loopback(user_ns: UserNsId) -> Namespace {
+    pub fn with_loopback(kernel: Kernel, user_ns: UserNsId) -> Namespace {
         let lo = Interface {
             index: 1,
             name: String::from("lo"),
@@ -338,7 +362,7 @@ impl Namespace {
         Namespace {
             user_ns,
             interfaces: alloc::vec![lo],
-            sysctls: Sysctls::default(),
+            sysctls: Sysctls::of(kernel),
         }
     }
 

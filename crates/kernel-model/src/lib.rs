@@ -144,7 +144,7 @@
 //! | reasons | [`World::explain`], [`World::ask`], [`Explanation`], [`Rule`], [`RuleInfo`], [`Chapter`] |
 //! | ways out | [`World::ways_out`], [`WayOut`], [`Difference`], [`Setting`] |
 //! | chance | [`World::port_choice`], [`World::seed`], [`World::tell_port`], [`World::tell_draw`], [`World::tell_member`] |
-//! | time | [`World::pass_time`], [`TIME_WAIT_MS`] |
+//! | time | [`World::pass_time`], [`World::pass_time_in`], [`TIME_WAIT_MS`] |
 //! | releases | [`Kernel`], and what each of them changed: [`Change`] |
 //! | a live host | [`World::found`], [`Found`]: a world whose sockets were there before |
 //! | one's own tracing | [`Trace`], [`World::call_traced`], [`Coverage`] |
@@ -221,6 +221,7 @@ pub use host::{
 pub use ports::PortChoice;
 pub use rules::{Rule, RuleInfo};
 pub use sysctl::Sysctl;
+pub use timer::Together;
 pub use version::{Change, Kernel, LIVE, Live, Ran};
 pub use view::{BucketView, Owner};
 pub use wire::TIME_WAIT_MS;

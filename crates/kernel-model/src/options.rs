@@ -79,7 +79,10 @@ impl World {
                     self.socks[ix].linger_s = seconds;
                 }
             }
-            Opt::IncomingCpu(cpu) => self.set_incoming_cpu(ix, cpu),
+            Opt::IncomingCpu(cpu) => {
+                self.check_known(Change::IncomingCpuSet, trace)?;
+                self.set_incoming_cpu(ix, cpu);
+            }
             Opt::ReuseportCbpf(program) => return self.attach_program(ix, program, trace),
             Opt::DetachReuseport => return self.detach_program(ix, trace),
             Opt::Repair(value) => return self.set_repair(process, ix, value, trace),
@@ -349,6 +352,7 @@ impl World {
             OptName::BindAddressNoPort => self.check_known(Change::BindAddressNoPort, trace)?,
             OptName::LocalPortRange => self.check_known(Change::LocalPortRange, trace)?,
             OptName::BindToIfindex => self.check_known(Change::BindToIfindex, trace)?,
+            OptName::IncomingCpu => self.check_known(Change::IncomingCpuRead, trace)?,
             OptName::Freebind6 if self.socks[ix].family == Family::Inet6 => {
                 self.check_known(Change::Freebind6, trace)?;
             }

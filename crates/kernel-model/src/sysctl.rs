@@ -36,8 +36,8 @@ enum Takes {
     Number(i64, i64, fn(&mut Sysctls, i64)),
     /// An unsigned number from the least to the most, of a file that came with this change.
     Unsigned(Change, i64, i64, fn(&mut Sysctls, i64)),
-    /// A byte, and once any number.
-    Byte(Bytes, fn(&mut Sysctls, i64)),
+    /// A byte, and once any number; of a file that came with this change, if not there from the beginning.
+    Byte(Bytes, Option<Change>, fn(&mut Sysctls, i64)),
     /// `ip_local_port_range`.
     PortRange,
     /// `ip_unprivileged_port_start`.
@@ -91,10 +91,12 @@ macro_rules! number {
 }
 
 macro_rules! switch {
-    ($name:literal, $bytes:ident, $field:ident) => {
+    ($name:literal, $bytes:ident, $since:expr, $field:ident) => {
         Sysctl {
             name: $name,
-            takes: Takes::Byte(Bytes::$bytes, |sysctls, value| sysctls.$field = value != 0),
+            takes: Takes::Byte(Bytes::$bytes, $since, |sysctls, value| {
+                sysctls.$field = value != 0
+            }),
             show: |sysctls| u8::from(sysctls.$field).to_string(),
         }
     };
@@ -139,14 +141,19 @@ impl Sysctl {
             takes: Takes::FirstPort,
             show: |sysctls| sysctls.ip_unprivileged_port_start.to_string(),
         },
-        switch!("net.ipv4.ip_nonlocal_bind", V4, ip_nonlocal_bind),
-        switch!("net.ipv6.ip_nonlocal_bind", V6, ip6_nonlocal_bind),
+        switch!("net.ipv4.ip_nonlocal_bind", V4, None, ip_nonlocal_bind),
+        switch!(
+            "net.ipv6.ip_nonlocal_bind",
+            V6,
+            Some(Change::NonlocalBind6),
+            ip6_nonlocal_bind
+        ),
         bounded!(
             "net.ipv4.ip_autobind_reuse",
             Change::AutobindReuse,
             ip_autobind_reuse
         ),
-        switch!("net.ipv6.bindv6only", V6, bindv6only),
+        switch!("net.ipv6.bindv6only", V6, None, bindv6only),
         number!("net.core.somaxconn", 0, INT_MAX, somaxconn as u32),
         number!(
             "net.ipv4.tcp_max_syn_backlog",
@@ -156,7 +163,7 @@ impl Sysctl {
         ),
         Sysctl {
             name: "net.ipv4.tcp_syncookies",
-            takes: Takes::Byte(Bytes::V4, |sysctls, value| {
+            takes: Takes::Byte(Bytes::V4, None, |sysctls, value| {
                 sysctls.tcp_syncookies = byte_of(value);
             }),
             show: |sysctls| sysctls.tcp_syncookies.to_string(),
@@ -170,7 +177,7 @@ impl Sysctl {
         },
         Sysctl {
             name: "net.ipv4.tcp_tw_reuse",
-            takes: Takes::Byte(Bytes::TwReuse, |sysctls, value| {
+            takes: Takes::Byte(Bytes::TwReuse, None, |sysctls, value| {
                 sysctls.tcp_tw_reuse = byte_of(value);
             }),
             show: |sysctls| sysctls.tcp_tw_reuse.to_string(),
@@ -192,8 +199,18 @@ impl Sysctl {
             INT_MAX / 1000,
             tcp_fin_timeout as u32
         ),
-        switch!("net.ipv4.tcp_abort_on_overflow", V4, tcp_abort_on_overflow),
-        switch!("net.ipv4.tcp_no_metrics_save", V4, tcp_no_metrics_save),
+        switch!(
+            "net.ipv4.tcp_abort_on_overflow",
+            V4,
+            None,
+            tcp_abort_on_overflow
+        ),
+        switch!(
+            "net.ipv4.tcp_no_metrics_save",
+            V4,
+            None,
+            tcp_no_metrics_save
+        ),
         bounded!(
             "net.ipv4.tcp_migrate_req",
             Change::MigrateReq,
@@ -201,9 +218,11 @@ impl Sysctl {
         ),
         Sysctl {
             name: "net.ipv4.tcp_l3mdev_accept",
-            takes: Takes::Byte(Bytes::Switch, |sysctls, value| {
-                sysctls.tcp_l3mdev_accept = value != 0
-            }),
+            takes: Takes::Byte(
+                Bytes::Switch,
+                Some(Change::L3mdevAccept),
+                |sysctls, value| sysctls.tcp_l3mdev_accept = value != 0,
+            ),
             show: |sysctls| u8::from(sysctls.tcp_l3mdev_accept).to_string(),
         },
     ];
@@ -233,7 +252,7 @@ impl Sysctl {
         trace: &mut T,
     ) -> Result<(), Errno> {
         let missing = match self.takes {
-            Takes::Unsigned(change, ..) => !kernel.has(change),
+            Takes::Unsigned(change, ..) | Takes::Byte(_, Some(change), _) => !kernel.has(change),
             Takes::FirstPort => !kernel.has(Change::UnprivilegedPortStart),
             _ => false,
         };
@@ -248,7 +267,7 @@ impl Sysctl {
             Takes::Unsigned(_, least, most, put) => {
                 one(text, Sign::Refused, least, most).map(|value| put(sysctls, value))
             }
-            Takes::Byte(bytes, put) => {
+            Takes::Byte(bytes, _, put) => {
                 let (sign, least, most) = bytes.bounds(kernel);
                 one(text, sign, least, most).map(|value| put(sysctls, value))
             }

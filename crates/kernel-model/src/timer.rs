@@ -30,19 +30,50 @@ const HELD_ACK_MS: u64 = 200;
 /// `TCP_RTO_MAX`.
 const LONGEST_MS: u64 = 120_000;
 
+/// The order of timers that fire at one time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Together {
+    /// As in one slot of the release's timer wheel.
+    Usual,
+    /// The other way round.
+    Reversed,
+}
+
 impl World {
     /// Lets time pass: what waits for it happens.
     pub fn pass_time(&mut self, ms: u64) {
+        self.pass_time_in(ms, Together::Usual);
+    }
+
+    /// The same where timers that fire together do it in another order: those that were set a moment apart
+    /// may be in two slots of the kernel's wheel, which no model time tells apart.
+    pub fn pass_time_in(&mut self, ms: u64, together: Together) {
         let end = self.now_ms + ms;
-        while let Some((&(at, _), &ix)) = self.deadlines.first_key_value()
+        while let Some((&(at, _), _)) = self.deadlines.first_key_value()
             && at <= end
         {
             self.now_ms = self.now_ms.max(at);
-            self.clear_timer(ix);
-            self.fire(ix);
+            // What they send arrives when all of them have fired.
+            while let Some((&deadline, &ix)) = match together {
+                Together::Usual => self.deadlines.first_key_value(),
+                Together::Reversed => self.deadlines.range(..=(at, u64::MAX)).next_back(),
+            } && deadline.0 == at
+            {
+                self.clear_timer(ix);
+                self.fire(ix);
+            }
             self.deliver(&mut NoTrace);
         }
         self.now_ms = end;
+    }
+
+    /// Whether, within a time, two timers fire together.
+    #[must_use]
+    pub fn timers_meet(&self, ms: u64) -> bool {
+        let mut due = self.deadlines.keys().map(|&(at, _)| at);
+        let mut before = due.next();
+        due.take_while(|&at| at <= self.now_ms + ms)
+            .any(|at| before.replace(at) == Some(at))
     }
 
     /// In how many milliseconds something happens by itself.
@@ -54,8 +85,14 @@ impl World {
 
     pub(crate) fn set_timer(&mut self, ix: SockIx, ms: u64) {
         self.clear_timer(ix);
-        let deadline = (self.now_ms + ms, self.deadlines_set);
         self.deadlines_set += 1;
+        // A slot of the wheel is a list that the newest heads.
+        let order = if self.host.kernel.has(Change::TimerWheel) {
+            u64::MAX - self.deadlines_set
+        } else {
+            self.deadlines_set
+        };
+        let deadline = (self.now_ms + ms, order);
         self.socks[ix].deadline = Some(deadline);
         self.deadlines.insert(deadline, ix);
     }

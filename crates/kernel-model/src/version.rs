@@ -273,12 +273,16 @@ macro_rules! changes {
 }
 
 changes! {
+    /// `SO_INCOMING_CPU` can be read.
+    IncomingCpuRead 3 . 19 "SO_INCOMING_CPU tells the processor that a socket's segments came in by."
+        at "net/core/sock.c, sock_getsockopt()"
+        read "socket(7) says 3.19";
     /// `IP_BIND_ADDRESS_NO_PORT`.
     BindAddressNoPort 4 . 2 "IP_BIND_ADDRESS_NO_PORT lets bind leave the port to connect."
         at "net/ipv4/ip_sockglue.c, do_ip_setsockopt()"
         read "in 4.2.8; ip(7) says 4.2";
     /// connect favours even ports.
-    EvenConnect 4 . 2 "connect begins its search at an even offset, to leave the odd ports to bind."
+    EvenConnect 4 . 2 "connect begins its search at an even offset, to leave the odd ports to bind; ip_local_port_range ends at 60999 on a fresh host, before at 61000."
         at "net/ipv4/inet_hashtables.c, __inet_hash_connect()"
         read "in 4.2.8";
     /// The rover looks through the lower half first.
@@ -288,6 +292,17 @@ changes! {
     /// The order in which a process that ends closes (`kernel/task_work.c`, `task_work_run`).
     ExitBackwards 4 . 3 "A process that ends closes its sockets from the highest descriptor to the lowest; before, from the lowest."
         at "kernel/task_work.c, task_work_run()";
+    /// `net.ipv6.ip_nonlocal_bind`.
+    NonlocalBind6 4 . 3 "ip_nonlocal_bind is there for IPv6 too."
+        at "net/ipv6/sysctl_net_ipv6.c, ipv6_table_template[]";
+    /// `SO_INCOMING_CPU` can be set.
+    IncomingCpuSet 4 . 4 "SO_INCOMING_CPU can be set, and a listener with the SYN's processor wins."
+        at "net/core/sock.c, sock_setsockopt()"
+        read "in Ubuntu's 4.4; socket(7) says 4.4";
+    /// `net.ipv4.tcp_l3mdev_accept`.
+    L3mdevAccept 4 . 4 "tcp_l3mdev_accept lets a listener outside of all VRFs hear those inside."
+        at "net/ipv4/sysctl_net_ipv4.c, ipv4_net_table[]"
+        read "in Ubuntu's 4.4";
     /// The modern port scan of bind and connect.
     OddEvenBind 4 . 6 "bind to port 0 scans odd ports, then even ones, and connect the other way round; bind's random rover is gone."
         at "net/ipv4/inet_connection_sock.c, inet_csk_find_open_port()"
@@ -296,6 +311,9 @@ changes! {
     ReuseportGroups 4 . 6 "SO_REUSEPORT listeners form a group that a hash or a program chooses from."
         at "net/core/sock_reuseport.c, reuseport_select_sock()"
         read "not in Ubuntu's 4.4, in 4.9.76; socket(7) says 4.6";
+    /// The timer wheel that does not cascade.
+    TimerWheel 4 . 8 "Of timers that fire together, SYNs sent again for one, the newest is first; before, the oldest."
+        at "kernel/time/timer.c, enqueue_timer()";
     /// `net.ipv4.ip_unprivileged_port_start`.
     UnprivilegedPortStart 4 . 11 "The first unprivileged port is a sysctl; before, it is 1024."
         at "net/ipv4/af_inet.c, inet_bind()"
@@ -313,7 +331,7 @@ changes! {
         at "net/ipv6/ipv6_sockglue.c, do_ipv6_setsockopt()"
         read "not in 4.11.0, in Ubuntu's 4.15";
     /// `tcp_tw_reuse` 2.
-    TwReuseLoopback 4 . 19 "tcp_tw_reuse 2, since then the default, is for loopback connections only."
+    TwReuseLoopback 4 . 19 "tcp_tw_reuse 2, since then the value of a fresh host, is for loopback connections only; before, it is 0 there."
         at "net/ipv4/tcp_ipv4.c, tcp_twsk_unique()"
         read "not in Ubuntu's 4.15, in Ubuntu's 5.4";
     /// `TCP_REPAIR_OFF_NO_WP`.
@@ -338,6 +356,10 @@ changes! {
     /// `SO_DETACH_REUSEPORT_BPF`.
     DetachReuseport 5 . 3 "SO_DETACH_REUSEPORT_BPF takes the program of a group away."
         at "net/core/sock_reuseport.c, reuseport_detach_prog()"
+        read "not in Ubuntu's 4.15, in Ubuntu's 5.4";
+    /// `net.core.somaxconn` is 4096 from the beginning.
+    SomaxconnDefault 5 . 4 "somaxconn is 4096 on a fresh host; before, 128."
+        at "include/linux/socket.h, SOMAXCONN"
         read "not in Ubuntu's 4.15, in Ubuntu's 5.4";
     /// `SO_BINDTODEVICE` without a capability.
     DeviceForEveryone 5 . 7 "Anybody may bind a new socket to a device; before, it takes CAP_NET_RAW."

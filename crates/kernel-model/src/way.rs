@@ -4,7 +4,8 @@
 //!           the interface that the
 //!           receiver is looked up by; whether a reset may answer what nobody took.
 //! Kernel:   net/ipv4/route.c, ip_route_output_key_hash_rcu(), __mkroute_output(); net/ipv6/route.c,
-//!           ip6_route_output_flags(); net/ipv6/ip6_input.c, ip6_rcv_core(), 3.9 to 6.18
+//!           ip6_route_output_flags(), addrconf_f6i_alloc(); net/ipv6/ip6_input.c, ip6_rcv_core(),
+//!           3.9 to 6.18
 //! Not here: what the receiver makes of it (receive.rs). Routes to other hosts: gaps.toml.
 
 use crate::addr::{Kind6, is_mapped, kind6};
@@ -55,12 +56,15 @@ impl World {
     /// loopback, and counts as coming in by the interface that has the address.
     pub(crate) fn way(&self, flow: Flow) -> Option<Arrival> {
         let net = self.host.net(flow.net);
-        // Nothing is sent through a device that is down, to its own addresses either.
-        if flow.device != 0 && !net.interface(flow.device).is_some_and(|i| i.up) {
+        let through = net.interface(flow.device);
+        if flow.device != 0 && through.is_none() {
             return None;
         }
         if is_mapped(flow.to) {
-            return self.way4(flow);
+            // No IPv4 goes through a device that is down, to its own addresses either. The IPv6 routes
+            // to those stand all the same (addrconf_f6i_alloc()).
+            let down = through.is_some_and(|i| !i.up);
+            return if down { None } else { self.way4(flow) };
         }
         let vrf = net.vrf_of(flow.device);
         if !net.has6(flow.to, Some(vrf).filter(|&vrf| vrf != 0)) {

@@ -233,6 +233,7 @@ impl World {
         self.socks[ix].snd_nxt = seq.wrapping_add(1);
         self.socks[ix].searching = false;
         self.retry_syn_later(ix);
+        let armed = self.socks[ix].deadline;
         if !self.send(ix, Flag::Syn, seq, None) {
             let forever = self.socks[ix].sends_ipv4 && !is_mapped(self.socks[ix].peer6);
             trace.rule(if forever {
@@ -244,6 +245,10 @@ impl World {
             });
         }
         self.deliver(trace);
+        // The kernel sets its timer when the SYN has gone, behind that of whoever heard it.
+        if self.socks[ix].deadline == armed {
+            self.retry_syn_later(ix);
+        }
     }
 
     /// A FIN, after the sender's state became FIN_WAIT1 or LAST_ACK; its acknowledgement comes back.

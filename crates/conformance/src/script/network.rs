@@ -5,7 +5,8 @@
 //! Not here: which process is in which namespace (kernel.rs, helper.rs).
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
 use portcullis_kernel_model::{Interface, Namespace, Sysctl, Sysctls, Vrf};
 
@@ -15,6 +16,13 @@ use crate::netlink;
 
 /// Interfaces are pairs: the far end of number N has number N + 1000.
 const FAR_END: u32 = 1000;
+/// The IPv6 routes of this thread's network, all tables.
+const ROUTES: &str = "/proc/thread-self/net/ipv6_route";
+/// The flag of a route to an address of this host.
+const RTF_LOCAL: u32 = 0x8000_0000;
+/// How long the routes to the addresses of an interface that is down may take, and how often to look.
+const ROUTE_WAIT: Duration = Duration::from_secs(5);
+const ROUTE_LOOK: Duration = Duration::from_millis(1);
 
 /// Makes the network that this process is in the one that is wanted; it is fresh.
 pub(super) fn set_up(wanted: &Namespace) -> Result<(), Obstacle> {
@@ -27,6 +35,9 @@ pub(super) fn set_up(wanted: &Namespace) -> Result<(), Obstacle> {
         // Soon the kernel notices that a pair is up, and that an address needs no detection, and makes its
         // own IPv6 routes again.
         std::thread::sleep(SETTLE);
+    }
+    for interface in wanted.interfaces.iter().filter(|one| !one.up) {
+        wait_for_routes(interface)?;
     }
     for interface in &wanted.interfaces {
         // The routes of a VRF stand in a table of its own.
@@ -104,6 +115,36 @@ fn make(interface: &Interface) -> Result<(), Obstacle> {
     Ok(())
 }
 
+/// The kernel enters the route to an IPv6 address of an interface that is down a moment later than the
+/// address.
+fn wait_for_routes(interface: &Interface) -> io::Result<()> {
+    let end = Instant::now() + ROUTE_WAIT;
+    for own in interface.v6.iter().filter(|own| !own.tentative) {
+        while !has_local_route(&std::fs::read_to_string(ROUTES)?, own.addr) {
+            if Instant::now() > end {
+                let message = format!("the route to {} does not come", own.addr);
+                return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+            }
+            std::thread::sleep(ROUTE_LOOK);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a list of IPv6 routes has the local one of an address.
+fn has_local_route(routes: &str, address: Ipv6Addr) -> bool {
+    let wanted = format!("{:032x}", address.to_bits());
+    routes.lines().any(|line| {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        let flags = words
+            .get(8)
+            .and_then(|word| u32::from_str_radix(word, 16).ok());
+        words.first() == Some(&wanted.as_str())
+            && words.get(1) == Some(&"80")
+            && flags.is_some_and(|flags| flags & RTF_LOCAL != 0)
+    })
+}
+
 /// No state waits for the timer of a delayed acknowledgement.
 fn acknowledge_at_once(interface: &Interface) -> io::Result<()> {
     let index = interface.index;
@@ -136,4 +177,23 @@ pub(super) fn write(sysctl: &Sysctl, value: &str) -> io::Result<()> {
     let path = format!("/proc/sys/{}", sysctl.name.replace('.', "/"));
     // An empty list still is a line.
     std::fs::write(path, format!("{value}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_local_route_of_an_address_is_told_from_a_route_to_it() {
+        let local = "20010db8000000000000000000000009 80 00000000000000000000000000000000 00 \
+                     00000000000000000000000000000000 00000000 00000001 00000000 80200001     eth1";
+        let address = "2001:db8::9".parse().unwrap();
+        assert!(has_local_route(local, address));
+        assert!(!has_local_route(
+            &local.replace("80200001", "00000001"),
+            address
+        ));
+        assert!(!has_local_route(local, "2001:db8::8".parse().unwrap()));
+        assert!(!has_local_route("", address));
+    }
 }

@@ -131,6 +131,7 @@ impl Reader {
             kernel: None,
             beside: None,
             host: Host::new(settings.kernel),
+            set: Vec::new(),
             users: vec!["root".to_owned()],
             namespaces: vec!["host".to_owned()],
             user_namespaces: vec!["host".to_owned()],

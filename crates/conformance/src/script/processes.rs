@@ -28,7 +28,7 @@ impl Reader {
         }
         let user_ns = self.under(at)?;
         self.script.namespaces.push(name);
-        let namespace = Namespace::with_loopback(user_ns);
+        let namespace = Namespace::with_loopback(self.script.host.kernel, user_ns);
         self.script.host.namespaces.push(namespace);
         Ok(())
     }

@@ -58,6 +58,8 @@ pub struct Script {
     pub beside: Option<Kernel>,
     /// Interfaces, addresses, users and sysctls before the first step.
     pub host: Host,
+    /// The sysctls that its lines set before the first step; the others are as the release has them.
+    pub set: Vec<(NetId, &'static str)>,
     /// The names of users and processes: set up first, then forked ones in the order of their steps.
     pub users: Vec<String>,
     /// The names of network namespaces.
@@ -75,6 +77,21 @@ pub struct Script {
 }
 
 impl Script {
+    /// Its host, of another release: with that one's own values of the sysctls that no line sets.
+    #[must_use]
+    pub fn host_of(&self, kernel: Kernel) -> Host {
+        let mut host = self.host.clone();
+        host.kernel = kernel;
+        for (at, namespace) in host.namespaces.iter_mut().enumerate() {
+            let is_set = |name: &str| {
+                let mut set = self.set.iter();
+                set.any(|&(net, set)| usize::from(net.0) == at && set == name)
+            };
+            namespace.sysctls.begin_as(kernel, is_set);
+        }
+        host
+    }
+
     /// How long it waits, all in all.
     #[must_use]
     pub fn waits_ms(&self) -> u64 {

@@ -128,9 +128,11 @@ impl Run {
             Mode::Model => None,
             Mode::Live | Mode::Both => {
                 let running = fitting_kernel(script)?;
-                host.kernel = script.beside.unwrap_or(running);
+                host = script.host_of(script.beside.unwrap_or(running));
                 check_patience(script)?;
-                Some(Kernel::enter(&script.host, &users(script))?)
+                // The live one keeps its own values where no line sets them.
+                let wanted = script.host_of(running);
+                Some(Kernel::enter(&wanted, &users(script))?)
             }
         };
         let model = (mode != Mode::Live).then(|| Model::new(host));

@@ -52,7 +52,7 @@ impl Reader {
         self.script.kernel = Some(kernels);
         // The model's own release where it is one of them.
         if !kernels.contain(self.script.host.kernel) {
-            self.script.host.kernel = last.unwrap_or(first);
+            self.script.host = self.script.host_of(last.unwrap_or(first));
         }
         Ok(())
     }
@@ -243,6 +243,7 @@ impl Reader {
             return Ok(Some(Action::Sysctl(sysctl, net, value)));
         }
         self.script.host.namespaces[usize::from(net.0)].sysctls = trial;
+        self.script.set.push((net, sysctl.name));
         Ok(None)
     }
 }
