@@ -160,7 +160,7 @@ places! {
         OwnPortRange NoPortLeft;
     Listen: ListenState ListenAgain BacklogCut FastopenQueue ListenChecksPort;
     Connect: ConnectState ConnectFamily MappedSource MappedForever ForeignSource LoopbackSource
-        NoSource ConnectUnderWay NoRoute TupleTaken ConnectChose ConnectNoPort;
+        NoSource ConnectUnderWay ConnectFailed NoRoute TupleTaken ConnectChose ConnectNoPort;
     Lookup: Refused SelfConnect NeighbourSilent SynLost HalfOpen LookupExact LookupWildcard ReplyLost;
     Groups: GroupBegun GroupJoined GroupBusy GroupFull LookupGroup LookupEquals LookupProgram LookupCpu
         ProgramNeedsReuseport NoProgram;

@@ -59,7 +59,13 @@ impl World {
                 }
                 Answer::Blocks
             }
-            Progress::Connecting => self.outcome(ix, trace),
+            Progress::Connecting => {
+                let answer = self.outcome(ix, trace);
+                if answer != Answer::Ok {
+                    trace.rule(Rule::ConnectFailed);
+                }
+                answer
+            }
             Progress::Unconnected if state != State::Close => {
                 fail(trace, Rule::ConnectState, Errno::EISCONN)
             }

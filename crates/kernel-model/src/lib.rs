@@ -184,6 +184,7 @@ mod listen;
 mod lookup;
 mod neighbour;
 mod options;
+mod places;
 mod port;
 mod ports;
 mod receive;
@@ -218,6 +219,7 @@ pub use host::{
     Addr6, Cap, Caps, FilesId, Host, Interface, Namespace, NetId, Process, ProcessId, Sysctls, Uid,
     UserNamespace, UserNsId, Vrf,
 };
+pub use places::{MOVED, Moved};
 pub use ports::PortChoice;
 pub use rules::{Rule, RuleInfo};
 pub use sysctl::Sysctl;

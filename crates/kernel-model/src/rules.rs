@@ -1,7 +1,7 @@
 //! Every rule, with its name, its sentence and its place in the kernel.
 //!
 //! Decides:  nothing; docs/bind-rules.md, `--explain` and the coverage of a fuzzer are made from it.
-//! Kernel:   each row names its function; read in 6.12.117 and 6.18.24
+//! Kernel:   each row names its function, as in 6.18; read in 6.12.117 and 6.18.24. Older names: places.rs
 //! Not here: when a rule applies (the file that reports it to a [`Trace`](crate::Trace)).
 
 use crate::version::{Change, Kernel};
@@ -15,7 +15,8 @@ pub struct RuleInfo {
     pub text: &'static str,
     /// What would have to differ for another answer; empty where nothing was refused.
     pub remedy: &'static str,
-    /// Where the kernel has it: file and function.
+    /// Where 6.18 has it, or the last release with it: file and function. [`Rule::place`] tells where
+    /// another release has it.
     pub kernel: &'static str,
     /// The first release with it.
     pub since: Kernel,
@@ -54,7 +55,7 @@ macro_rules! rules {
 const OLD: Kernel = Kernel::OLDEST;
 
 rules! {
-    BadDescriptor "bad-descriptor" "net/socket.c, __sys_bind(), sockfd_lookup_light()" OLD;
+    BadDescriptor "bad-descriptor" "net/socket.c, __sys_bind()" OLD;
         "The descriptor is closed." "Use an open descriptor.";
     AddressTooLong "address-too-long" "net/socket.c, move_addr_to_kernel()" OLD;
         "An address argument longer than sockaddr_storage, or of negative length, is refused."
@@ -88,13 +89,13 @@ rules! {
     PortFree "port-free" "net/ipv4/inet_connection_sock.c, inet_csk_get_port()" OLD;
         "Nobody in this network namespace owns the port." "";
     PortShared "port-shared" "net/ipv4/inet_connection_sock.c, inet_csk_bind_conflict()" OLD;
-        "The port has owners, and none of them stands against the newcomer." "";
+        "The port has owners, of whom the asking socket may be one, and no other of them stands against it." "";
     RepairForcesReuse "repair-forces-reuse" "net/ipv4/inet_connection_sock.c, inet_csk_get_port()" OLD;
         "A socket under TCP_REPAIR takes a port that has owners without asking them." "";
     BucketRemembersReuseaddr "bucket-remembers-reuseaddr" "net/ipv4/inet_connection_sock.c, inet_csk_get_port()" OLD;
-        "All owners had SO_REUSEADDR and did not listen when they came; the bucket remembers it and the owners are not asked." "";
+        "All owners, of whom the asking socket may be one, had SO_REUSEADDR and did not listen when they came; the bucket remembers it and the owners are not asked." "";
     BucketRemembersReuseport "bucket-remembers-reuseport" "net/ipv4/inet_connection_sock.c, sk_reuseport_match()" OLD;
-        "The bucket remembers that an SO_REUSEPORT socket of this user and address was let in, even if it has closed since; the owners are not asked." "";
+        "The bucket remembers that an SO_REUSEPORT socket of this user and address was let in: the asking socket itself, or another, even if that has closed since; the owners are not asked." "";
     PortHeld "port-held" "net/ipv4/inet_connection_sock.c, inet_bind_conflict()" OLD;
         "Another socket owns the port on an address that this one would cover, and the two share neither SO_REUSEADDR (with nobody listening) nor SO_REUSEPORT."
         "Close the holder, take another port or address, or give both sockets SO_REUSEPORT.";
@@ -163,6 +164,9 @@ rules! {
         "Bind an address of one host.";
     ConnectUnderWay "connect-under-way" "net/ipv4/af_inet.c, __inet_stream_connect()" OLD;
         "A non-blocking connect is under way; its outcome is told by the next call." "";
+    ConnectFailed "connect-failed" "net/ipv4/af_inet.c, __inet_stream_connect()" OLD;
+        "The connection that an earlier connect began has failed or was ended; this call tells why, and disconnects the socket: ECONNREFUSED, ECONNRESET, ETIMEDOUT, EHOSTUNREACH, or ECONNABORTED where the reason was read already."
+        "Look at why the earlier connect failed, and call again.";
     NoRoute "no-route" "net/ipv4/tcp_ipv4.c, tcp_v4_connect()" OLD;
         "There is no route to the address, or it is a multicast or broadcast one." "Add a route.";
     TupleTaken "tuple-taken" "net/ipv4/inet_hashtables.c, __inet_check_established()" OLD;
@@ -220,7 +224,7 @@ rules! {
         "Before there were groups, a pseudo-random number chose among the SO_REUSEPORT listeners of the best score." "";
     LookupProgram "lookup-program" "net/core/sock_reuseport.c, run_bpf_filter()" Change::ReuseportGroups.since();
         "The group's program chose the listener by its index." "";
-    LookupCpu "lookup-cpu" "net/core/sock_reuseport.c, reuseport_select_sock_by_hash()" OLD;
+    LookupCpu "lookup-cpu" "net/core/sock_reuseport.c, reuseport_select_sock_by_hash()" Change::IncomingCpuSet.since();
         "The listener whose SO_INCOMING_CPU is the processor of the SYN got the connection." "";
     Migrated "migrated" "net/core/sock_reuseport.c, reuseport_migrate_sock()" Change::MigrateReq.since();
         "The waiting connection moved to another listener of the group (tcp_migrate_req)." "";
@@ -264,7 +268,7 @@ rules! {
         "The option does not take this value in this state." "Give a value in range.";
     ProgramNeedsReuseport "program-needs-reuseport" "net/core/sock_reuseport.c, reuseport_attach_prog()" Change::ReuseportGroups.since();
         "A program can be attached only to a socket with SO_REUSEPORT." "Set SO_REUSEPORT first.";
-    NoProgram "no-program" "net/core/sock_reuseport.c, reuseport_detach_prog()" Change::ReuseportGroups.since();
+    NoProgram "no-program" "net/core/sock_reuseport.c, reuseport_detach_prog()" Change::DetachReuseport.since();
         "No program is attached." "";
     NoSuchSysctl "no-such-sysctl" "fs/proc/proc_sysctl.c, proc_sys_lookup(); net/ipv4/sysctl_net_ipv4.c, ipv4_net_table" OLD;
         "This kernel has no such sysctl: there is no file to write to." "Use a kernel that has it.";

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use portcullis_kernel_model::{FilesId, NetId, OptName, ProcessId, SocketId, State};
+use portcullis_kernel_model::{FilesId, Kernel, NetId, OptName, ProcessId, Rule, SocketId, State};
 
 use super::expect::print_address;
 use super::model::Model;
@@ -77,6 +77,7 @@ fn paint(detail: Detail, code: &str, text: &str) -> String {
 }
 
 fn explain(script: &Script, reason: &Reason) -> String {
+    let kernel = script.beside.unwrap_or(script.host.kernel);
     let info = reason.rule.info();
     let mut out = format!("       rule {}: {}\n", info.id, info.text);
     match reason.about {
@@ -90,10 +91,25 @@ fn explain(script: &Script, reason: &Reason) -> String {
     }
     let _ = writeln!(
         out,
-        "            kernel: {}, since {}",
-        info.kernel, info.since
+        "            kernel: {}, in {kernel}; the rule holds {}",
+        reason.rule.place(kernel),
+        holds(reason.rule)
     );
     out
+}
+
+/// Between which releases a rule holds.
+fn holds(rule: Rule) -> String {
+    let since = rule.info().since;
+    let first = if since <= Kernel::OLDEST {
+        format!("since {since} or longer")
+    } else {
+        format!("since {since}")
+    };
+    match rule.until() {
+        Some(end) => format!("{first}, until {end} ended it"),
+        None => first,
+    }
 }
 
 /// What would have to differ: each was tried in the model. Where nothing that was tried helps, what the

@@ -11,7 +11,7 @@ mod tables;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use portcullis_kernel_model::{Change, Chapter, Kernel, Rule};
+use portcullis_kernel_model::{Change, Chapter, Kernel, MOVED, Rule};
 
 use crate::workspace::Failure;
 use library::{Case, Library};
@@ -215,6 +215,12 @@ fn code(text: &str) -> String {
 }
 
 fn changes(text: &mut String) {
+    *text += "\n## Places that were others before\n\nThe rules above name files and functions as 6.18 has \
+              them; of a rule that ended, as the last release with it.\n\n| place | since | before |\n|---|---|---|\n";
+    for row in MOVED {
+        let (now, before) = (places(row.now), places(row.before));
+        let _ = writeln!(text, "| {now} | {} | {before} |", row.since);
+    }
     *text += "\n## What each release changed\n\n| since | what | where |\n|---|---|---|\n";
     let mut all: Vec<Change> = Change::ALL.to_vec();
     all.sort_by_key(|change| change.since());
