@@ -180,7 +180,7 @@ impl World {
     pub(crate) fn bucket_create(&mut self, ix: SockIx, port: u16) -> BucketIx {
         let (net, vrf) = (self.socks[ix].net, self.port_vrf(ix));
         let next = self.ports[net.0 as usize].get(port).bucket;
-        let fresh = || Bucket {
+        let fresh = Bucket {
             net,
             port,
             vrf,
@@ -191,17 +191,8 @@ impl World {
             by_addr: ByAddr::new(),
             owners: 0,
         };
-        let index = self.buckets.take(fresh);
-        let bucket = &mut self.buckets[index];
-        bucket.by_addr.clear();
-        bucket.owners = 0;
-        bucket.net = net;
-        bucket.port = port;
-        bucket.vrf = vrf;
-        bucket.next = next;
-        bucket.fastreuse = NO;
-        bucket.fastreuseport = NO;
-        bucket.remembered = Remembered::NOBODY;
+        let index = self.buckets.take(|| fresh.clone());
+        self.buckets[index] = fresh;
         self.ports[net.0 as usize].get_mut(port).bucket = index;
         BucketIx(index)
     }
@@ -256,7 +247,7 @@ impl World {
 
     pub(crate) fn owners_create(&mut self, bucket: BucketIx, sock: SockIx) -> OwnersIx {
         let (addr, family) = (self.socks[sock].hash_addr(), self.socks[sock].family);
-        let fresh = || Owners {
+        let fresh = Owners {
             bucket,
             family,
             addr,
@@ -265,14 +256,8 @@ impl World {
             newest: NONE,
             links: Links::NONE,
         };
-        let index = self.owners.take(fresh);
-        let list = &mut self.owners[index];
-        list.bucket = bucket;
-        list.family = family;
-        list.addr = addr;
-        list.fastreuse = NO;
-        list.fastreuseport = NO;
-        list.newest = NONE;
+        let index = self.owners.take(|| fresh.clone());
+        self.owners[index] = fresh;
         let lists = &mut self.buckets[bucket.0].by_addr;
         lists.insert(&mut self.owners, index);
         OwnersIx(index)
@@ -406,7 +391,7 @@ impl World {
             return;
         };
         // The bucket must not fall with its only list: enter the new one first where they differ.
-        self.disown_quietly(ix, list);
+        self.disown(ix, list);
         change(&mut self.socks[ix]);
         let list = match self.owners_of(bucket, ix) {
             Some(list) => list,
@@ -414,11 +399,6 @@ impl World {
             None => self.owners_create(bucket, ix),
         };
         self.enter_list(ix, list);
-    }
-
-    fn disown_quietly(&mut self, ix: SockIx, list: OwnersIx) {
-        self.disown(ix, list);
-        self.socks[ix].owners = None;
     }
 
     /// Enters a TIME_WAIT socket beside the one that it stands for.

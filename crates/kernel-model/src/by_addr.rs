@@ -51,12 +51,6 @@ impl ByAddr {
         }
     }
 
-    pub(crate) fn clear(&mut self) {
-        self.newest = NONE;
-        self.count = 0;
-        self.index.clear();
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.newest == NONE
     }

@@ -65,8 +65,8 @@ impl World {
         let addr = self.chain_addr(sock.hash_addr_bucket());
         let slot = self.ports[net.0 as usize].get_mut(port);
         if slot.listeners == NONE {
+            // One that was given back is empty.
             slot.listeners = self.listeners.take(ByAddr::new);
-            self.listeners[slot.listeners].clear();
         }
         let set = &mut self.listeners[slot.listeners];
         let chain = match set.find(&self.chains, addr) {
