@@ -1,12 +1,14 @@
-//! The checker is checked: every condition of the model is broken in turn, and the run must notice. The
-//! same build counts which sides of the conditions a run reaches.
+//! The checker is checked: every condition and every statement of the model is broken in turn, and the
+//! run must notice. The same build counts which sides of the conditions a run reaches.
 //!
 //! Decides:  which places of the sources are broken and how: a comparison or a condition is turned
-//!           round, `&&` and `||` are exchanged, an errno becomes another one. One build holds all of
-//!           them, each behind a number; a tape of the kernel's answers serves all.
+//!           round, an errno becomes another one, a statement is left out (statements.rs). One build
+//!           holds all of them, each behind a number; a tape of the kernel's answers serves all.
 //! Not here: the replay (crates/conformance/src/replay.rs).
 
-use std::collections::BTreeMap;
+mod statements;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -50,6 +52,11 @@ pub mod mutants {
         value != on(number)
     }
     #[inline(always)]
+    pub fn stays(number: u32) -> bool {
+        note(number, true);
+        !on(number)
+    }
+    #[inline(always)]
     pub fn errno(number: u32, value: crate::Errno) -> crate::Errno {
         note(number, true);
         if !on(number) { value } else if value as u8 == crate::Errno::EBADF as u8 { crate::Errno::EINVAL } else { crate::Errno::EBADF }
@@ -79,16 +86,30 @@ pub enum Purpose {
     Count,
 }
 
+/// What of the model gets a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    /// Conditions and errnos: a run reaches their sides or does not.
+    Conditions,
+    /// Statements too: where one is reached, a condition before it says so.
+    All,
+}
+
 /// Generates and builds; then records tapes and replays them against each error, or runs and counts.
 pub fn run(purpose: Purpose, options: &[String]) -> Result<(), Failure> {
     let root = workspace::root();
     let copy = root.join("target/mutants");
     copy_workspace(&root, &copy)?;
-    let mutants = break_model(&copy.join("crates/kernel-model/src"))?;
+    let what = if purpose == Purpose::Count {
+        What::Conditions
+    } else {
+        What::All
+    };
+    let mutants = break_model(&copy.join("crates/kernel-model/src"), what)?;
     write_switch(&copy, mutants.len())?;
     let list_file = copy.join("mutants.txt");
     fs::write(&list_file, list(&mutants))?;
-    println!("{} conditions in {}", mutants.len(), list_file.display());
+    println!("{} places in {}", mutants.len(), list_file.display());
     let mut build = workspace::cargo(&copy);
     build.args([
         "build",
@@ -265,7 +286,7 @@ fn write_switch(copy: &Path, count: usize) -> Result<(), Failure> {
 
 /// Rewrites every file of the model's rules; files of plain data have no conditions to break, and what is tried
 /// as a way out of a refusal is no rule of the kernel's: the model's own answer decides over it.
-fn break_model(sources: &Path) -> Result<Vec<Mutant>, Failure> {
+fn break_model(sources: &Path, what: What) -> Result<Vec<Mutant>, Failure> {
     const DATA: &[&str] = &[
         "lib.rs",
         "rules.rs",
@@ -304,19 +325,26 @@ fn break_model(sources: &Path) -> Result<Vec<Mutant>, Failure> {
             continue;
         }
         let text = fs::read_to_string(&path)?;
-        let broken = break_text(&text, &file, &mut mutants)?;
+        let broken = break_text(&text, &file, what, &mut mutants)?;
         fs::write(&path, broken)?;
     }
     Ok(mutants)
 }
 
-fn break_text(text: &str, file: &str, mutants: &mut Vec<Mutant>) -> Result<String, Failure> {
+fn break_text(
+    text: &str,
+    file: &str,
+    what: What,
+    mutants: &mut Vec<Mutant>,
+) -> Result<String, Failure> {
     let parsed = syn::parse_file(text)?;
     let known = mutants.len();
     let mut finder = Finder {
         file,
         function: String::new(),
         frozen: 0,
+        what,
+        left_out: BTreeSet::new(),
         mutants,
         edits: BTreeMap::new(),
     };
@@ -343,8 +371,7 @@ fn break_text(text: &str, file: &str, mutants: &mut Vec<Mutant>) -> Result<Strin
         broken.push_str(&text[done..at]);
         broken.push_str(&edit.close);
         broken.push_str(&edit.open);
-        done = at + edit.removed;
-        broken.push_str(&edit.instead);
+        done = at;
     }
     broken.push_str(&text[done..]);
     Ok(broken)
@@ -355,14 +382,15 @@ fn break_text(text: &str, file: &str, mutants: &mut Vec<Mutant>) -> Result<Strin
 struct Edit {
     close: String,
     open: String,
-    removed: usize,
-    instead: String,
 }
 
 struct Finder<'a> {
     file: &'a str,
     function: String,
     frozen: u32,
+    what: What,
+    /// Where statements begin that have their number.
+    left_out: BTreeSet<(usize, usize)>,
     mutants: &'a mut Vec<Mutant>,
     edits: BTreeMap<(usize, usize), Edit>,
 }
@@ -418,20 +446,49 @@ impl<'ast> Visit<'ast> for Finder<'_> {
     }
 
     fn visit_item_fn(&mut self, node: &'ast syn::ItemFn) {
-        self.enter(&node.sig, |finder| visit::visit_item_fn(finder, node));
+        self.enter(&node.sig, |finder| {
+            finder.body(&node.sig, &node.block);
+            visit::visit_item_fn(finder, node);
+        });
     }
 
     fn visit_impl_item_fn(&mut self, node: &'ast syn::ImplItemFn) {
-        self.enter(&node.sig, |finder| visit::visit_impl_item_fn(finder, node));
+        self.enter(&node.sig, |finder| {
+            finder.body(&node.sig, &node.block);
+            visit::visit_impl_item_fn(finder, node);
+        });
     }
 
     fn visit_item_const(&mut self, _: &'ast syn::ItemConst) {}
 
     fn visit_macro(&mut self, _: &'ast syn::Macro) {}
 
+    fn visit_block(&mut self, node: &'ast syn::Block) {
+        self.statements(node);
+        visit::visit_block(self, node);
+    }
+
+    fn visit_expr_for_loop(&mut self, node: &'ast syn::ExprForLoop) {
+        self.without_value(&node.body);
+        visit::visit_expr_for_loop(self, node);
+    }
+
+    fn visit_expr_while(&mut self, node: &'ast syn::ExprWhile) {
+        self.without_value(&node.body);
+        visit::visit_expr_while(self, node);
+    }
+
+    fn visit_expr_loop(&mut self, node: &'ast syn::ExprLoop) {
+        self.without_value(&node.body);
+        visit::visit_expr_loop(self, node);
+    }
+
     fn visit_expr_if(&mut self, node: &'ast syn::ExprIf) {
         if self.frozen == 0 {
             self.condition(&node.cond);
+        }
+        if node.else_branch.is_none() {
+            self.without_value(&node.then_branch);
         }
         visit::visit_expr_if(self, node);
     }
@@ -509,7 +566,7 @@ mod tests {
     fn conditions_comparisons_and_errors_are_broken_each_behind_a_number() {
         let text = "fn f(a: u8, b: bool) -> Result<(), Errno> {\n    if a == 1 && b { return Err(Errno::EINVAL); }\n    Ok(())\n}\n";
         let mut mutants = Vec::new();
-        let broken = break_text(text, "x.rs", &mut mutants).unwrap();
+        let broken = break_text(text, "x.rs", What::Conditions, &mut mutants).unwrap();
         let texts: Vec<&str> = mutants.iter().map(|m| m.text.as_str()).collect();
         assert_eq!(texts, ["b", "a == 1", "Errno::EINVAL"]);
         assert!(
@@ -528,7 +585,7 @@ mod tests {
     fn two_of_one_text_in_a_function_are_told_apart() {
         let text = "fn f(a: u8) -> bool { a == 1 || a == 2 || a == 1 }\n";
         let mut mutants = Vec::new();
-        break_text(text, "x.rs", &mut mutants).unwrap();
+        break_text(text, "x.rs", What::Conditions, &mut mutants).unwrap();
         let list = list(&mutants);
         let texts: Vec<&str> = list
             .lines()
@@ -542,7 +599,10 @@ mod tests {
         let text =
             "const fn f(a: u8) -> bool { a == 1 }\nfn g(o: Option<u8>) { if let Some(1) = o {} }\n";
         let mut mutants = Vec::new();
-        assert_eq!(break_text(text, "x.rs", &mut mutants).unwrap(), text);
+        assert_eq!(
+            break_text(text, "x.rs", What::Conditions, &mut mutants).unwrap(),
+            text
+        );
         assert!(mutants.is_empty());
     }
 }
