@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use portcullis_inspect::snapshot::{Snapshot, Socket, State};
 use portcullis_inspect::traffic::{Served, Traffic, traffic};
 use portcullis_inspect::{Wanted, read};
 use portcullis_testkit::{add_address, private_network_as_root};
@@ -174,5 +175,31 @@ fn an_ipv6_wildcard_gets_ipv4_unless_it_is_for_ipv6_only() {
             "{four}"
         );
         assert!(connect("192.0.2.1").is_err());
+    });
+}
+
+#[test]
+fn a_full_syn_queue_is_a_fault_where_no_cookies_are_sent() {
+    private_network_as_root(|| {
+        let _listener = listener("127.0.0.1", |_| (), 2);
+        let mut snapshot = read(&Wanted::default()).unwrap();
+        let mut half_open = Socket::unknown(at("127.0.0.1"));
+        half_open.state = State::HalfOpen;
+        for port in 1..=3 {
+            half_open.peer = Some(SocketAddr::from(([127, 0, 0, 1], port)));
+            snapshot.namespaces[0].sockets.push(half_open.clone());
+        }
+        let told = |cookies: u32, snapshot: &mut Snapshot| {
+            snapshot.namespaces[0].sysctls.tcp_syncookies = Some(cookies);
+            let told = traffic(snapshot, at("127.0.0.1"), None).unwrap();
+            let found = told.findings.iter().map(|one| (one.kind, one.fault));
+            (told.outcome, found.collect::<Vec<_>>())
+        };
+        let found = told(0, &mut snapshot);
+        assert_eq!(found, (Served::NotAll, vec![("syn-queue-full", true)]));
+        let found = told(1, &mut snapshot);
+        assert_eq!(found, (Served::All, vec![("syn-queue-full", false)]));
+        let found = told(2, &mut snapshot);
+        assert_eq!(found, (Served::All, vec![("syn-cookies", false)]));
     });
 }

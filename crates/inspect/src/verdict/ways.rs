@@ -10,8 +10,10 @@ use super::holder::{Holder, device_name, user_name};
 use super::{Asked, Tried};
 use crate::world::Possible;
 
-/// Of more worlds than these, the first and the last are asked for ways out.
+/// Of more worlds than these, the first and the last are asked for ways out where each has many sockets.
 const WORLDS_MAX: usize = 8;
+/// So many sockets are many: each way out is tried on a copy of them.
+const SOCKETS_MANY: usize = 500;
 /// So many to close one after the other are said by name.
 const NAMED_MAX: usize = 3;
 
@@ -47,7 +49,10 @@ impl Asked<'_> {
         let chosen = refused
             .iter()
             .enumerate()
-            .filter(|(at, _)| *at < WORLDS_MAX || at + 1 == many)
+            .filter(|(at, (possible, _))| {
+                let few = possible.sockets.len() < SOCKETS_MANY;
+                few || *at < WORLDS_MAX || at + 1 == many
+            })
             .map(|(_, one)| one);
         for (possible, tried) in chosen {
             let Some((&call, then)) = tried.calls.split_first() else {

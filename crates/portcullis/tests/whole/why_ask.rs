@@ -408,6 +408,40 @@ fn what_an_ordinary_user_cannot_see_is_unknown() {
 }
 
 #[test]
+fn another_process_and_another_network_are_asked_about_in_their_own() {
+    private_network_as_root(|| {
+        let mut scene = scene!();
+        let serve = ["unshare", "-n", "python3", "serve.py", "0.0.0.0", "8091"];
+        let pid = scene.begin(&serve).pid().to_string();
+        let code = |words: &[&str]| {
+            let done = portcullis().arg("why").args(words).output().unwrap();
+            let said = String::from_utf8(done.stdout).unwrap();
+            (done.status.code().unwrap(), said)
+        };
+        assert_eq!(code(&["*:8091"]).0, 0);
+        let (there, said) = code(&["*:8091", "--pid", &pid]);
+        assert_eq!(there, 1, "{said}");
+        assert!(said.contains(&format!("pid {pid}, fd ")), "{said}");
+        let path = format!("/proc/{pid}/ns/net");
+        assert_eq!(code(&["*:8091", "--netns", &path]).0, 1);
+        // From there nobody comes to the address that is here.
+        let (there, said) = code(&["--no-traffic", "*:8091", "--netns", &path]);
+        assert_eq!(there, 1, "its loopback is down: {said}");
+        assert!(said.contains("address-not-here"), "{said}");
+        let (served, said) = code(&["--no-traffic", "127.0.0.1:8091", "--from", "127.0.0.1"]);
+        assert_eq!(
+            (served, said.contains("nobody-listens")),
+            (1, true),
+            "{said}"
+        );
+        assert_eq!(code(&["*:8091", "--pid", "999999999"]).0, 2);
+        assert_eq!(code(&["*:8091", "--netns", "nowhere"]).0, 2);
+        assert_eq!(code(&["*:8091", "--as", "nobody-of-this-name"]).0, 2);
+        assert_eq!(code(&["--no-traffic", "127.0.0.1"]).0, 2);
+    });
+}
+
+#[test]
 fn a_host_that_was_written_down_answers_as_it_did() {
     private_network_as_root(|| {
         let mut scene = scene!();
