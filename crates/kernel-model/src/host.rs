@@ -232,29 +232,6 @@ impl Default for Sysctls {
 }
 
 impl Sysctls {
-    /// Those of a fresh host of this kernel.
-    #[must_use]
-    pub fn of(kernel: Kernel) -> Sysctls {
-        let mut sysctls = Sysctls::default();
-        sysctls.begin_as(kernel, |_| false);
-        sysctls
-    }
-
-    /// Puts the values on which releases differ as a fresh host of this kernel has them, but for the
-    /// sysctls that were set, by name.
-    pub fn begin_as(&mut self, kernel: Kernel, is_set: impl Fn(&str) -> bool) {
-        let own = |name: &str, change| (!is_set(name)).then(|| kernel.has(change));
-        if let Some(even) = own("net.ipv4.ip_local_port_range", Change::EvenConnect) {
-            self.ip_local_port_range = (32768, if even { 60999 } else { 61000 });
-        }
-        if let Some(long) = own("net.core.somaxconn", Change::SomaxconnDefault) {
-            self.somaxconn = if long { 4096 } else { 128 };
-        }
-        if let Some(loopback) = own("net.ipv4.tcp_tw_reuse", Change::TwReuseLoopback) {
-            self.tcp_tw_reuse = if loopback { 2 } else { 0 };
-        }
-    }
-
     pub(crate) fn is_reserved(&self, port: u16) -> bool {
         self.ip_local_reserved_ports
             .iter()

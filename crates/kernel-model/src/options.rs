@@ -79,10 +79,7 @@ impl World {
                     self.socks[ix].linger_s = seconds;
                 }
             }
-            Opt::IncomingCpu(cpu) => {
-                self.check_known(Change::IncomingCpuSet, trace)?;
-                self.set_incoming_cpu(ix, cpu);
-            }
+            Opt::IncomingCpu(cpu) => return self.set_incoming_cpu(ix, cpu, trace),
             Opt::ReuseportCbpf(program) => return self.attach_program(ix, program, trace),
             Opt::DetachReuseport => return self.detach_program(ix, trace),
             Opt::Repair(value) => return self.set_repair(process, ix, value, trace),

@@ -253,11 +253,17 @@ impl World {
     }
 
     /// `SO_INCOMING_CPU`.
-    pub(crate) fn set_incoming_cpu(&mut self, ix: SockIx, cpu: i32) {
+    pub(crate) fn set_incoming_cpu<T: Trace>(
+        &mut self,
+        ix: SockIx,
+        cpu: i32,
+        trace: &mut T,
+    ) -> Result<(), Errno> {
+        self.check_known(Change::IncomingCpuSet, trace)?;
         let before = self.socks[ix].incoming_cpu;
         self.socks[ix].incoming_cpu = cpu;
         let Some(group) = self.socks[ix].group else {
-            return;
+            return Ok(());
         };
         let entry = &mut self.groups[group.0];
         if before < 0 && cpu >= 0 {
@@ -265,6 +271,7 @@ impl World {
         } else if before >= 0 && cpu < 0 {
             entry.with_cpu = entry.with_cpu.wrapping_sub(1);
         }
+        Ok(())
     }
 
     /// Who of a group gets a connection: the program's choice, else by hash.

@@ -1,7 +1,8 @@
-//! Writes to the sysctls: which text is taken, and what it sets.
+//! The sysctls of a fresh host, and writes to them: which text is taken, and what it sets.
 //!
-//! Decides:  how the kernel reads numbers and lists of ports; the bounds of each sysctl; that the range
-//!           of ports and the first unprivileged port keep out of each other's way.
+//! Decides:  on which values a fresh host's releases differ; how the kernel reads numbers and lists of
+//!           ports; the bounds of each sysctl; that the range of ports and the first unprivileged port
+//!           keep out of each other's way.
 //! Kernel:   kernel/sysctl.c, proc_get_long(), proc_dointvec_minmax(), proc_dou8vec_minmax(),
 //!           proc_do_large_bitmap(), proc_dointvec_jiffies(); net/ipv4/sysctl_net_ipv4.c,
 //!           ipv4_local_port_range(), ipv4_privileged_ports(); net/core/sysctl_net_core.c;
@@ -294,6 +295,31 @@ impl Bytes {
             Bytes::TwReuse if kernel.has(Change::TwReuseLoopback) => (sign, 0, 2),
             _ if is_byte => (sign, 0, i64::from(u8::MAX)),
             _ => (sign, INT_MIN, INT_MAX),
+        }
+    }
+}
+
+impl Sysctls {
+    /// Those of a fresh host of this kernel.
+    #[must_use]
+    pub fn of(kernel: Kernel) -> Sysctls {
+        let mut sysctls = Sysctls::default();
+        sysctls.begin_as(kernel, |_| false);
+        sysctls
+    }
+
+    /// Puts the values on which releases differ as a fresh host of this kernel has them, but for the
+    /// sysctls that were set, by name.
+    pub fn begin_as(&mut self, kernel: Kernel, is_set: impl Fn(&str) -> bool) {
+        let own = |name: &str, change| (!is_set(name)).then(|| kernel.has(change));
+        if let Some(even) = own("net.ipv4.ip_local_port_range", Change::EvenConnect) {
+            self.ip_local_port_range = (32768, if even { 60999 } else { 61000 });
+        }
+        if let Some(long) = own("net.core.somaxconn", Change::SomaxconnDefault) {
+            self.somaxconn = if long { 4096 } else { 128 };
+        }
+        if let Some(loopback) = own("net.ipv4.tcp_tw_reuse", Change::TwReuseLoopback) {
+            self.tcp_tw_reuse = if loopback { 2 } else { 0 };
         }
     }
 }
