@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::workspace::{self, Failure};
-use crate::{conformance, docs, tidy};
+use crate::{conformance, docs, no_std, tidy};
 
 /// A name for the summary and what it does.
 struct Step {
@@ -61,6 +61,10 @@ const STEPS: &[Step] = &[
             let flags = [("RUSTDOCFLAGS", "-D warnings")];
             cargo(&["doc", "--workspace", "--no-deps", "--locked"], &flags)
         },
+    },
+    Step {
+        name: "no-std",
+        run: || no_std::check().map(|()| Outcome::Done),
     },
     // The kernel model beside the running kernel; a longer run is `cargo xtask conformance`.
     Step {

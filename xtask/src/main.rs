@@ -11,6 +11,7 @@ mod ci;
 mod conformance;
 mod docs;
 mod fuzz;
+mod no_std;
 mod simulate;
 mod tidy;
 mod workspace;
