@@ -64,6 +64,18 @@ const UNREACHED: &[(&str, &str, &str, &str)] = &[
         "net.first",
         "the lowest address is ordinary since 5.14",
     ),
+    (
+        "neighbour.rs",
+        "link_of4",
+        "zeronet",
+        "no interface of a run has an address of 0.0.0.0/8",
+    ),
+    (
+        "listen.rs",
+        "listen",
+        "State::Close | State::Listen",
+        "asked again for worlds that are built from what was found, where advice is tried",
+    ),
     ("options.rs", "check_known", "", OTHER_RELEASE),
     ("options.rs", "may_name_device", "", "before 5.7 alone"),
     ("options.rs", "set_device", "EPERM", "before 5.7 alone"),

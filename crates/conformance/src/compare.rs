@@ -10,7 +10,7 @@ use portcullis_kernel_model::{
     State, Together, Trace, World,
 };
 
-use crate::follow::{Followed, follow};
+use crate::follow::{Followed, Guess, MOMENT_MS, follow};
 use crate::host;
 use crate::live::Live;
 use crate::step::{Op, Outcome, Ports, SLOTS, Script, Seen, Step, observed};
@@ -68,7 +68,7 @@ impl Walk {
         &self.said
     }
 
-    fn step<T: Trace>(&mut self, step: &Step, kernel: &Seen, trace: &mut T) -> Followed {
+    fn step<T: Trace>(&mut self, step: &Step, kernel: &Seen, trace: &mut T) -> Followed<Seen> {
         if self.wide {
             return follow(&mut self.models, step, kernel, trace);
         }
@@ -228,7 +228,7 @@ impl Comparison {
     /// The kernel has made choices that nothing showed when they were made: of a group's members, one
     /// that holds the connection back or is full, or to whom waiting connections moved. The model took
     /// others, so that they differ later. Goes through all of them, and on with those that agree so far.
-    fn widen(&self, walk: &mut Walk, script: &Script, upto: usize) -> Followed {
+    fn widen(&self, walk: &mut Walk, script: &Script, upto: usize) -> Followed<Seen> {
         let mut models = vec![Model::new(self.fresh.clone())];
         let mut ports = self.ports;
         walk.wide = true;
@@ -355,16 +355,13 @@ fn learn(step: &Step, seen: &Seen, ports: &mut Ports) {
     }
 }
 
-/// What may pass between two looks: `TCP_TIMEOUT_MIN`, 8 ms, is shorter.
-const MOMENT_MS: u64 = 12;
-
 /// The model's side of a script.
 #[derive(Debug, Clone)]
-pub(crate) struct Model {
-    pub(crate) world: World,
+struct Model {
+    world: World,
     ids: [Option<SocketId>; SLOTS],
     /// The choices of the last call among members of groups: of how many, and which.
-    pub(crate) made: Vec<(u32, u32)>,
+    made: Vec<(u32, u32)>,
     /// The order of the timers that fire together while time passes next.
     together: Together,
 }
@@ -379,49 +376,7 @@ impl Model {
         }
     }
 
-    /// The same, whose timers will fire in the other order where two of them fire together: those that the
-    /// kernel set a moment apart may be in two slots of its wheel (gaps.toml).
-    pub(crate) fn with_timers_reversed(&self, step: &Step) -> Option<Model> {
-        let Op::Wait(seconds) = step.op else {
-            return None;
-        };
-        let meet = self.world.timers_meet(u64::from(seconds) * 1000);
-        meet.then(|| Model {
-            together: Together::Reversed,
-            ..self.clone()
-        })
-    }
-
-    /// The same after a moment, if something happens by itself until then.
-    pub(crate) fn a_moment_later(&self) -> Option<Model> {
-        let soon = self.world.next_event_ms().is_some_and(|ms| ms <= MOMENT_MS);
-        soon.then(|| {
-            let mut late = self.clone();
-            late.world.pass_time(MOMENT_MS);
-            late
-        })
-    }
-
-    /// Whether the socket shows what the kernel shows once a moment has passed after the step.
-    pub(crate) fn catches_up(&mut self, step: &Step, said: Seen, kernel: &Seen) -> bool {
-        let Some(mut late) = self.a_moment_later() else {
-            return false;
-        };
-        let (Op::Call(call), Some(id)) = (step.op, late.ids[usize::from(step.slot)]) else {
-            return false;
-        };
-        let mut shown = said;
-        if observed(call) && call != Call::Accept {
-            late.look(id, &mut shown);
-        }
-        if shown != *kernel {
-            return false;
-        }
-        *self = late;
-        true
-    }
-
-    pub(crate) fn perform<T: Trace>(&mut self, step: &Step, kernel: &Seen, trace: &mut T) -> Seen {
+    fn perform<T: Trace>(&mut self, step: &Step, kernel: &Seen, trace: &mut T) -> Seen {
         let process = ProcessId(u16::from(step.process));
         let call = match step.op {
             Op::Socket(family) => {
@@ -507,5 +462,64 @@ impl Model {
             seen.name = Some(name);
         }
         seen.state = self.world.state(id).map_or(0, |state| state as u8);
+    }
+}
+
+impl Guess for Model {
+    type Step = Step;
+    type Seen = Seen;
+
+    fn tell_choices(&mut self, choices: &[u32]) {
+        self.world.tell_choices(choices);
+    }
+
+    fn take<T: Trace>(&mut self, step: &Step, kernel: &Seen, trace: &mut T) -> Seen {
+        self.perform(step, kernel, trace)
+    }
+
+    fn choices_made(&mut self) -> Vec<(u32, u32)> {
+        std::mem::take(&mut self.made)
+    }
+
+    fn shows_member(kernel: &Seen) -> bool {
+        kernel.receiver.is_some()
+    }
+
+    fn a_moment_later(&self) -> Option<Model> {
+        let soon = self.world.next_event_ms().is_some_and(|ms| ms <= MOMENT_MS);
+        soon.then(|| {
+            let mut late = self.clone();
+            late.world.pass_time(MOMENT_MS);
+            late
+        })
+    }
+
+    fn with_timers_reversed(&self, step: &Step) -> Option<Model> {
+        let Op::Wait(seconds) = step.op else {
+            return None;
+        };
+        let meet = self.world.timers_meet(u64::from(seconds) * 1000);
+        meet.then(|| Model {
+            together: Together::Reversed,
+            ..self.clone()
+        })
+    }
+
+    fn catches_up(&mut self, step: &Step, said: &Seen, kernel: &Seen) -> bool {
+        let Some(mut late) = self.a_moment_later() else {
+            return false;
+        };
+        let (Op::Call(call), Some(id)) = (step.op, late.ids[usize::from(step.slot)]) else {
+            return false;
+        };
+        let mut shown = *said;
+        if observed(call) && call != Call::Accept {
+            late.look(id, &mut shown);
+        }
+        if shown != *kernel {
+            return false;
+        }
+        *self = late;
+        true
     }
 }

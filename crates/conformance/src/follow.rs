@@ -7,8 +7,34 @@
 
 use portcullis_kernel_model::{Explanation, NoTrace, Rule, Trace};
 
-use crate::compare::Model;
-use crate::step::{Seen, Step};
+/// The model's side of a script, which can be gone through again with other choices.
+pub(crate) trait Guess: Clone {
+    /// What is done.
+    type Step: ?Sized;
+    /// What is seen of it.
+    type Seen: PartialEq;
+
+    /// The next choices of a step.
+    fn tell_choices(&mut self, choices: &[u32]);
+    /// Takes a step. Draws that show in what the kernel answered are the kernel's.
+    fn take<T: Trace>(
+        &mut self,
+        step: &Self::Step,
+        kernel: &Self::Seen,
+        trace: &mut T,
+    ) -> Self::Seen;
+    /// The choices of the last step: of how many, and which.
+    fn choices_made(&mut self) -> Vec<(u32, u32)>;
+    /// Whether who got a connection shows in this answer.
+    fn shows_member(kernel: &Self::Seen) -> bool;
+    /// The same after a moment, if something happens by itself until then.
+    fn a_moment_later(&self) -> Option<Self>;
+    /// The same, whose timers will fire in the other order where two of them fire together in this step: those
+    /// that the kernel set a moment apart may be in two slots of its wheel (gaps.toml).
+    fn with_timers_reversed(&self, step: &Self::Step) -> Option<Self>;
+    /// Whether it shows what the kernel shows once a moment has passed after the step.
+    fn catches_up(&mut self, step: &Self::Step, said: &Self::Seen, kernel: &Self::Seen) -> bool;
+}
 
 /// Possible worlds that are followed; a script with more is given up, and counted as unclear.
 pub(crate) const WORLDS_MAX: usize = 128;
@@ -17,17 +43,20 @@ pub(crate) const WORLDS_MAX: usize = 128;
 /// connections that a closed listener leaves to two others have a million.
 const TRIES_MAX: usize = 20_000;
 
+/// What may pass between two looks: `TCP_TIMEOUT_MIN`, 8 ms, is shorter.
+pub(crate) const MOMENT_MS: u64 = 12;
+
 /// What came of a step.
-pub(crate) enum Followed {
+pub(crate) enum Followed<S> {
     /// Some possible world agrees.
     Agrees,
     /// None does: what the first one answers, and by which rules.
-    Differs(Seen, Vec<Rule>),
+    Differs(S, Vec<Rule>),
     /// There are too many.
     Lost,
 }
 
-impl Followed {
+impl<S> Followed<S> {
     pub(crate) fn is_lost(&self) -> bool {
         matches!(self, Followed::Lost)
     }
@@ -55,29 +84,28 @@ impl Choices {
 }
 
 /// Performs a step in every world that is still possible, and keeps those that the kernel agrees with.
-pub(crate) fn follow<T: Trace>(
-    models: &mut Vec<Model>,
-    step: &Step,
-    kernel: &Seen,
+pub(crate) fn follow<M: Guess, T: Trace>(
+    models: &mut Vec<M>,
+    step: &M::Step,
+    kernel: &M::Seen,
     trace: &mut T,
-) -> Followed {
-    let mut first: Option<(Model, Seen)> = None;
+) -> Followed<M::Seen> {
+    let mut first: Option<(M, M::Seen)> = None;
     let mut kept = Vec::new();
     let mut tried = 0;
     // On a busy machine a timer of a few milliseconds may have fired before this step, or before its socket
     // is looked at.
-    let mut late: Vec<Model> = models.iter().filter_map(Model::a_moment_later).collect();
-    late.extend(
-        models
-            .iter()
-            .filter_map(|model| model.with_timers_reversed(step)),
-    );
+    let mut late: Vec<M> = models.iter().filter_map(M::a_moment_later).collect();
+    let reversed = models
+        .iter()
+        .filter_map(|model| model.with_timers_reversed(step));
+    late.extend(reversed);
     for model in models.drain(..).chain(late) {
         // Mostly the draw was seen.
-        if kernel.receiver.is_some() {
+        if M::shows_member(kernel) {
             let mut copy = model.clone();
-            let said = copy.perform(step, kernel, trace);
-            if said == *kernel && copy.made.len() < 2 {
+            let said = copy.take(step, kernel, trace);
+            if said == *kernel && copy.choices_made().len() < 2 {
                 kept.push(copy);
                 continue;
             }
@@ -89,18 +117,18 @@ pub(crate) fn follow<T: Trace>(
                 return Followed::Lost;
             }
             let mut copy = model.clone();
-            copy.world.tell_choices(&choices.tell);
+            copy.tell_choices(&choices.tell);
             let said = if first.is_none() {
-                copy.perform(step, kernel, trace)
+                copy.take(step, kernel, trace)
             } else {
-                copy.perform(step, kernel, &mut NoTrace)
+                copy.take(step, kernel, &mut NoTrace)
             };
+            let made = copy.choices_made();
+            if said == *kernel || copy.catches_up(step, &said, kernel) {
+                kept.push(copy);
+            }
             if first.is_none() {
                 first = Some((model.clone(), said));
-            }
-            let made = std::mem::take(&mut copy.made);
-            if said == *kernel || copy.catches_up(step, said, kernel) {
-                kept.push(copy);
             }
             if kept.len() > WORLDS_MAX {
                 return Followed::Lost;
@@ -118,7 +146,7 @@ pub(crate) fn follow<T: Trace>(
         return Followed::Lost;
     };
     let mut explanation = Explanation::default();
-    model.perform(step, kernel, &mut explanation);
+    model.take(step, kernel, &mut explanation);
     let rules = explanation.steps.iter().map(|&(rule, _)| rule).collect();
     Followed::Differs(said, rules)
 }

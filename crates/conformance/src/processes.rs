@@ -89,6 +89,11 @@ fn steps(script: &Script, mode: Mode) -> (Tally, String) {
         for reason in &row.reasons {
             let _ = writeln!(account, "rule {}", reason.rule.info().id);
         }
+        if row.complaints.contains(&Complaint::Unclear) {
+            tally.skipped = 1;
+            account += "text too many choices are possible to follow\n";
+            break;
+        }
         if row.complaints.contains(&Complaint::Differ) {
             tally.differ = 1;
             for line in script::row(script, step, &row, &run.ports.1, detail).lines() {

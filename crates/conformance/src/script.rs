@@ -24,6 +24,7 @@
 mod cursor;
 mod expect;
 mod format;
+mod guess;
 mod hands;
 mod helper;
 mod kernel;

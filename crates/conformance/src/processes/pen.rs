@@ -215,18 +215,19 @@ impl Pen {
         self.sockets.push((name, v6));
     }
 
-    /// A listener that defers, and more clients than a queue may hold. One listener: whom of several a hash
-    /// chose for a half-open connection is seen only later, which random.rs follows.
+    /// Listeners that defer, sometimes several of a group, and more clients than a queue may hold.
     fn crowd(&mut self) {
         let with = self
             .draws
-            .pick(&[" with defer-accept 1", " with defer-accept 1", ""]);
+            .pick(&["defer-accept 1", "defer-accept 1", "linger off"]);
         let backlog = self.draws.pick(&["0", "1", "5", "8"]);
-        let of = self.fresh(false);
-        self.line(format_args!(
-            "socket {of} inet{with} -> any\n{of} bind 127.0.0.1:web -> any\n\
-             {of} listen {backlog} -> any"
-        ));
+        for _ in 0..self.draws.pick(&[1, 1, 2, 3]) {
+            let of = self.fresh(false);
+            self.line(format_args!(
+                "socket {of} inet with reuseport, {with} -> any\n{of} bind 127.0.0.1:web -> any\n\
+                 {of} listen {backlog} -> any"
+            ));
+        }
         for _ in 0..self.draws.pick(&[3, 5, 6, 9]) {
             let of = self.fresh(false);
             self.line(format_args!(
@@ -449,7 +450,9 @@ mod tests {
     #[test]
     fn every_kind_of_line_comes_up() {
         let all: String = (0..3000).map(|number| text(5, number)).collect();
+        let crowd = "reuseport, defer-accept 1 -> any\ns4 bind 127.0.0.1:web";
         for words in [
+            crowd,
             " forks ",
             " exits",
             " enters blue",

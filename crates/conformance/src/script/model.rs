@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use portcullis_kernel_model::{
     Answer, Call, Errno, Explanation, Family, Host, NetId, ProcessId, SocketId, State, Sysctl,
-    WayOut, World as Sockets,
+    Together, WayOut, World as Sockets,
 };
 
 use super::program::{Action, Slot};
@@ -22,6 +22,8 @@ pub struct Model {
     /// Whether ways out are looked for where a call is refused.
     finds_ways: bool,
     ways: Vec<WayOut>,
+    /// The order of the timers that fire together while time passes next.
+    pub(super) together: Together,
 }
 
 impl Model {
@@ -34,12 +36,17 @@ impl Model {
             explanation: Explanation::default(),
             finds_ways: false,
             ways: Vec::new(),
+            together: Together::Usual,
         }
     }
 
     /// From now on, looks for ways out of every refusal; each costs some dozens of copies of the world.
     pub fn find_ways(&mut self) {
         self.finds_ways = true;
+    }
+
+    pub(super) fn is_finding_ways(&self) -> bool {
+        self.finds_ways
     }
 
     /// What would have had to differ for the last call to succeed.
@@ -66,6 +73,10 @@ impl Model {
         &self.sockets
     }
 
+    pub(super) fn sockets_mut(&mut self) -> &mut Sockets {
+        &mut self.sockets
+    }
+
     /// The host, to change it.
     pub fn host_mut(&mut self) -> &mut Host {
         self.sockets.host_mut()
@@ -84,14 +95,15 @@ impl Model {
     }
 
     /// Takes a step as the other world took it: where the kernel draws at random, the draw that gives
-    /// what was seen, if the model permits one.
-    pub fn follow(
+    /// what was seen, if the model permits one. Also the choices that it made, of its own or told before:
+    /// of how many, and which.
+    pub(super) fn follow(
         &mut self,
         action: &Action,
         seen: &Observation,
         ports: &mut [u16],
         listeners: &mut Vec<Slot>,
-    ) -> Observation {
+    ) -> (Observation, Vec<(u32, u32)>) {
         // After a failure the name may still have the port of an older connection.
         let no_port = [Errno::EADDRINUSE, Errno::EADDRNOTAVAIL]
             .iter()
@@ -105,8 +117,9 @@ impl Model {
             self.sockets.tell_member(member);
         }
         let observation = perform(self, action, ports, listeners);
+        let made = self.sockets.choices_made();
         self.sockets.forget_told();
-        observation
+        (observation, made)
     }
 
     fn forget_reasons(&mut self) {
@@ -194,7 +207,8 @@ impl World for Model {
 
     fn wait(&mut self, ms: u64) {
         self.forget_reasons();
-        self.sockets.pass_time(ms);
+        let together = std::mem::replace(&mut self.together, Together::Usual);
+        self.sockets.pass_time_in(ms, together);
     }
 
     fn waiting(&mut self, slot: Slot) -> u32 {

@@ -2,7 +2,7 @@
 //!
 //! Decides:  when a line fails: its expectation does not hold, it fails without an expectation, or the
 //!           two worlds differ in answer, name, state or the listener that a connection reached.
-//! Not here: the worlds (model.rs, kernel.rs), how a result looks (show.rs).
+//! Not here: the worlds (model.rs, kernel.rs), choices that show later (guess.rs), how a result looks (show.rs).
 
 use std::collections::BTreeSet;
 use std::io::{self, Read as _, Write as _};
@@ -10,6 +10,7 @@ use std::io::{self, Read as _, Write as _};
 use portcullis_kernel_model::{Answer, Call, FilesId, Rule, SocketId, WayOut};
 use portcullis_sys::process::{self, Fork};
 
+use super::guess::{Past, Possible, Turn};
 use super::kernel::{Kernel, Obstacle};
 use super::model::Model;
 use super::program::{Action, Expect, Reaches, Script, Slot, Step, Verb};
@@ -65,6 +66,8 @@ pub enum Complaint {
     NotBecause(Slot),
     /// Model and kernel differ.
     Differ,
+    /// The kernel may have made so many choices that they are not followed.
+    Unclear,
 }
 
 /// How many there were.
@@ -106,6 +109,8 @@ pub struct Run {
     /// The ports by name, as the model and as the kernel have them.
     pub ports: (Vec<u16>, Vec<u16>),
     listeners: (Vec<Slot>, Vec<Slot>),
+    /// What the model went through beside the kernel; nothing where one of them is alone.
+    past: Option<Past>,
 }
 
 impl Run {
@@ -117,6 +122,7 @@ impl Run {
             kernel: None,
             ports: Default::default(),
             listeners: Default::default(),
+            past: None,
         }
     }
 
@@ -137,11 +143,13 @@ impl Run {
         };
         let model = (mode != Mode::Live).then(|| Model::new(host));
         let ports: Vec<u16> = script.ports.iter().map(|port| port.1).collect();
+        let past = (mode == Mode::Both).then(|| Past::new(model.clone(), ports.clone()));
         Ok(Run {
             model,
             kernel,
             ports: (ports.clone(), ports),
             listeners: Default::default(),
+            past: past.flatten(),
         })
     }
 
@@ -168,13 +176,18 @@ impl Run {
                 &mut self.listeners.1,
             ));
         }
-        if let Some(model) = &mut self.model {
+        if let Some(kernel) = &row.kernel
+            && self.model.is_some()
+        {
+            let (seen, clear) = self.model_beside(&step.action, kernel);
+            row.model = seen;
+            row.complaints
+                .extend((!clear).then_some(Complaint::Unclear));
+        } else if let Some(model) = &mut self.model {
             let (ports, listeners) = (&mut self.ports.0, &mut self.listeners.0);
-            let seen = match &row.kernel {
-                Some(seen) => model.follow(&step.action, seen, ports, listeners),
-                None => perform(model, &step.action, ports, listeners),
-            };
-            row.model = Some(seen);
+            row.model = Some(perform(model, &step.action, ports, listeners));
+        }
+        if let Some(model) = &self.model {
             row.reasons = reasons(model);
             if !model.ways().is_empty() {
                 row.ways = model.ways().to_vec();
@@ -183,6 +196,28 @@ impl Run {
         }
         self.judge(step, &mut row);
         row
+    }
+
+    /// The model's step beside the kernel's: what it shows, and whether all that is possible was followed.
+    fn model_beside(
+        &mut self,
+        action: &Action,
+        kernel: &Observation,
+    ) -> (Option<Observation>, bool) {
+        let (Some(model), Some(past)) = (self.model.take(), &mut self.past) else {
+            return (None, true);
+        };
+        let (ports, listeners) = (self.ports.0.clone(), std::mem::take(&mut self.listeners.0));
+        let now = Possible {
+            model,
+            ports,
+            listeners,
+            made: Vec::new(),
+        };
+        let Turn { now, seen, clear } = past.step(now, action, kernel);
+        self.model = Some(now.model);
+        (self.ports.0, self.listeners.0) = (now.ports, now.listeners);
+        (Some(seen), clear)
     }
 
     fn judge(&self, step: &Step, row: &mut Row) {
@@ -213,6 +248,7 @@ impl Run {
         }
         if let (Some(model), Some(kernel)) = (&row.model, &row.kernel)
             && model != kernel
+            && !row.complaints.contains(&Complaint::Unclear)
         {
             row.complaints.push(Complaint::Differ);
         }

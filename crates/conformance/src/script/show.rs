@@ -168,6 +168,7 @@ fn complain(
         }
         Complaint::NotBy(rule) => format!("the model did not go by the rule {}", rule.info().id),
         Complaint::NotBecause(slot) => format!("the model did not blame {}", script.labels[*slot]),
+        Complaint::Unclear => "the kernel may have made too many choices to follow".to_owned(),
         Complaint::Differ => {
             let side = |seen: &Option<Observation>| {
                 seen.as_ref()

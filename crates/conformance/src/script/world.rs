@@ -129,7 +129,7 @@ pub fn perform(
 }
 
 /// The socket that the action was about, as it is now.
-fn look_after(
+pub(super) fn look_after(
     world: &mut dyn World,
     action: &Action,
     outcome: &Outcome,
