@@ -300,12 +300,12 @@ mod tests {
     #[test]
     fn each_thing_of_a_verdict_is_one_note() {
         let mut snapshot = host(
-            vec![listener("127.0.0.1:80", 7)],
+            vec![listener("127.0.0.1:8080", 7)],
             vec![process_called("nginx", 7, 1)],
         );
         snapshot.kernel.release = "6.18.0".to_owned();
         snapshot.caller = 7;
-        let opening = Opening::new("0.0.0.0:80".parse().unwrap());
+        let opening = Opening::new("0.0.0.0:8080".parse().unwrap());
         let answers = ask_together(&snapshot, &[opening.clone(), opening]).unwrap();
         let notes = notes(&answers[0].verdict);
         assert!(notes[0].starts_with("holder: nginx, pid 7, "), "{notes:?}");

@@ -25,8 +25,11 @@ use crate::terminal;
 #[derive(Debug, Args)]
 #[group(id = "Asked", multiple = true)]
 pub struct Arguments {
-    /// Would bind and listen succeed here now? As on a bind line: 10.0.0.5:443, *:443, [::]:443, /run/x.sock
-    #[arg(value_name = "ADDR[:PORT]")]
+    // Not a doc comment: rustdoc would read the address in brackets as a link.
+    #[arg(
+        value_name = "ADDR[:PORT]",
+        help = "Would bind and listen succeed here now? As on a bind line: 10.0.0.5:443, *:443, [::]:443, /run/x.sock"
+    )]
     address: Option<Target>,
     /// With SO_REUSEPORT
     #[arg(long)]
