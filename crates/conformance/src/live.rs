@@ -372,6 +372,10 @@ pub(crate) fn set_with_length<'a>(
     len: i32,
     device: impl FnOnce(u32) -> &'a str,
 ) -> rustix::io::Result<()> {
+    // A structure that points elsewhere: whole, or of no meaning.
+    if matches!(option, Opt::ReuseportCbpf(_)) && len as usize == size_of::<libc::sock_fprog>() {
+        return set(fd, option);
+    }
     let (level, number, value) = match option {
         Opt::BindToDevice(index) => {
             let name = device(index).as_bytes().to_vec();
