@@ -15,6 +15,8 @@ use super::harness::{Place, SOON, portcullis};
 
 const PAGE: &str = include_str!("../../../../docs/why.md");
 const NOBODY: &str = "65534";
+/// What begins the lines about another network namespace.
+const ELSEWHERE: &str = "  note:   the port is taken in ";
 
 /// Serves as it is told: `ADDR PORT [OPTION…]`, says `up`, and waits.
 const SERVE: &str = r#"
@@ -120,9 +122,23 @@ impl Scene {
         let shown = on_page(name);
         let (asked, answer) = shown.split_once('\n').unwrap();
         assert_eq!(asked, format!("$ portcullis why {arguments}"), "{name}");
-        assert_eq!(plain(answer), plain(&said), "{name}, docs/why.md");
+        let compared = match answer.contains(ELSEWHERE) {
+            true => said.clone(),
+            false => without_others(&said),
+        };
+        assert_eq!(plain(answer), plain(&compared), "{name}, docs/why.md");
         (code, said)
     }
+}
+
+/// Without who has the port in other networks: tests that run beside this one do.
+fn without_others(text: &str) -> String {
+    let mut inside = false;
+    let lines = text.lines().filter(|line| {
+        inside = line.starts_with(ELSEWHERE) || (inside && line.starts_with("          "));
+        !inside
+    });
+    lines.map(|line| format!("{line}\n")).collect()
 }
 
 /// The block of a situation on the page.
@@ -373,10 +389,10 @@ fn a_more_exact_listener_takes_what_the_wildcard_was_meant_for() {
 fn a_port_that_is_taken_in_another_network_namespace() {
     private_network_as_root(|| {
         let mut scene = scene!();
-        scene.begin(&["unshare", "-n", "python3", "serve.py", "0.0.0.0", "8089"]);
-        let (code, said) = scene.why("other-namespace", "*:8089");
+        scene.begin(&["unshare", "-n", "python3", "serve.py", "0.0.0.0", "18089"]);
+        let (code, said) = scene.why("other-namespace", "*:18089");
         assert_eq!(code, 0, "{said}");
-        assert_eq!(scene.kernel(&["0.0.0.0", "8089"]), "ok");
+        assert_eq!(scene.kernel(&["0.0.0.0", "18089"]), "ok");
     });
 }
 
