@@ -24,7 +24,7 @@ use crate::net::simulated::{Connection, Dice, Faults, Lie, SimulatedNet, Stage, 
 use crate::record::{self, EndCause, LogSource, PeerAddress, RecordKind, SessionRecord};
 use crate::session::Times;
 use crate::snapshot::*;
-use crate::state::{BackendState, FrontendState, ListenerState, ProcessState};
+use crate::state::{BackendState, FrontendState, ListenerState, ProcessState, ServerState};
 
 mod canaries;
 mod gathering;
@@ -166,10 +166,23 @@ struct Worker {
     bell: Arc<Bell>,
     /// Its eventfd was written to.
     rung: Arc<AtomicBool>,
+    /// Commands that it has not obeyed yet.
+    orders: Vec<Order>,
     /// It does not hear its bell: a defect.
     deaf: bool,
     /// `None`: until something wakes it.
     sleeps_until: Option<u64>,
+}
+
+/// What the control plane tells a worker.
+#[derive(Debug, Clone)]
+enum Order {
+    Pause,
+    Resume,
+    /// The snapshot again.
+    Install,
+    Stop,
+    End(Arc<ServerState>),
 }
 
 struct Run {
@@ -265,7 +278,8 @@ impl Run {
     /// Does a worker's epoll_wait return?
     fn is_awake(&self, at: usize) -> bool {
         let worker = &self.workers[at];
-        worker.rung.load(Ordering::SeqCst) && !worker.deaf
+        !worker.orders.is_empty()
+            || worker.rung.load(Ordering::SeqCst) && !worker.deaf
             || worker
                 .sleeps_until
                 .is_some_and(|until| until <= self.now_ms)
@@ -305,7 +319,21 @@ impl Run {
         for (token, readiness) in events {
             engine.handle(token, readiness);
         }
-        if !worker.deaf && worker.bell.heard() {
+        let heard = !worker.deaf && worker.bell.heard();
+        let orders = std::mem::take(&mut worker.orders);
+        if heard || !orders.is_empty() {
+            for order in orders {
+                match order {
+                    Order::Pause => engine.pause(),
+                    Order::Resume => engine.resume(),
+                    Order::Install => {
+                        let opening = opening(&self.address);
+                        engine.install(Arc::clone(&self.snapshot), vec![opening]);
+                    }
+                    Order::Stop => engine.stop_accepting(),
+                    Order::End(server) => engine.end_sessions_of(&server, EndCause::Down),
+                }
+            }
             engine.woken();
         }
         engine.run_ready();
@@ -407,8 +435,7 @@ impl Run {
         // `on-marked-down shutdown-sessions` of the first server only.
         if let (0, Some(Change::Down), Some(server)) = (at, change, &backend.servers[at]) {
             for worker in &mut self.workers {
-                worker.engine.end_sessions_of(&server.state, EndCause::Down);
-                worker.sleeps_until = Some(self.now_ms);
+                worker.orders.push(Order::End(Arc::clone(&server.state)));
             }
         }
         let usable = backend.group.is_usable(slot);
@@ -482,18 +509,20 @@ impl Run {
         };
         let worker = &mut self.workers[at];
         match self.dice.below(400) {
-            0..3 => worker.engine.pause(),
-            3..15 => worker.engine.resume(),
-            15 => {
-                let snapshot = Arc::clone(&self.snapshot);
-                let opening = opening(&self.address);
-                worker.engine.install(snapshot, vec![opening]);
-            }
-            _ => return Ok(()),
+            0..3 => worker.orders.push(Order::Pause),
+            3..15 => worker.orders.push(Order::Resume),
+            15 => worker.orders.push(Order::Install),
+            _ => {}
         }
-        // A command rings the worker's bell.
-        worker.sleeps_until = Some(self.now_ms);
         Ok(())
+    }
+
+    /// Each worker gets a command, and obeys.
+    fn all_obey(&mut self, order: &Order) -> Result<(), String> {
+        (0..self.workers.len()).try_for_each(|at| {
+            self.workers[at].orders.push(order.clone());
+            self.turn(at)
+        })
     }
 
     fn has_ready(&self) -> bool {
@@ -680,6 +709,7 @@ impl Worker {
             engine,
             bell,
             rung,
+            orders: Vec::new(),
             deaf: false,
             sleeps_until: Some(1_000),
         }
@@ -751,20 +781,13 @@ fn run_with(
     if !trial.timeouts {
         run.calm_down()?;
     }
-    let now_ms = run.now_ms;
-    for worker in &mut run.workers {
-        worker.engine.resume();
-        worker.sleeps_until = Some(now_ms);
-    }
+    run.all_obey(&Order::Resume)?;
     for at in 0..3 {
         run.backend().group.set_usable(MemberId(at), true);
     }
     // Half of the trials end as a soft stop does.
     if trial.timeouts && run.dice.once_in(2) {
-        for worker in &mut run.workers {
-            worker.engine.stop_accepting();
-            worker.sleeps_until = Some(now_ms);
-        }
+        run.all_obey(&Order::Stop)?;
         let mut world = run.world.borrow_mut();
         for id in std::mem::take(&mut world.queue) {
             world.connections[id].closed = Some(Close::Orderly);
