@@ -149,6 +149,16 @@ impl HealthPlan {
             spread: plan.process.spread_checks,
         }
     }
+
+    /// Servers that begin down (`init-state`) get no session before their checks: call it before
+    /// the first worker runs, since the checks begin after that.
+    pub fn take_down_who_begins_down(&self) {
+        for check in &self.checks {
+            if !Health::starting(check.settings, check.start).is_up() {
+                check.group.set_usable(check.slot, false);
+            }
+        }
+    }
 }
 
 /// The counters of those servers of a backend.

@@ -159,6 +159,8 @@ impl Stage {
         let plan = &self.plan;
         let mut registry = Registry::default();
         let applied = registry.apply(plan, self.maxconn);
+        let health = HealthPlan::new(plan, &registry);
+        health.take_down_who_begins_down();
         let sockets = open::deal(listeners, &applied.listeners, plan);
         let workers = Workers::start(&applied.snapshot, sockets, &plan.pinned, ears)?;
         Ok(Control {
@@ -167,7 +169,7 @@ impl Stage {
             workers,
             log: writer.handle(),
             notifier: self.notifier.clone(),
-            health: HealthPlan::new(plan, &registry),
+            health,
             status: Report::new(plan, registry),
             run_for: job.run_for,
             on_hangup: job.on_hangup,
