@@ -343,7 +343,8 @@ def job(program):
         child = os.fork()
         if child == 0:
             os.setpgid(0, 0); os.tcsetpgrp(0, os.getpgrp())
-            signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+            # A test that a script has put into the background was given SIGINT ignored.
+            for each in signal.SIGTTOU, signal.SIGINT, signal.SIGTSTP: signal.signal(each, signal.SIG_DFL)
             os.execv(us, [us, 'why', '--', 'sh', '-c', program])
         try: os.setpgid(child, child)
         except OSError: pass
