@@ -3,6 +3,7 @@
 //! Decides:  what happens to each file, the totals, the exit code; the prompt and its commands.
 //! Not here: the language, the worlds, the layout of answers (crates/conformance, script).
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 
@@ -152,6 +153,7 @@ fn format(files: &[PathBuf]) -> Exit {
 fn scenarios(arguments: &Arguments, files: &[PathBuf], settings: Settings) -> Exit {
     let mut total = Tally::default();
     let mut wrong = 0;
+    let mut unverified = BTreeSet::new();
     for path in files {
         let (name, text) = match read(path) {
             Ok(read) => read,
@@ -160,6 +162,8 @@ fn scenarios(arguments: &Arguments, files: &[PathBuf], settings: Settings) -> Ex
         match script::parse(&text, settings) {
             Ok(mut script) => {
                 script.beside = arguments.kernel;
+                let modelled = modelled(arguments, &script);
+                unverified.extend(modelled.filter(|kernel| !kernel.verified()));
                 match scenario(arguments, &name, &script) {
                     Ok(tally) => total.add(tally),
                     Err(message) => {
@@ -177,11 +181,35 @@ fn scenarios(arguments: &Arguments, files: &[PathBuf], settings: Settings) -> Ex
         }
     }
     terminal::out(&summary(mode(arguments), files.len(), wrong, total));
+    terminal::err(&transcribed(&unverified));
     if wrong > 0 || total.failed > 0 {
         exit::CONFIGURATION
     } else {
         exit::OK
     }
+}
+
+/// The release that the model is, where it was asked for; beside a live kernel it is that kernel's own
+/// otherwise, and the run compares the two.
+fn modelled(arguments: &Arguments, script: &Script) -> Option<Kernel> {
+    match mode(arguments) {
+        Mode::Model => Some(script.host.kernel),
+        Mode::Both => script.beside,
+        Mode::Live => None,
+    }
+}
+
+/// That no live kernel has confirmed the answers of these releases.
+fn transcribed(releases: &BTreeSet<Kernel>) -> String {
+    if releases.is_empty() {
+        return String::new();
+    }
+    let named: Vec<String> = releases.iter().map(Kernel::to_string).collect();
+    format!(
+        "note: transcribed, not verified: the model of Linux {} (no live kernel of such a release was \
+         compared with it)\n",
+        named.join(", ")
+    )
 }
 
 fn mode(arguments: &Arguments) -> Mode {
@@ -294,7 +322,12 @@ fn prompt(settings: Settings) -> Exit {
     let mut reader = Reader::new(settings);
     let mut run: Option<Run> = None;
     let mut number = 0;
+    let mut unverified = BTreeSet::new();
     loop {
+        let kernel = reader.script().host.kernel;
+        if !kernel.verified() && unverified.insert(kernel) {
+            terminal::err(&transcribed(&BTreeSet::from([kernel])));
+        }
         terminal::out("> ");
         let mut text = String::new();
         match std::io::stdin().lock().read_line(&mut text) {

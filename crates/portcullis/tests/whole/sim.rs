@@ -59,6 +59,33 @@ fn a_model_of_another_kernel_differs_from_this_one() {
 }
 
 #[test]
+fn a_release_that_no_live_kernel_confirmed_is_told_once() {
+    let note = |release: &str| {
+        format!(
+            "note: transcribed, not verified: the model of Linux {release} (no live kernel of such a \
+             release was compared with it)\n"
+        )
+    };
+    let table = [
+        ("3.10", "socket a inet\nsocket b inet\n", note("3.10")),
+        ("99.1", "socket a inet\n", note("99.1")),
+        ("6.18", "kernel 4.4\nsocket a inet\n", note("4.4")),
+        ("6.18", "socket a inet\n", String::new()),
+        ("6.1", "socket a inet\n", String::new()),
+    ];
+    for (release, script, told) in table {
+        for explain in [&[][..], &["--explain"]] {
+            let arguments = [&["--kernel", release, "-"], explain].concat();
+            let (code, _, stderr) = sim(&arguments, script);
+            assert_eq!((code, stderr), (0, told.clone()), "{release} {script}");
+        }
+    }
+    // Of several files, one line for all.
+    let (code, _, stderr) = sim(&["-q", &cases()], "");
+    assert_eq!((code, stderr.lines().count()), (0, 1), "{stderr}");
+}
+
+#[test]
 fn an_expectation_that_does_not_hold_is_exit_code_1_in_each_world() {
     let script = "port web\nsocket a inet\na bind 127.0.0.1:web -> EADDRINUSE\n";
     let (code, stdout, _) = sim(&["-"], script);
