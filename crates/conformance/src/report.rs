@@ -31,7 +31,7 @@ pub const OUT_OF_REACH: &[(Rule, &str)] = &[
     ),
     (
         Rule::GroupBusy,
-        "bind refuses a socket that is in a group of several before listen could",
+        "only a listener has others in its group, and one that stops listening leaves it, or stays as a closed member, whom listen takes out first; UDP sockets meet the rule",
     ),
     (
         Rule::NoSuchSysctl,

@@ -66,10 +66,10 @@ pub use write::{label, write};
 pub const WITHOUT_SCENARIO: &[(portcullis_kernel_model::Rule, &str)] = &[
     (
         portcullis_kernel_model::Rule::GroupFull,
-        "a group of 32,768 listeners takes more than a scenario's time",
+        "a group of 32,768 listeners takes more descriptors than a live process is commonly allowed; a test of the model shows it (crates/kernel-model/tests/groups.rs)",
     ),
     (
         portcullis_kernel_model::Rule::GroupBusy,
-        "bind refuses a socket that is in a group of several before listen could",
+        "only a listener has others in its group, and one that stops listening leaves it, or stays as a closed member, whom listen takes out first; UDP sockets meet the rule",
     ),
 ];

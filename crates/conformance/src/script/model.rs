@@ -6,8 +6,8 @@
 use std::net::SocketAddr;
 
 use portcullis_kernel_model::{
-    Answer, Call, Errno, Explanation, Family, Host, NetId, ProcessId, SocketId, State, Sysctl,
-    Together, WayOut, World as Sockets,
+    Answer, Call, Errno, Explanation, Family, Host, NetId, ProcessId, Rule, SocketId, State,
+    Sysctl, Together, Trace as _, WayOut, World as Sockets,
 };
 
 use super::program::{Action, Slot};
@@ -136,7 +136,9 @@ impl Model {
 
     fn ask(&mut self, slot: Slot, user: ProcessId, call: Call) -> Answer {
         let Some(socket) = self.socket_of(slot) else {
+            // Never opened, since its `accept` failed.
             self.forget_reasons();
+            self.explanation.rule(Rule::BadDescriptor);
             return Answer::Err(Errno::EBADF);
         };
         let before = self.finds_ways.then(|| self.sockets.clone());
