@@ -21,6 +21,20 @@ use crate::world::World;
 /// Bits of `net.ipv4.tcp_fastopen`: servers may, and without the socket option too.
 const TFO_SERVER: u32 = 2;
 const TFO_SERVER_WITHOUT_OPTION: u32 = 0x400;
+/// The same, with a queue as long as the upper half of the sysctl says.
+const TFO_SERVER_BY_UPPER_HALF: u32 = 0x800;
+
+/// The length of the fast-open queue that the sysctl gives a listener on which TCP_FASTOPEN was not set;
+/// `halves` where the kernel knows the bit that takes it from the upper half.
+fn fastopen_without_option(sysctl: u32, backlog: u32, halves: bool) -> Option<u32> {
+    if sysctl & TFO_SERVER == 0 {
+        return None;
+    }
+    if sysctl & TFO_SERVER_WITHOUT_OPTION != 0 {
+        return Some(backlog);
+    }
+    (halves && sysctl & TFO_SERVER_BY_UPPER_HALF != 0).then_some(sysctl >> 16)
+}
 
 impl World {
     pub(crate) fn listen<T: Trace>(
@@ -47,9 +61,11 @@ impl World {
             trace.rule(Rule::ListenAgain);
             return Ok(());
         }
-        let wanted = TFO_SERVER | TFO_SERVER_WITHOUT_OPTION;
-        if fastopen & wanted == wanted && sock.fastopen_queue == 0 {
-            sock.fastopen_queue = backlog.min(limit);
+        let halves = !self.host.kernel.has(Change::FastopenUpperHalf);
+        if sock.fastopen_queue == 0
+            && let Some(length) = fastopen_without_option(fastopen, backlog, halves)
+        {
+            sock.fastopen_queue = length.min(limit);
             trace.rule(Rule::FastopenQueue);
         }
         trace.rule(Rule::ListenChecksPort);

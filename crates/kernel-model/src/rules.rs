@@ -137,7 +137,7 @@ rules! {
     ListenChecksPort "listen-checks-port" "net/ipv4/inet_connection_sock.c, inet_csk_listen_start()" OLD;
         "listen checks the port again, now as a listener: SO_REUSEADDR that let it bind does not let it listen beside others that hold it without." "";
     FastopenQueue "fastopen-queue" "net/ipv4/af_inet.c, __inet_listen_sk()" OLD;
-        "tcp_fastopen's bits 2 and 0x400 give every listener a fast-open queue as long as its backlog, without TCP_FASTOPEN." "";
+        "tcp_fastopen's bits 2 and 0x400 give every listener a fast-open queue as long as its backlog, without TCP_FASTOPEN; before 4.9 bits 2 and 0x800 one as long as the upper half of tcp_fastopen says." "";
     GroupJoined "group-joined" "net/core/sock_reuseport.c, reuseport_add_sock()" Change::ReuseportGroups.since();
         "The listener joined the reuseport group of its address, user and device." "";
     GroupBegun "group-begun" "net/core/sock_reuseport.c, reuseport_alloc()" Change::ReuseportGroups.since();

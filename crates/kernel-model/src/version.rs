@@ -314,6 +314,10 @@ changes! {
     /// The timer wheel that does not cascade.
     TimerWheel 4 . 8 "Of timers that fire together, SYNs sent again for one, the newest is first; before, the oldest."
         at "kernel/time/timer.c, enqueue_timer()";
+    /// `TFO_SERVER_WO_SOCKOPT2`.
+    FastopenUpperHalf 4 . 9 "tcp_fastopen's bit 0x800 means nothing; before, with bit 2 and without 0x400 it gives every listener a fast-open queue as long as the sysctl's upper 16 bits say."
+        at "net/ipv4/af_inet.c, inet_listen()"
+        read "in 4.2.8, 4.3.0 and Ubuntu's 4.4, not in 4.9.76; which release between is from memory";
     /// `net.ipv4.ip_unprivileged_port_start`.
     UnprivilegedPortStart 4 . 11 "The first unprivileged port is a sysctl; before, it is 1024."
         at "net/ipv4/af_inet.c, inet_bind()"
