@@ -4,7 +4,8 @@
 //!           `INET_DIAG_INFO`), and what an answer says; what it leaves out stays unknown. Of listeners more
 //!           is asked: there are few of them.
 //! Kernel:   net/ipv4/inet_diag.c, inet_sk_diag_fill(), inet_twsk_diag_fill(); net/ipv4/tcp_diag.c,
-//!           tcp_diag_dump(), which lists sockets that are bound and no more since 6.8;
+//!           tcp_diag_dump(), which lists sockets that are bound and no more since 6.8; inet_diag_bc_run(), the
+//!           filter by ports;
 //!           net/mptcp/mptcp_diag.c; net/unix/diag.c; net/core/sock.c, sk_get_meminfo(): the drops of a
 //!           listener, as tcp_listendrop() counts them (4.7)
 //! Not here: what sock_diag does not tell (iter.rs, getfd.rs), and who holds a socket (owners.rs).
@@ -32,6 +33,8 @@ const WANT_CONGESTION: u8 = 1 << 3;
 const WANT_MEMORY: u8 = 1 << 6;
 /// The attribute of a request that carries a protocol beyond 255.
 const REQ_PROTOCOL: u16 = 3;
+/// `INET_DIAG_REQ_BYTECODE`.
+const REQ_BYTECODE: u16 = 1;
 const ATTR_CONGESTION: u16 = 4;
 const ATTR_MEMORY: u16 = 7;
 const ATTR_SHUTDOWN: u16 = 8;
@@ -66,7 +69,39 @@ const UNIX_ATTR_UID: u16 = 7;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ports {
     All,
-    One(u16),
+    /// Those whose own port is one of these, the last included.
+    Within {
+        first: u16,
+        last: u16,
+    },
+}
+
+impl Ports {
+    pub(crate) fn has(self, port: u16) -> bool {
+        match self {
+            Ports::All => true,
+            Ports::Within { first, last } => (first..=last).contains(&port),
+        }
+    }
+}
+
+/// The program by which sock_diag leaves out other ports: two comparisons, each with where to go on, in bytes,
+/// if it holds and if not. Who arrives exactly at the end is told; beyond it, left out.
+fn filter(first: u16, last: u16) -> Vec<u8> {
+    const SOURCE_AT_LEAST: u8 = 2;
+    const SOURCE_AT_MOST: u8 = 3;
+    /// A comparison, and the port in the place of a second.
+    const LONG: u8 = 8;
+    let mut code = Vec::new();
+    let mut compare = |what: u8, port: u16, if_not: u16| {
+        code.extend([what, LONG]);
+        code.extend(if_not.to_ne_bytes());
+        code.extend([0, 0]);
+        code.extend(port.to_ne_bytes());
+    };
+    compare(SOURCE_AT_LEAST, first, 2 * u16::from(LONG) + 4);
+    compare(SOURCE_AT_MOST, last, u16::from(LONG) + 4);
+    code
 }
 
 /// The TCP and MPTCP sockets of this thread's network namespace, and whether the table was whole.
@@ -114,8 +149,8 @@ fn inet_of(
     ports: Ports,
 ) -> io::Result<(Vec<Socket>, Torn)> {
     let port = match ports {
-        Ports::All => 0,
-        Ports::One(port) => port,
+        Ports::Within { first, last } if first == last => first,
+        Ports::All | Ports::Within { .. } => 0,
     };
     let mut body = vec![family, IPPROTO_TCP, extensions, 0];
     body.extend(states.to_ne_bytes());
@@ -123,6 +158,11 @@ fn inet_of(
     body.extend([0; 46]); // the peer's port, both addresses, the device, the cookie
     if protocol == Protocol::Mptcp {
         attribute(&mut body, REQ_PROTOCOL, &IPPROTO_MPTCP.to_ne_bytes());
+    }
+    if let Ports::Within { first, last } = ports
+        && first != last
+    {
+        attribute(&mut body, REQ_BYTECODE, &filter(first, last));
     }
     let mut sockets = Vec::new();
     let torn = netlink.dump(SOCK_DIAG_BY_FAMILY, &body, |message| {
@@ -136,7 +176,7 @@ fn inet_of(
         Ok(())
     })?;
     // The filter is on the kernel's side since 2.6; an answer may still not obey.
-    sockets.retain(|socket: &Socket| port == 0 || socket.local.port() == port);
+    sockets.retain(|socket: &Socket| ports.has(socket.local.port()));
     Ok((sockets, torn))
 }
 

@@ -17,6 +17,7 @@ use portcullis_kernel_model::Change;
 use portcullis_sys::netlink::Torn;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::beside;
 use crate::diag::{self, Ports};
 use crate::getfd;
 use crate::iter::Iterators;
@@ -63,7 +64,7 @@ pub fn read(wanted: &Wanted) -> io::Result<Snapshot> {
         Means::Descriptors | Means::SockDiag => Err("it was not wanted".to_owned()),
     };
     let reader = Reader {
-        ports: wanted.port.map_or(Ports::All, Ports::One),
+        ports: wanted.ports(),
         iterators: iterators.as_ref().ok(),
         lists_bound: lists_bound(&snapshot.kernel),
     };
@@ -172,7 +173,11 @@ impl Reader<'_> {
         if torn == Torn::Yes {
             notes.push("the sockets changed each time that they were listed".to_owned());
         }
-        let unix = diag::unix().unwrap_or_else(|error| {
+        let unix = match self.ports {
+            Ports::All => diag::unix(),
+            Ports::Within { .. } => Ok(Vec::new()),
+        };
+        let unix = unix.unwrap_or_else(|error| {
             notes.push(format!("Unix sockets: {error}"));
             Vec::new()
         });
@@ -219,14 +224,17 @@ impl Reader<'_> {
     }
 
     fn ask_bpf(&self, iterators: &Iterators, namespace: &mut Namespace) -> Result<(), String> {
-        let mut seen = iterators.tcp()?;
+        // Who begins to listen in between is in the second list. Where sock_diag would have listed sockets that
+        // are bound and no more, and there is none, no descriptor need be looked at.
+        let mut sockets = namespace.sockets.iter();
+        let bound = match self.lists_bound && !sockets.any(|one| one.state == State::Bound) {
+            true => Vec::new(),
+            false => iterators.bound(self.ports)?,
+        };
+        let mut seen = iterators.tcp(self.ports)?;
         let listed = seen.len();
-        let held = iterators.held()?;
         let here = |one: &Seen| u64::from(one.net) == namespace.inode;
-        seen.extend(held.into_iter().filter(here));
-        if let Ports::One(port) = self.ports {
-            seen.retain(|one| one.local.1 == port);
-        }
+        seen.extend(bound.into_iter().filter(here));
         let mut by_cookie: BTreeMap<u64, &Seen> = BTreeMap::new();
         let mut order: BTreeMap<u64, usize> = BTreeMap::new();
         for (at, one) in seen.iter().enumerate().filter(|(_, one)| one.cookie != 0) {
@@ -346,8 +354,12 @@ fn buckets(seen: &[Seen]) -> Vec<Bucket> {
 fn find_owners(snapshot: &mut Snapshot, wanted: &Wanted, caller: Process) {
     let proc = Path::new(PROC);
     let mut pids = BTreeSet::new();
-    match Owners::read(proc) {
-        Ok(owners) => {
+    let inodes = inodes(snapshot);
+    // A port that nobody has is nobody's, whatever thousand processes do.
+    let nobody = wanted.port.is_some() && !anybody_may_hold(snapshot);
+    match (!nobody).then(|| Owners::read(proc, &inodes)) {
+        None => {}
+        Some(Ok(owners)) => {
             snapshot.sources.processes = owners.known();
             let mut holders = |inode: u64| {
                 let found = owners.by_inode.get(&inode).cloned().unwrap_or_default();
@@ -367,21 +379,46 @@ fn find_owners(snapshot: &mut Snapshot, wanted: &Wanted, caller: Process) {
                 }
             }
         }
-        Err(error) => snapshot.sources.processes = Known::No(error.to_string()),
+        Some(Err(error)) => snapshot.sources.processes = Known::No(error.to_string()),
     }
     if wanted.means != Means::SockDiag {
         let sockets = snapshot
             .namespaces
             .iter_mut()
             .flat_map(|net| &mut net.sockets);
-        // Of connections that are none of a port that was asked for, nobody's descriptor is touched.
-        let asked = sockets.filter(|socket| {
-            wanted.port.is_some() || matches!(socket.state, State::Listen | State::Bound)
-        });
+        // Of connections that are none of the one port that was asked for, nobody's descriptor is touched.
+        let one = wanted.port.is_some() && wanted.near == 0;
+        let asked =
+            sockets.filter(|socket| one || matches!(socket.state, State::Listen | State::Bound));
         snapshot.sources.descriptors = getfd::fill(asked);
     }
     pids.remove(&caller.pid);
+    let pids: Vec<u32> = pids.into_iter().collect();
+    let found = beside::each(&pids, Vec::new, |found, &pid| {
+        found.extend(process(proc, pid));
+    });
+    let mut others: Vec<Process> = found.into_iter().flatten().collect();
+    others.sort_by_key(|process| process.pid);
     snapshot.processes = vec![caller];
-    let others = pids.into_iter().filter_map(|pid| process(proc, pid));
     snapshot.processes.extend(others);
+}
+
+/// The numbers of all sockets that somebody may hold, sorted.
+fn inodes(snapshot: &Snapshot) -> Vec<u64> {
+    let of = |net: &Namespace| {
+        let sockets = net.sockets.iter().map(|socket| socket.inode);
+        let unix = net.unix.iter().map(|socket| socket.inode);
+        sockets.chain(unix).collect::<Vec<u64>>()
+    };
+    let mut all: Vec<u64> = snapshot.namespaces.iter().flat_map(of).collect();
+    all.sort_unstable();
+    all.dedup();
+    all.retain(|&inode| inode != 0);
+    all
+}
+
+/// Whether there is a socket that is somebody's: not all that BPF alone lists has a number.
+fn anybody_may_hold(snapshot: &Snapshot) -> bool {
+    let mut sockets = snapshot.namespaces.iter().flat_map(|net| &net.sockets);
+    sockets.any(|one| one.inode != 0 || matches!(one.state, State::Listen | State::Bound))
 }

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use portcullis_sys::bpf::{load_iterator, open_iterator};
 
+use crate::diag::Ports;
 use crate::layout::{Layout, RECORD, Seen};
 use crate::program;
 
@@ -34,19 +35,23 @@ impl Iterators {
 
     /// The sockets of this thread's network namespace that listen or have a peer, those that nobody holds
     /// included. Listeners stand in the order in which a SYN meets them.
-    pub(crate) fn tcp(&self) -> Result<Vec<Seen>, String> {
+    pub(crate) fn tcp(&self, ports: Ports) -> Result<Vec<Seen>, String> {
         self.run(
             "portcullis_tcp",
-            &program::tcp(&self.layout),
+            &program::tcp(&self.layout, ports),
             self.layout.iter_tcp,
         )
     }
 
-    /// The TCP sockets, of whatever namespace, that processes hold.
-    pub(crate) fn held(&self) -> Result<Vec<Seen>, String> {
+    /// The TCP sockets, of whatever namespace, that processes hold, and that neither listen nor have a peer.
+    pub(crate) fn bound(&self, ports: Ports) -> Result<Vec<Seen>, String> {
         let target = self.layout.iter_task_file;
         let target = target.ok_or("this kernel has no bpf_sock_from_file (5.11)")?;
-        self.run("portcullis_fd", &program::task_file(&self.layout), target)
+        self.run(
+            "portcullis_fd",
+            &program::task_file(&self.layout, ports),
+            target,
+        )
     }
 
     fn run(&self, name: &str, code: &[u64], target: u32) -> Result<Vec<Seen>, String> {
@@ -109,7 +114,7 @@ mod tests {
             set_socket_reuseaddr(&two, true).unwrap();
             bind(&two, &"[::1]:80".parse::<SocketAddr>().unwrap()).unwrap();
 
-            let seen = match iterators.tcp() {
+            let seen = match iterators.tcp(Ports::All) {
                 Err(why) if why.contains("Operation not permitted") => return skip(&why),
                 seen => seen.unwrap(),
             };
@@ -126,13 +131,31 @@ mod tests {
             assert_eq!((seen.members, seen.closed, seen.program), (1, 0, false));
 
             let own = crate::process::namespace(Path::new("/proc/self/ns/net")).unwrap();
-            let mut held = iterators.held().unwrap();
-            held.retain(|one| u64::from(one.net) == own);
-            assert_eq!(held.len(), 2, "{held:?}");
-            let bound = held.iter().find(|one| one.local.1 == 80).unwrap();
+            let here = |ports| {
+                let mut found = iterators.bound(ports).unwrap();
+                found.retain(|one| u64::from(one.net) == own);
+                found
+            };
+            let all = here(Ports::All);
+            assert_eq!(all.len(), 1, "{all:?}");
+            let bound = &all[0];
+            assert_eq!(bound.local.1, 80);
             assert!(bound.reuse == 1 && !bound.reuseport && bound.state == 7);
             assert!(bound.v6only, "a true IPv6 address makes it so");
             assert_eq!(bound.locks, 4 | 8, "address and port were bound");
+
+            for (first, last, listeners, bounds) in [
+                (443, 443, 1, 0),
+                (80, 80, 0, 1),
+                (80, 443, 1, 1),
+                (81, 442, 0, 0),
+                (0, 80, 0, 1),
+                (443, u16::MAX, 1, 0),
+            ] {
+                let ports = Ports::Within { first, last };
+                let found = (iterators.tcp(ports).unwrap().len(), here(ports).len());
+                assert_eq!(found, (listeners, bounds), "{ports:?}");
+            }
         });
     }
 }

@@ -33,7 +33,9 @@ pub(crate) struct Layout {
     pub iter_tcp: u32,
     pub iter_task_file: Option<u32>,
     pub socket_sk: u32,
-    /// What tells a TCP socket from others.
+    /// A socket's own port.
+    pub port: Piece,
+    /// What tells a TCP socket from others, and its state.
     pub kind: Vec<Piece>,
     pub common: Vec<Piece>,
     pub full: Vec<Piece>,
@@ -175,9 +177,11 @@ impl Layout {
                 .ok_or("this kernel has no iterator over TCP")?,
             iter_task_file: task_file,
             socket_sk: finder.field("socket", "sk")?.byte(),
+            port: finder.piece("sock", "__sk_common.skc_num", Record::SCRATCH, 2)?,
             kind: vec![
                 family,
                 finder.piece("sock", "sk_protocol", Record::PROTOCOL, 2)?,
+                finder.piece("sock", "__sk_common.skc_state", Record::STATE, 1)?,
             ],
             common: finder.common()?,
             full: vec![

@@ -65,6 +65,7 @@
 //! a host takes.
 #![forbid(unsafe_code)]
 
+mod beside;
 mod btf;
 mod diag;
 mod file;

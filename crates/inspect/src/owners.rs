@@ -1,7 +1,7 @@
 //! Who holds which socket: the descriptors of all processes.
 //!
-//! Decides:  which processes are looked at; that one that ends meanwhile, or hides, is passed over and
-//!           counted; when there may be more that /proc does not show at all.
+//! Decides:  that all processes are looked at, some at a time; that one that ends meanwhile, or hides, is
+//!           passed over and counted; when there may be more that /proc does not show at all.
 //! Kernel:   proc_pid_fd(5): a socket's link is `socket:[INODE]`; fs/proc/fd.c; proc(5), hidepid
 //! Not here: what is known of a process (process.rs); the same from BPF (iter.rs).
 
@@ -13,6 +13,7 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags, RawDir, openat, readlinkat_raw};
 use rustix::thread::CapabilitySet;
 
+use crate::beside;
 use crate::process::{namespace, number_in_brackets};
 use crate::snapshot::{Holder, Known};
 
@@ -33,22 +34,34 @@ pub(crate) struct Owners {
 }
 
 impl Owners {
-    /// Reads the descriptors of all processes.
-    pub(crate) fn read(proc: &Path) -> io::Result<Owners> {
-        let mut owners = Owners::default();
+    /// Looks for the holders of these sockets, sorted by inode, among the descriptors of all processes: one
+    /// that is found may have heirs, so that nobody is left out.
+    pub(crate) fn read(proc: &Path, wanted: &[u64]) -> io::Result<Owners> {
+        let mut pids: Vec<u32> = Vec::new();
         for entry in std::fs::read_dir(proc)? {
             let name = entry?.file_name();
-            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
-                continue;
-            };
-            match owners.look_at(proc, pid) {
+            pids.extend(name.to_str().and_then(|name| name.parse::<u32>().ok()));
+        }
+        let found = beside::each(&pids, Owners::default, |owners, &pid| {
+            match owners.look_at(proc, pid, wanted) {
                 Ok(()) => owners.seen += 1,
                 // It ended.
                 Err(error) if is_gone(&error) => {}
                 Err(_) => owners.hidden += 1,
             }
+        });
+        let mut all = Owners::default();
+        for part in found {
+            all.hidden += part.hidden;
+            all.seen += part.seen;
+            for (inode, holders) in part.by_inode {
+                all.by_inode.entry(inode).or_default().extend(holders);
+            }
         }
-        Ok(owners)
+        for holders in all.by_inode.values_mut() {
+            holders.sort_unstable();
+        }
+        Ok(all)
     }
 
     /// Whether all processes could be looked at.
@@ -63,7 +76,7 @@ impl Owners {
         }
     }
 
-    fn look_at(&mut self, proc: &Path, pid: u32) -> io::Result<()> {
+    fn look_at(&mut self, proc: &Path, pid: u32, wanted: &[u64]) -> io::Result<()> {
         let path = proc.join(pid.to_string()).join("fd");
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat(CWD, &path, flags, Mode::empty())?;
@@ -83,6 +96,7 @@ impl Owners {
                 .ok()
                 .filter(|target| target.starts_with("socket:"))
                 .and_then(number_in_brackets)
+                .filter(|inode| wanted.binary_search(inode).is_ok())
             else {
                 continue;
             };
@@ -148,12 +162,14 @@ mod tests {
     fn a_socket_that_is_held_twice_has_both_descriptors() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let copy = listener.try_clone().unwrap();
-        let owners = Owners::read(Path::new("/proc")).unwrap();
+        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let own = format!("/proc/self/fd/{}", listener.as_raw_fd());
         let link = std::fs::read_link(own).unwrap();
         let inode = number_in_brackets(link.to_str().unwrap()).unwrap();
-        let mut holders = owners.by_inode[&inode].clone();
-        holders.sort();
+        let owners = Owners::read(Path::new("/proc"), &[inode]).unwrap();
+        drop(other);
+        assert_eq!(owners.by_inode.len(), 1, "nobody asked for the other one");
+        let holders = owners.by_inode[&inode].clone();
         let pid = std::process::id();
         let mut expected =
             [listener.as_raw_fd(), copy.as_raw_fd()].map(|fd| Holder { pid, fd: fd as u32 });

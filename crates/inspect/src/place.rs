@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::diag::Ports;
 use crate::process::{namespace, process};
 use crate::snapshot::{Process, Snapshot, UserNamespace};
 
@@ -22,8 +23,11 @@ const NESTED_MAX: usize = 33;
 /// What is wanted of a host.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
-    /// The sockets of one port alone; of all without it.
+    /// The TCP sockets of one port alone; all, and Unix ones, without it. Who holds sockets is looked for
+    /// only where there are any.
     pub port: Option<u16>,
+    /// With a port: those of ports so near to it too.
+    pub near: u16,
     /// Which network namespace.
     pub place: Place,
     /// Who would make the call.
@@ -32,6 +36,15 @@ pub struct Wanted {
     pub others: Others,
     /// How options may be read.
     pub means: Means,
+}
+
+impl Wanted {
+    pub(crate) fn ports(&self) -> Ports {
+        self.port.map_or(Ports::All, |port| Ports::Within {
+            first: port.saturating_sub(self.near),
+            last: port.saturating_add(self.near),
+        })
+    }
 }
 
 /// Which network namespace is asked about.

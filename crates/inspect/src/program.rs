@@ -7,6 +7,7 @@
 //!           bpf_sock_from_file() (5.11)
 //! Not here: where the fields are (layout.rs); running it (iter.rs).
 
+use crate::diag::Ports;
 use crate::layout::{At, Layout, Piece, RECORD, Record};
 
 const R0: u8 = 0;
@@ -25,6 +26,7 @@ const SEQ_WRITE: i32 = 127;
 const SOCK_FROM_FILE: i32 = 162;
 
 const TIME_WAIT: i32 = 6;
+const CLOSE: i32 = 7;
 const NEW_SYN_RECV: i32 = 12;
 const AF_INET: i32 = 2;
 const AF_INET6: i32 = 10;
@@ -100,6 +102,16 @@ impl Code {
         self.put(0x55, register, 0, 0, equals);
     }
 
+    fn jump_above(&mut self, register: u8, than: i32, to: Label) {
+        self.open.push((self.words.len(), to));
+        self.put(0x25, register, 0, 0, than);
+    }
+
+    fn jump_below(&mut self, register: u8, than: i32, to: Label) {
+        self.open.push((self.words.len(), to));
+        self.put(0xa5, register, 0, 0, than);
+    }
+
     fn jump(&mut self, to: Label) {
         self.open.push((self.words.len(), to));
         self.put(0x05, 0, 0, 0, 0);
@@ -142,21 +154,35 @@ const fn on_stack(at: At) -> i16 {
     at as i16 - RECORD as i16
 }
 
+/// Leaves sockets of other ports out, before anything else of them is read.
+fn only(code: &mut Code, layout: &Layout, ports: Ports, out: Label) {
+    let Ports::Within { first, last } = ports else {
+        return;
+    };
+    code.zero64(on_stack(Record::SCRATCH));
+    code.read(SOCK, &[layout.port]);
+    code.load16(R1, FRAME, on_stack(Record::SCRATCH));
+    code.jump_below(R1, i32::from(first), out);
+    code.jump_above(R1, i32::from(last), out);
+}
+
 /// For every TCP socket of a network namespace that listens or has a peer.
-pub(crate) fn tcp(layout: &Layout) -> Vec<u64> {
+pub(crate) fn tcp(layout: &Layout, ports: Ports) -> Vec<u64> {
     let mut code = Code::default();
     let out = code.label();
     code.copy(CONTEXT, R1);
     code.load64(SOCK, CONTEXT, 8);
     code.jump_if(SOCK, 0, out);
+    only(&mut code, layout, ports, out);
     record(&mut code, layout);
     code.here(out);
     code.exit();
     code.words
 }
 
-/// For every descriptor of every process: TCP sockets alone are written.
-pub(crate) fn task_file(layout: &Layout) -> Vec<u64> {
+/// For every descriptor of every process: those TCP sockets are written that the other program does not meet,
+/// since they neither listen nor have a peer.
+pub(crate) fn task_file(layout: &Layout, ports: Ports) -> Vec<u64> {
     let mut code = Code::default();
     let (out, family) = (code.label(), code.label());
     code.copy(CONTEXT, R1);
@@ -179,10 +205,13 @@ pub(crate) fn task_file(layout: &Layout) -> Vec<u64> {
     code.read(SOCK, &layout.kind);
     code.load16(R1, FRAME, on_stack(Record::PROTOCOL));
     code.jump_unless(R1, IPPROTO_TCP, out);
+    code.load8(R1, FRAME, on_stack(Record::STATE));
+    code.jump_unless(R1, CLOSE, out);
     code.load16(R1, FRAME, on_stack(Record::FAMILY));
     code.jump_if(R1, AF_INET, family);
     code.jump_unless(R1, AF_INET6, out);
     code.here(family);
+    only(&mut code, layout, ports, out);
     record(&mut code, layout);
     code.here(out);
     code.exit();

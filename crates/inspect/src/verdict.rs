@@ -35,8 +35,9 @@ pub use ways::Way;
 
 pub(crate) use text::lines;
 
-/// How far from the port that was asked for a free one is looked for.
-const NEAR: u16 = 100;
+/// How far from the port that was asked for a free one is looked for. Who reads a host to [`ask`] about one
+/// port needs no sockets further away ([`Wanted::near`](crate::Wanted::near)).
+pub const NEAR: u16 = 100;
 /// Of the sockets in the way, so many are told.
 const HOLDERS_MAX: usize = 16;
 /// The version of the serialised form.

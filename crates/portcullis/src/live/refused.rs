@@ -18,9 +18,11 @@ pub fn explain(refused: &Refused<'_>) -> Option<String> {
         return None;
     };
     let number = refused.error.errno()?;
-    tcp(refused.spec)?;
+    let at = tcp(refused.spec)?;
     let place = refused.spec.network_namespace.clone();
     let snapshot = read(&Wanted {
+        port: Some(at.port()).filter(|&port| port != 0),
+        near: verdict::NEAR,
         place: place.map_or(Place::Here, Place::Named),
         ..Wanted::default()
     });

@@ -98,18 +98,18 @@ struct Agreeing<'a> {
 
 impl Asked {
     fn read(question: &Question<'_>) -> Option<Asked> {
-        let wanted = Wanted {
-            caller: Caller::Process(question.process.unsigned_abs()),
-            ..Wanted::default()
-        };
         let port = match question.call {
             Call::Bind(address) => address.port,
             _ => question.socket.port(),
         };
-        let focus = Focus {
-            port: Some(port).filter(|&port| port != 0),
+        let port = Some(port).filter(|&port| port != 0);
+        let wanted = Wanted {
+            port,
             near: NEAR,
+            caller: Caller::Process(question.process.unsigned_abs()),
+            ..Wanted::default()
         };
+        let focus = Focus { port, near: NEAR };
         let snapshot = read(&wanted).ok()?;
         let worlds = Worlds::of(&snapshot, focus).ok()?;
         Some(Asked { snapshot, worlds })

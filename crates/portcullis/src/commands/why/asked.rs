@@ -216,7 +216,17 @@ fn wanted(arguments: &Arguments) -> Wanted {
             Some(_) => Others::Yes,
             None => Others::No,
         },
+        port: port(arguments),
+        near: verdict::NEAR,
         ..Wanted::default()
+    }
+}
+
+/// The port that is asked about, where nothing else of the host is told or kept.
+fn port(arguments: &Arguments) -> Option<u16> {
+    match (&arguments.address, &arguments.save) {
+        (Some(Target::Tcp { at, .. }), None) => Some(at.port()).filter(|&port| port != 0),
+        _ => None,
     }
 }
 
@@ -347,14 +357,18 @@ fn opening(
 
 /// Who has the port in other network namespaces: what cannot be read there is left out.
 fn elsewhere(arguments: &Arguments, port: u16) -> Vec<verdict::Elsewhere> {
+    if port == 0 {
+        return Vec::new();
+    }
     let wanted = Wanted {
         port: Some(port),
+        near: 0,
         others: Others::Yes,
         means: Means::SockDiag,
         ..wanted(arguments)
     };
     match read(&wanted) {
-        Ok(snapshot) if port != 0 => verdict::elsewhere(&snapshot, port),
-        _ => Vec::new(),
+        Ok(snapshot) => verdict::elsewhere(&snapshot, port),
+        Err(_) => Vec::new(),
     }
 }
