@@ -95,7 +95,7 @@ fn a_standard_output_that_nobody_reads_blocks_nobody_and_its_losses_are_told() {
             .arg(started.get_program())
             .args(started.get_args());
         let mut balancer = Balancer::spawn(&mut shell, place, &[local(FRONT)]);
-        // 64 KiB in the pipe and as much in the writer's keep: some 1,400 lines.
+        // 64 KiB in the pipe, some 700 lines, and as much in the writer's keep.
         let slowest = slowest_of(2_500);
         assert!(slowest < Duration::from_secs(2), "{slowest:?}");
         let said = balancer.process.wait_line("log lines were dropped", SOON);
@@ -120,7 +120,8 @@ fn a_standard_output_that_nobody_reads_blocks_nobody_and_its_losses_are_told() {
         // The last one may be on its way.
         assert!(broken.len() <= 1, "{broken:?}");
         let written = text.lines().filter(|line| whole(line)).count();
-        assert!((800..2_400).contains(&written), "{written} lines");
+        // The pipe's 64 KiB at least; what the writer kept may have gone to standard error by now.
+        assert!((500..2_400).contains(&written), "{written} lines");
         balancer.stop();
     });
 }
