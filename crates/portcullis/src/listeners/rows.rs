@@ -135,9 +135,10 @@ pub enum Unix {
 pub fn rows(snapshot: &Snapshot, unix: Unix) -> Vec<Row> {
     let mut rows = Vec::new();
     for (at, namespace) in snapshot.namespaces.iter().enumerate() {
+        let mptcp = addresses(namespace, Protocol::Mptcp);
         let mut here: Vec<Row> = grouped(namespace)
             .into_iter()
-            .map(|members| row(snapshot, at, &members))
+            .map(|members| row(snapshot, at, &members, &mptcp))
             .collect();
         count(snapshot, at, &mut here);
         rows.extend(here);
@@ -156,13 +157,7 @@ pub fn rows(snapshot: &Snapshot, unix: Unix) -> Vec<Row> {
 /// The listeners of a namespace by what makes them one: the shards of an address.
 fn grouped(namespace: &Namespace) -> Vec<Vec<usize>> {
     let listens = |socket: &&Socket| socket.state == State::Listen;
-    let below: BTreeSet<SocketAddr> = namespace
-        .sockets
-        .iter()
-        .filter(listens)
-        .filter(|socket| socket.protocol == Protocol::Tcp)
-        .map(|socket| socket.local)
-        .collect();
+    let below = addresses(namespace, Protocol::Tcp);
     let mut groups: Vec<Vec<usize>> = Vec::new();
     let mut known = BTreeMap::new();
     for (at, socket) in namespace.sockets.iter().enumerate() {
@@ -188,17 +183,19 @@ fn grouped(namespace: &Namespace) -> Vec<Vec<usize>> {
     groups
 }
 
-fn row(snapshot: &Snapshot, net: usize, members: &[usize]) -> Row {
+/// Where a protocol's listeners are.
+fn addresses(namespace: &Namespace, protocol: Protocol) -> BTreeSet<SocketAddr> {
+    let sockets = namespace.sockets.iter();
+    let listeners = sockets.filter(|one| one.state == State::Listen && one.protocol == protocol);
+    listeners.map(|one| one.local).collect()
+}
+
+fn row(snapshot: &Snapshot, net: usize, members: &[usize], mptcp: &BTreeSet<SocketAddr>) -> Row {
     let namespace = &snapshot.namespaces[net];
     let sockets: Vec<&Socket> = members.iter().map(|&at| &namespace.sockets[at]).collect();
     let first = sockets[0];
     let owners = owners(snapshot, &sockets);
-    let is_mptcp = first.protocol == Protocol::Mptcp
-        || namespace.sockets.iter().any(|other| {
-            other.protocol == Protocol::Mptcp
-                && other.state == State::Listen
-                && other.local == first.local
-        });
+    let is_mptcp = first.protocol == Protocol::Mptcp || mptcp.contains(&first.local);
     // Of shards that are equally full, the one that may hold least.
     let fullest = sockets.iter().max_by_key(|one| {
         let percent = u64::from(one.receive_queue) * 100 / u64::from(one.send_queue).max(1);
@@ -339,6 +336,7 @@ fn count(snapshot: &Snapshot, net: usize, rows: &mut [Row]) {
         }
     }
     let mut holders: BTreeMap<(usize, u32), u64> = BTreeMap::new();
+    let mut heard = BTreeMap::new();
     for socket in &snapshot.namespaces[net].sockets {
         if matches!(socket.state, State::Listen | State::Bound | State::TimeWait)
             || socket.protocol == Protocol::Mptcp
@@ -348,10 +346,12 @@ fn count(snapshot: &Snapshot, net: usize, rows: &mut [Row]) {
         let Some(candidates) = by_port.get(&socket.local.port()) else {
             continue;
         };
-        let best = candidates
-            .iter()
-            .filter_map(|&at| Some((rows[at].hears(socket.local)?, at)))
-            .max_by_key(|&(score, _)| score);
+        // Thousands of connections are to one address.
+        let best = *heard.entry(socket.local).or_insert_with(|| {
+            let all = candidates.iter();
+            let hear = all.filter_map(|&at| Some((rows[at].hears(socket.local)?, at)));
+            hear.max_by_key(|&(score, _)| score)
+        });
         let Some((_, at)) = best else { continue };
         if socket.state == State::HalfOpen {
             rows[at].half_open += 1;
