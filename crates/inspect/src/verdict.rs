@@ -31,7 +31,7 @@ pub use holder::{Holder, Holding};
 pub use opening::Opening;
 pub use refuser::{Refuser, refusers};
 pub use together::{Together, ask_together};
-pub use ways::Way;
+pub use ways::{Way, in_each};
 
 pub(crate) use text::lines;
 

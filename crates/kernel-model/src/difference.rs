@@ -23,6 +23,13 @@ pub struct WayOut {
 }
 
 impl WayOut {
+    /// Would the host need another kernel?
+    #[must_use]
+    pub fn needs_another_kernel(&self) -> bool {
+        let other = |difference: &Difference| matches!(difference, Difference::Kernel(_));
+        self.differences.iter().any(other)
+    }
+
     /// Smaller ones are told first: fewer differences, then those that ask less of others.
     pub(crate) fn size(&self) -> (bool, u8) {
         let closes = |d: &Difference| matches!(d, Difference::Close(_));

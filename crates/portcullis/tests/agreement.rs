@@ -12,7 +12,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 
 use portcullis_conformance::script::{
     self, Action, Mode, Obstacle, Outcome as Did, Run, Script, Settings, Slot, Step, Tally,
@@ -75,16 +75,11 @@ impl Count {
 }
 
 fn cases() -> Vec<(String, Script)> {
-    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../kernel-model/cases");
-    let mut all = Vec::new();
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        let text = std::fs::read_to_string(&path).unwrap();
-        all.push((name, script::parse(&text, Settings::default()).unwrap()));
-    }
-    all.sort_by(|a, b| a.0.cmp(&b.0));
-    all
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernel-model/cases");
+    let all = portcullis_conformance::cases::read(&directory, Settings::default()).unwrap();
+    all.into_iter()
+        .map(|case| (case.name, case.script.unwrap()))
+        .collect()
 }
 
 /// What has been done to a socket that has no port yet.

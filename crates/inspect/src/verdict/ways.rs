@@ -44,7 +44,6 @@ impl Way {
 impl Asked<'_> {
     /// What helps in each of these worlds.
     pub(super) fn ways(&self, refused: &[(&Possible, Tried)]) -> Vec<Way> {
-        let mut common: Option<Vec<Way>> = None;
         let many = refused.len();
         let chosen = refused
             .iter()
@@ -54,29 +53,17 @@ impl Asked<'_> {
                 few || *at < WORLDS_MAX || at + 1 == many
             })
             .map(|(_, one)| one);
-        for (possible, tried) in chosen {
-            let Some((&call, then)) = tried.calls.split_first() else {
-                continue;
-            };
+        let common = in_each(chosen.filter_map(|(possible, tried)| {
+            let (&call, then) = tried.calls.split_first()?;
             let caller = self.worlds.caller;
             let found = tried
                 .world
                 .ways_out_of_all(caller, tried.socket, call, then);
-            let told: Vec<Way> = found
-                .iter()
-                .filter(|way| !needs_another_kernel(way))
-                .map(|way| self.way(possible, way))
-                .collect();
-            common = Some(match common {
-                None => told,
-                Some(before) => before
-                    .into_iter()
-                    .filter(|way| told.contains(way))
-                    .collect(),
-            });
-        }
+            let told = found.iter().filter(|way| !way.needs_another_kernel());
+            Some(told.map(|way| self.way(possible, way)).collect())
+        }));
         let mut ways: Vec<Way> = Vec::new();
-        for way in common.unwrap_or_default() {
+        for way in common {
             // The shortest time is enough, and two sockets of one process are one to stop.
             let waits = |one: &Way| one.kinds == ["wait"];
             let known = |one: &Way| one.text == way.text || (waits(one) && waits(&way));
@@ -176,9 +163,14 @@ impl Asked<'_> {
     }
 }
 
-fn needs_another_kernel(way: &WayOut) -> bool {
-    let other = |difference: &Difference| matches!(difference, Difference::Kernel(_));
-    way.differences.iter().any(other)
+/// What all of these lists have, in the order of the first.
+pub fn in_each<T: PartialEq>(lists: impl IntoIterator<Item = Vec<T>>) -> Vec<T> {
+    let mut lists = lists.into_iter();
+    let first = lists.next().unwrap_or_default();
+    lists.fold(first, |mut common, list| {
+        common.retain(|it| list.contains(it));
+        common
+    })
 }
 
 fn kind(difference: &Difference) -> &'static str {

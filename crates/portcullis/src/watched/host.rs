@@ -10,15 +10,11 @@ use std::fmt::Write as _;
 use portcullis_inspect::snapshot::{self, Snapshot, State};
 use portcullis_inspect::verdict;
 use portcullis_inspect::{Caller, Focus, Means, Possible, Wanted, Worlds, read};
-use portcullis_kernel_model::{
-    Call, Caps, Difference, Explanation, Family, ProcessId, SocketId, Uid, WayOut, World,
-};
+use portcullis_kernel_model::{Call, Caps, Explanation, Family, ProcessId, SocketId, Uid, World};
 use portcullis_trace::explain::preparation;
 use portcullis_trace::record::{self, Record};
 use portcullis_trace::{Explain, FromTrace, Holder, Question, Reason, RuleText, Way};
 
-/// How far from the port that was asked for a free one is looked for.
-const NEAR: u16 = 100;
 /// How many ways out are told, and how many holders of one socket.
 const WAYS_MAX: usize = 4;
 const HOLDERS_MAX: usize = 3;
@@ -105,11 +101,14 @@ impl Asked {
         let port = Some(port).filter(|&port| port != 0);
         let wanted = Wanted {
             port,
-            near: NEAR,
+            near: verdict::NEAR,
             caller: Caller::Process(question.process.unsigned_abs()),
             ..Wanted::default()
         };
-        let focus = Focus { port, near: NEAR };
+        let focus = Focus {
+            port,
+            near: verdict::NEAR,
+        };
         let snapshot = read(&wanted).ok()?;
         let worlds = Worlds::of(&snapshot, focus).ok()?;
         Some(Asked { snapshot, worlds })
@@ -164,8 +163,7 @@ impl Asked {
 
     /// What helps in every world that is believed.
     fn ways(&self, question: &Question<'_>, agreeing: &[Agreeing<'_>]) -> Vec<Way> {
-        let mut common: Option<Vec<String>> = None;
-        for agreeing in agreeing.iter().take(WORLDS_MAX) {
+        let told = |agreeing: &Agreeing<'_>| -> Vec<String> {
             let name = |id: SocketId, out: &mut dyn std::fmt::Write| match self
                 .socket(agreeing.possible, id)
             {
@@ -176,17 +174,11 @@ impl Asked {
             let ways = agreeing
                 .world
                 .ways_out(self.worlds.caller, agreeing.socket, call);
-            let told = ways.iter().filter(|way| !needs_another_kernel(way));
-            let told: Vec<String> = told.map(|way| way.told(&name).to_string()).collect();
-            common = Some(match common {
-                None => told,
-                Some(before) => before
-                    .into_iter()
-                    .filter(|way| told.contains(way))
-                    .collect(),
-            });
-        }
-        let ways = common.unwrap_or_default().into_iter().take(WAYS_MAX);
+            let told = ways.iter().filter(|way| !way.needs_another_kernel());
+            told.map(|way| way.told(&name).to_string()).collect()
+        };
+        let common = verdict::in_each(agreeing.iter().take(WORLDS_MAX).map(told));
+        let ways = common.into_iter().take(WAYS_MAX);
         ways.map(|text| Way { text, tried: true }).collect()
     }
 
@@ -208,11 +200,6 @@ impl Asked {
             _ => format!("what is left of {}", socket.local),
         }
     }
-}
-
-fn needs_another_kernel(way: &WayOut) -> bool {
-    let other = |difference: &Difference| matches!(difference, Difference::Kernel(_));
-    way.differences.iter().any(other)
 }
 
 /// The program's socket, which has no port yet, with the options that it has. Privileges that it took when

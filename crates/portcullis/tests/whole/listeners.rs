@@ -303,14 +303,17 @@ fn watched_on_a_terminal_the_screen_is_given_back_by_ctrl_c() {
     }
     private_network(|| {
         let _one = TcpListener::bind(local(8080)).unwrap();
+        // The trap keeps a shell that would end with its child's Ctrl-C, as
+        // dash does and bash does not.
         let line = format!(
-            "stty cols 50 rows 12; {} listeners --watch=0.1; echo ended $?",
+            "trap : INT; stty cols 50 rows 12; {} listeners --watch=0.1; echo ended $?",
             env!("CARGO_BIN_EXE_portcullis")
         );
         let mut command = Command::new("script");
         command
             .args(["-qfec", &line, "/dev/null"])
-            .env("TERM", "xterm");
+            .env("TERM", "xterm")
+            .env("SHELL", "/bin/sh");
         let mut script = Process::spawn_with_stdin(command.stdin(Stdio::piped()));
         script.wait_line("127.0.0.1:8080", SOON);
         let keys = script.child_mut().stdin.as_mut().unwrap();

@@ -61,6 +61,22 @@ struct Trial {
     clients: u32,
 }
 
+impl Trial {
+    /// One worker, and none of what a trial may have beside faults.
+    fn plain(seed: u64, faults: Faults, clients: u32) -> Trial {
+        Trial {
+            seed,
+            faults,
+            timeouts: false,
+            limits: false,
+            checks: false,
+            wide: false,
+            workers: 1,
+            clients,
+        }
+    }
+}
+
 fn snapshot(
     trial: Trial,
     dice: &mut Dice,
@@ -856,20 +872,12 @@ fn run_all(
 
 #[test]
 fn without_faults_every_session_ends_cleanly_and_whole() {
-    let endings = run_all(0..60, |seed| Trial {
-        seed,
-        faults: Faults {
-            interrupted: 10,
-            urgent: 6,
-            ..Faults::default()
-        },
-        timeouts: false,
-        limits: false,
-        checks: false,
-        wide: false,
-        workers: 1,
-        clients: 12,
-    });
+    let faults = Faults {
+        interrupted: 10,
+        urgent: 6,
+        ..Faults::default()
+    };
+    let endings = run_all(0..60, |seed| Trial::plain(seed, faults, 12));
     let all: u32 = endings.values().sum();
     assert_eq!(all, 60 * 12);
     // A client may leave without a word before a slow server accepted; nothing else may happen.
@@ -981,17 +989,7 @@ fn the_checks_find_a_network_that_lies() {
                 lie,
                 ..Faults::default()
             };
-            run(Trial {
-                seed,
-                faults,
-                timeouts: false,
-                limits: false,
-                checks: false,
-                wide: false,
-                workers: 1,
-                clients: 12,
-            })
-            .is_err()
+            run(Trial::plain(seed, faults, 12)).is_err()
         });
         assert!(found, "{lie:?} went unnoticed");
     }

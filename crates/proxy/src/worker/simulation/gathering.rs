@@ -23,16 +23,7 @@ impl Gathering {
             lie,
             ..Faults::default()
         };
-        let mut run = Run::new(Trial {
-            seed,
-            faults,
-            timeouts: false,
-            limits: false,
-            checks: false,
-            wide: false,
-            workers: 1,
-            clients: 1,
-        });
+        let mut run = Run::new(Trial::plain(seed, faults, 1));
         let client = run.world.borrow_mut().arrive();
         run.wake_up()?;
         let server = run.world.borrow().connections[client].partner;
