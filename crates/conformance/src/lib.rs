@@ -5,9 +5,10 @@
 //!
 //! A [`step::Script`] is calls on numbered sockets. A [`worker::Worker`] performs it in a private network
 //! ([`live::Live`]) and on the model at once ([`compare::Comparison`]); where they differ, the script is
-//! made smaller ([`shrink`]) and shown ([`mod@print`]). Scripts come from [`exhaustive`] and [`random`].
+//! made smaller ([`shrink`]) and shown ([`mod@print`]), if it is believed ([`belief`]). Scripts come from [`exhaustive`] and [`random`].
 //! `cargo xtask conformance` is the command.
 
+pub mod belief;
 pub mod branches;
 pub mod cases;
 pub mod compare;

@@ -5,9 +5,11 @@
 //! Kernel:   net/ipv4/tcp.c, tcp_disconnect() on close with SO_LINGER of 0 s
 //! Not here: the private network (host.rs); when the network is replaced (worker.rs).
 
+use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use portcullis_kernel_model::{
     AF_INET, AF_INET6, Bytes, Call, Family, Opt, OptName, Program, SockAddr,
@@ -18,6 +20,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
+use crate::belief::TICK_MAX;
 use crate::host::{CALLERS, Caller, device_name};
 use crate::step::{Op, Outcome, SLOTS, Seen, Step, observed};
 
@@ -31,9 +34,11 @@ const IP_LOCAL_PORT_RANGE: i32 = 51;
 const IPV6_TRANSPARENT: i32 = 75;
 const IPV6_FREEBIND: i32 = 78;
 /// Longer than the first acknowledgement is delayed (`TCP_DELACK_MIN`, 40 ms).
-const DELAYED_ACK: std::time::Duration = std::time::Duration::from_millis(100);
+const DELAYED_ACK: Duration = Duration::from_millis(100);
 /// How long a call that blocks is waited for.
 const BLOCKS_MS: i64 = 30;
+/// What that takes: a time limit ends at a tick.
+const BLOCKED: Duration = Duration::from_millis(BLOCKS_MS as u64).saturating_add(TICK_MAX);
 
 /// The sockets of one script in the live kernel.
 #[derive(Debug)]
@@ -47,6 +52,8 @@ pub struct Live {
     nothing: OwnedFd,
     /// Whether a connection was begun since [`Live::reset`].
     connected: bool,
+    /// What was spent in waiting on purpose since [`Live::reset`].
+    waited: Cell<Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -68,7 +75,14 @@ impl Live {
             may_change_user,
             nothing: rustix::fs::open("/", flags, rustix::fs::Mode::empty())?,
             connected: false,
+            waited: Cell::default(),
         })
+    }
+
+    /// What was spent in waiting on purpose since [`Live::reset`]: calls that block have a time limit.
+    #[must_use]
+    pub fn waited(&self) -> Duration {
+        self.waited.get()
     }
 
     /// Performs a step; its ports are numbers. `None` where the step makes no sense: a socket that was
@@ -125,6 +139,7 @@ impl Live {
     /// The state of the step's socket once a delayed acknowledgement must have come.
     pub(crate) fn state_later(&self, step: &Step) -> u8 {
         std::thread::sleep(DELAYED_ACK);
+        self.waited.set(self.waited.get() + DELAYED_ACK);
         let looked = match step.op {
             Op::Call(Call::Accept) => step.into,
             _ => step.slot,
@@ -152,6 +167,7 @@ impl Live {
             slot.blocking = false;
         }
         self.connected = false;
+        self.waited.set(Duration::ZERO);
         Ok(())
     }
 
@@ -288,6 +304,7 @@ impl Live {
     /// A blocking socket has a time limit instead, whose error is a waiting call.
     fn blocked(&self, slot: usize, outcome: Outcome, limit: Errno) -> Outcome {
         if self.slots[slot].blocking && outcome == Outcome::Err(limit.raw_os_error()) {
+            self.waited.set(self.waited.get() + BLOCKED);
             return Outcome::Blocks;
         }
         outcome
@@ -324,7 +341,7 @@ impl Live {
         if self.slots[slot].fds.is_empty() {
             return Outcome::Err(Errno::BADF.raw_os_error());
         }
-        let limit = std::time::Duration::from_millis(BLOCKS_MS as u64);
+        let limit = Duration::from_millis(BLOCKS_MS as u64);
         let limited = rustix::net::sockopt::Timeout::Recv;
         let done = rustix::io::ioctl_fionbio(fd, on)
             .and_then(|()| rustix::net::sockopt::set_socket_timeout(fd, limited, Some(limit)))

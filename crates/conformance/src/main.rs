@@ -15,7 +15,7 @@ use portcullis_conformance::replay::{self, Tape};
 use portcullis_conformance::report::Report;
 use portcullis_conformance::run::{Part, Plan, run};
 use portcullis_conformance::worker::running_kernel;
-use portcullis_conformance::{cases, exhaustive, guest, mutant, processes, speed};
+use portcullis_conformance::{belief, cases, exhaustive, guest, mutant, processes, speed};
 
 /// The exit code where a run is not possible: no private networks, or another kernel.
 const NOT_HERE: u8 = 4;
@@ -219,7 +219,17 @@ fn tell(options: &Options, report: &Report) -> std::io::Result<bool> {
     if let Some(list) = &options.branches {
         print!("{}", report.branches_text(&std::fs::read_to_string(list)?));
     }
+    let void = belief::is_void(report.disturbed, report.scripts);
+    if void {
+        println!(
+            "the machine is too busy for a verdict: {} of {} scripts were disturbed, more than one in ten million",
+            report.disturbed, report.scripts
+        );
+    }
     println!("{}", report.line());
+    if void && report.disagreements == 0 {
+        return Err(std::io::Error::other("the machine is too busy"));
+    }
     Ok(report.disagreements == 0)
 }
 

@@ -13,9 +13,11 @@ mod pen;
 
 use std::fmt::Write as _;
 use std::io;
+use std::time::{Duration, Instant};
 
 pub use pen::text;
 
+use crate::belief::{self, Attempt};
 use crate::mutant;
 use crate::script::{self, Complaint, Detail, Mode, Run, Script, Settings, Tally};
 
@@ -33,6 +35,19 @@ pub struct Told {
     pub branches: Vec<(u32, u8)>,
     /// The line that differs, or why it was skipped.
     pub text: String,
+    /// The time that the steps took, without what the scenario waits on purpose.
+    pub took: Duration,
+}
+
+impl Told {
+    /// What is to be believed of it.
+    #[must_use]
+    pub fn attempt(&self) -> Attempt<()> {
+        Attempt {
+            difference: (self.tally.differ > 0).then_some(()),
+            took: self.took,
+        }
+    }
 }
 
 /// Runs a scenario in both worlds, up to the first difference, in a child with networks of its own. `None`
@@ -60,6 +75,9 @@ pub fn run_in(mode: Mode, text: &str, settings: Settings) -> io::Result<Option<T
                     told.branches.push((number.parse().unwrap_or(0), seen));
                 }
             }
+            Some(("took_us", rest)) => {
+                told.took = Duration::from_micros(rest.parse().unwrap_or(u64::MAX));
+            }
             Some(("text", rest)) => {
                 told.text += rest;
                 told.text.push('\n');
@@ -83,8 +101,11 @@ fn steps(script: &Script, mode: Mode) -> (Tally, String) {
         explain: true,
         colour: false,
     };
+    let mut took = Duration::ZERO;
     for step in &script.steps {
+        let begun = Instant::now();
         let row = run.step(step);
+        took += begun.elapsed().saturating_sub(row.waited(step));
         tally.steps += 1;
         for reason in &row.reasons {
             let _ = writeln!(account, "rule {}", reason.rule.info().id);
@@ -102,6 +123,7 @@ fn steps(script: &Script, mode: Mode) -> (Tally, String) {
             break;
         }
     }
+    let _ = writeln!(account, "took_us {}", took.as_micros());
     for number in 1..=mutant::count() {
         let _ = writeln!(account, "branch {number} {}", mutant::seen(number));
     }
@@ -118,8 +140,10 @@ pub fn shrink(text: &str, settings: Settings) -> io::Result<String> {
         let mut fewer = best.clone();
         fewer.remove(at);
         attempts += 1;
-        let told = run(&(fewer.join("\n") + "\n"), settings)?;
-        if told.is_some_and(|told| told.tally.differ > 0) {
+        let text = fewer.join("\n") + "\n";
+        let attempt = || Ok(run(&text, settings)?.unwrap_or_default().attempt());
+        let decided = belief::decide(attempt, std::thread::sleep)?;
+        if decided.is_some_and(|attempt| attempt.difference.is_some()) {
             best = fewer;
             at = best.len().min(at + 1);
         }

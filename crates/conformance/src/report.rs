@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use portcullis_kernel_model::Rule;
 
-use crate::{branches, mutant};
+use crate::{belief, branches, mutant};
 
 /// Rules that no run on the newest kernel can reach, with the reason.
 pub const OUT_OF_REACH: &[(Rule, &str)] = &[
@@ -52,6 +52,10 @@ pub struct Report {
     pub disagreements: u64,
     /// Differences that did not happen again.
     pub unrepeated: u64,
+    /// Differences of slow runs that a quick run did not show.
+    pub delayed: u64,
+    /// Scripts that differed and never ran quickly enough to be believed.
+    pub disturbed: u64,
     /// Scripts that left something behind.
     pub left_over: u64,
     /// Scripts that ended early, because what the kernel drew left too many possibilities.
@@ -90,6 +94,8 @@ impl Report {
         self.skipped += other.skipped;
         self.disagreements += other.disagreements;
         self.unrepeated += other.unrepeated;
+        self.delayed += other.delayed;
+        self.disturbed += other.disturbed;
         self.left_over += other.left_over;
         self.unclear += other.unclear;
         self.left_out += other.left_out;
@@ -122,6 +128,8 @@ impl Report {
             "skipped" => self.skipped += number,
             "disagreements" => self.disagreements += number,
             "unrepeated" => self.unrepeated += number,
+            "delayed" => self.delayed += number,
+            "disturbed" => self.disturbed += number,
             "left_over" => self.left_over += number,
             "unclear" => self.unclear += number,
             "networks" => self.networks += number,
@@ -186,6 +194,17 @@ impl Report {
             self.left_over,
             self.unrepeated
         );
+        if self.delayed + self.disturbed > 0 {
+            let _ = writeln!(
+                text,
+                "differences of scripts that took longer than {} ms: {}, and quick runs of them agree; \
+                 disturbed, with no quick run in {}: {}",
+                belief::QUICK.as_millis(),
+                self.delayed,
+                belief::ATTEMPTS_MAX,
+                self.disturbed
+            );
+        }
         if self.unclear > 0 {
             let _ = writeln!(
                 text,
@@ -296,12 +315,16 @@ mod tests {
             "next 256",
             "shown a\\nb",
             "disagreements 1",
+            "delayed 3",
+            "disturbed 1",
+            "disturbed 2",
             "from-a-newer-build 1",
         ] {
             report.take_line(line);
         }
         assert_eq!((report.steps, report.disagreements), (15, 1));
         assert_eq!(report.next, Some(256));
+        assert_eq!((report.delayed, report.disturbed), (3, 3));
         assert_eq!(report.branches.get(&2), Some(&3));
         assert!(report.shown.contains("a\nb"));
         assert_eq!(report.rules_hit(), 1);
@@ -317,6 +340,10 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("out of a run's reach: group-full"), "{text}");
+        assert!(
+            text.contains("longer than 30 ms: 3, and quick runs of them agree; disturbed, with no quick run in 20: 3"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! Decides:  which worker runs which scripts; when a difference is shrunk and kept; when a run has failed.
 //! Not here: a single worker (worker.rs), the report (report.rs).
 
+mod slowly;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 use std::fs::File;
@@ -14,6 +16,7 @@ use portcullis_kernel_model::{Rule, Trace as _};
 use portcullis_sys::process::{Fork, fork};
 use rustix::process::{Pid, Signal, WaitOptions, waitpid};
 
+use crate::belief;
 use crate::compare::Difference;
 use crate::report::Report;
 use crate::script::Settings;
@@ -218,7 +221,7 @@ fn work(plan: &Plan, number: u64, mut to: File) -> io::Result<()> {
         worker.tape = Some(Writer::create(path, header)?);
     }
     let apart = match plan.part {
-        Part::Time { .. } => Some(work_slowly(plan, number, &mut worker)?),
+        Part::Time { .. } => Some(slowly::work(plan, number, &mut worker)?),
         Part::Draws { .. } => Some(work_often(plan, number, &mut worker)?),
         Part::Processes { seed, .. } => Some(work_apart(plan, seed, number, &mut worker)?),
         _ => None,
@@ -328,6 +331,7 @@ fn work_apart(plan: &Plan, seed: u64, number: u64, worker: &mut Worker) -> io::R
             let message = format!("scenario {} is none", plan.part.number(at));
             return Err(io::Error::other(message));
         };
+        let first = told.attempt();
         worker.counts.scripts += 1;
         worker.counts.networks += 1;
         worker.comparison.steps += told.tally.steps as u64;
@@ -346,68 +350,21 @@ fn work_apart(plan: &Plan, seed: u64, number: u64, worker: &mut Worker) -> io::R
             *found.branches.entry(branch).or_default() |= seen;
         }
         if told.tally.differ > 0 {
-            let again = processes::run(&text, settings)?;
-            if again.is_some_and(|again| again.tally.differ > 0) {
+            let again = || {
+                Ok(processes::run(&text, settings)?
+                    .unwrap_or_default()
+                    .attempt())
+            };
+            let belief = belief::settle(&first, again, std::thread::sleep)?;
+            worker.counts.take(&belief);
+            if belief.difference().is_some() {
                 found.scenario(plan, at, &text, settings)?;
-            } else {
-                worker.counts.unrepeated += 1;
             }
         }
         at += plan.workers * shards;
         progress.tell(worker, &found);
     }
     found.next = Some(plan.part.number(at));
-    Ok(found)
-}
-
-/// Scripts in which time passes, as many together as one process can have.
-fn work_slowly(plan: &Plan, number: u64, worker: &mut Worker) -> io::Result<Found> {
-    let mut found = Found::default();
-    let budget = plan.steps.div_ceil(plan.workers);
-    let (shard, shards) = plan.shard;
-    let mut chunk = shard * plan.workers + number;
-    while worker.comparison.steps < budget && found.disagreements < DIFFERENCES_MAX {
-        let first = chunk * times::TOGETHER as u64;
-        let numbers: Vec<u64> = (first..first + times::TOGETHER as u64).collect();
-        let scripts: Vec<Script> = numbers
-            .iter()
-            .filter_map(|&at| plan.part.script(at))
-            .map(|mut script| {
-                if !worker.several_users() {
-                    found.skipped += random::without_other_users(&mut script);
-                }
-                script
-            })
-            .collect();
-        let ended = worker.run_together(&scripts)?;
-        if let Some(tape) = &mut worker.tape {
-            for (script, one) in scripts.iter().zip(&ended) {
-                tape.whole(script, one)?;
-            }
-        }
-        let differing: Vec<usize> = (0..ended.len())
-            .filter(|&at| ended[at].difference.is_some())
-            .collect();
-        let again: Vec<Script> = differing.iter().map(|&at| scripts[at].clone()).collect();
-        if !again.is_empty() {
-            let ended = worker.run_together(&again)?;
-            for ((script, one), &at) in again.iter().zip(&ended).zip(&differing) {
-                let Some(difference) = &one.difference else {
-                    worker.counts.unrepeated += 1;
-                    continue;
-                };
-                found.disagreements += 1;
-                let at = numbers[at];
-                found.show(plan, at, script, &one.said, Some(difference))?;
-            }
-        }
-        chunk += plan.workers * shards;
-        eprintln!(
-            "worker {number}: {} scripts in which time passes, {} disagreements",
-            worker.counts.scripts, found.disagreements
-        );
-    }
-    found.next = Some(plan.part.number(chunk * times::TOGETHER as u64));
     Ok(found)
 }
 
@@ -552,6 +509,8 @@ impl Found {
             ("skipped", self.skipped),
             ("disagreements", self.disagreements),
             ("unrepeated", counts.unrepeated),
+            ("delayed", counts.delayed),
+            ("disturbed", counts.disturbed),
             ("left_over", counts.left_over),
             ("networks", counts.networks),
             ("unclear", worker.comparison.unclear),

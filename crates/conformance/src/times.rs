@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::belief::Attempt;
 use crate::compare::{Difference, Stop, Walk};
 use crate::encounters;
 use crate::live::Live;
@@ -23,6 +24,10 @@ use crate::worker::{WINDOWS, Worker};
 const NETWORKS: usize = 4;
 /// Scripts that wait together.
 pub const TOGETHER: usize = NETWORKS * WINDOWS as usize;
+
+/// A wait that was so much longer is still the same to the model: encounters.rs keeps a second from every
+/// timer.
+const LATE_MAX: Duration = Duration::from_millis(500);
 
 /// The script of a number.
 #[must_use]
@@ -43,6 +48,19 @@ pub struct Ended {
     pub said: Vec<Option<Seen>>,
     /// The ports that it ran on.
     pub window: u16,
+    /// The longest time between two waits, or what a wait was too long.
+    pub took: Duration,
+}
+
+impl Ended {
+    /// What is to be believed of it.
+    #[must_use]
+    pub fn attempt(&self) -> Attempt<Difference> {
+        Attempt {
+            difference: self.difference.clone(),
+            took: self.took,
+        }
+    }
 }
 
 struct Waiting {
@@ -50,6 +68,7 @@ struct Waiting {
     live: Live,
     ended: Option<Ended>,
     until: Instant,
+    took: Duration,
 }
 
 impl Worker {
@@ -70,6 +89,7 @@ impl Worker {
                 live: Live::new(self.several_users())?,
                 ended: None,
                 until: Instant::now(),
+                took: Duration::ZERO,
             });
             self.go_on(script, window, &mut all[at])?;
         }
@@ -96,10 +116,17 @@ impl Worker {
     }
 
     fn go_on(&mut self, script: &Script, window: u16, one: &mut Waiting) -> io::Result<()> {
-        let difference = match self
+        let (begun, waited) = (Instant::now(), one.live.waited());
+        let stop = self
             .comparison
-            .go_on(&mut one.walk, script, &mut one.live)?
-        {
+            .go_on(&mut one.walk, script, &mut one.live)?;
+        let late = begun.saturating_duration_since(one.until);
+        if late > LATE_MAX {
+            one.took = one.took.max(late);
+        }
+        let on_purpose = one.live.waited() - waited;
+        one.took = one.took.max(begun.elapsed().saturating_sub(on_purpose));
+        let difference = match stop {
             Stop::Waits(seconds) => {
                 one.until = Instant::now() + Duration::from_secs(seconds.into());
                 return Ok(());
@@ -113,6 +140,7 @@ impl Worker {
             difference,
             said: one.walk.said().to_vec(),
             window,
+            took: one.took,
         });
         Ok(())
     }

@@ -1,9 +1,9 @@
 //! One process with a network of its own: runs scripts on both sides, and reports.
 //!
 //! Decides:  when ports are taken afresh and when the whole network is, so that no script meets what
-//!           another left; that a difference which does not happen again is counted, not believed.
+//!           another left.
 //! Kernel:   /proc/net/sockstat: sockets in the tables, and in TIME_WAIT, of one network namespace
-//! Not here: which scripts there are (exhaustive.rs, random.rs).
+//! Not here: which scripts there are (exhaustive.rs, random.rs); which differences are believed (belief.rs).
 
 use std::fs::File;
 use std::io;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use portcullis_kernel_model::Kernel;
 use portcullis_sys::{bare, process};
 
+use crate::belief::{self, Attempt, Belief};
 use crate::compare::{Comparison, Difference, Source};
 use crate::draws::{self, Answers};
 use crate::host;
@@ -69,10 +70,26 @@ pub struct Counts {
     pub scripts: u64,
     /// Differences that did not happen again.
     pub unrepeated: u64,
+    /// Differences of scripts that took longer than the model knows of, which a quick run did not show.
+    pub delayed: u64,
+    /// Scripts that differed and never ran quickly enough to be believed.
+    pub disturbed: u64,
     /// Scripts that left something behind, after which other ports were used.
     pub left_over: u64,
     /// Networks used.
     pub networks: u64,
+}
+
+impl Counts {
+    /// Counts what came of a difference.
+    pub(crate) fn take<D>(&mut self, belief: &Belief<D>) {
+        match belief {
+            Belief::Differs(_) => {}
+            Belief::Unrepeated => self.unrepeated += 1,
+            Belief::Delayed => self.delayed += 1,
+            Belief::Disturbed => self.disturbed += 1,
+        }
+    }
 }
 
 fn ports(window: u16) -> Ports {
@@ -156,7 +173,8 @@ impl Worker {
         self.user
     }
 
-    /// Runs a script. A difference is only reported if it happens again on other ports.
+    /// Runs a script. A difference is only reported if it is believed: it happens again on other ports, and
+    /// no time passed that the model does not know of.
     pub fn run(&mut self, script: &Script) -> io::Result<Option<Difference>> {
         self.set_profile(script.profile)?;
         self.counts.scripts += 1;
@@ -172,17 +190,18 @@ impl Worker {
         }
         let first = self.run_once(script)?;
         if let Some(tape) = &mut self.tape {
-            tape.end_script(first.is_none())?;
+            tape.end_script(first.difference.is_none())?;
         }
-        if first.is_none() {
+        if first.difference.is_none() {
             return Ok(None);
         }
-        self.next_window()?;
-        let again = self.try_script(script)?;
-        if again.is_none() {
-            self.counts.unrepeated += 1;
-        }
-        Ok(again)
+        let again = || {
+            self.next_window()?;
+            self.attempt(script)
+        };
+        let belief = belief::settle(&first, again, std::thread::sleep)?;
+        self.counts.take(&belief);
+        Ok(belief.difference())
     }
 
     /// Runs a script so many times, now and then on other ports: every answer to its last call; `None` if
@@ -216,8 +235,13 @@ impl Worker {
         draws::permitted(&mut alone, script, &self.comparison.ports)
     }
 
-    /// Runs a script without keeping it.
+    /// Runs a script without keeping it, until it was quick; a difference if that run showed one.
     pub fn try_script(&mut self, script: &Script) -> io::Result<Option<Difference>> {
+        let decided = belief::decide(|| self.attempt(script), std::thread::sleep)?;
+        Ok(decided.and_then(|attempt| attempt.difference))
+    }
+
+    fn attempt(&mut self, script: &Script) -> io::Result<Attempt<Difference>> {
         let tape = self.tape.take();
         self.set_profile(script.profile)?;
         let outcome = self.run_once(script);
@@ -225,20 +249,26 @@ impl Worker {
         outcome
     }
 
-    fn run_once(&mut self, script: &Script) -> io::Result<Option<Difference>> {
+    fn run_once(&mut self, script: &Script) -> io::Result<Attempt<Difference>> {
         let Worker {
             comparison,
             live,
             tape,
             ..
         } = self;
-        let outcome = comparison.run(
-            script,
-            &mut Recorded {
-                live,
-                tape: tape.as_mut(),
-            },
-        )?;
+        let begun = Instant::now();
+        let mut source = Recorded {
+            live,
+            tape: tape.as_mut(),
+            answered: begun,
+        };
+        let difference = comparison.run(script, &mut source)?;
+        // What the model thinks after the last answer disturbs nobody.
+        let took = source.answered - begun;
+        let attempt = Attempt {
+            difference,
+            took: took.saturating_sub(self.live.waited()),
+        };
         let connected = self.live.had_connections();
         self.live.reset()?;
         self.since_look += 1;
@@ -255,7 +285,7 @@ impl Worker {
                 ));
             }
         }
-        Ok(outcome)
+        Ok(attempt)
     }
 
     /// Nothing new in the tables of connections and listeners, and nothing new in TIME_WAIT.
@@ -377,11 +407,14 @@ fn tcp_counts(text: &[u8]) -> (u64, u64) {
 struct Recorded<'a> {
     live: &'a mut Live,
     tape: Option<&'a mut Writer>,
+    /// When the last answer came.
+    answered: Instant,
 }
 
 impl Source for Recorded<'_> {
     fn answer(&mut self, step: &Step) -> io::Result<Option<Seen>> {
         let seen = self.live.perform(step)?;
+        self.answered = Instant::now();
         if let Some(tape) = &mut self.tape {
             tape.seen(seen.as_ref());
         }
@@ -390,7 +423,12 @@ impl Source for Recorded<'_> {
 
     fn later(&mut self, step: &Step) -> Option<u8> {
         // A tape holds the first answer.
-        self.tape.is_none().then(|| self.live.state_later(step))
+        if self.tape.is_some() {
+            return None;
+        }
+        let state = self.live.state_later(step);
+        self.answered = Instant::now();
+        Some(state)
     }
 }
 

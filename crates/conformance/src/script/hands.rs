@@ -20,7 +20,7 @@ use super::world::Outcome;
 use crate::live;
 
 /// How long a call that blocks is waited for.
-const BLOCKS: Duration = Duration::from_millis(100);
+pub(super) const BLOCKS: Duration = Duration::from_millis(100);
 
 /// One process's sockets.
 #[derive(Debug)]

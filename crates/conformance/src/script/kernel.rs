@@ -24,6 +24,9 @@ use super::program::Slot;
 use super::run::Tally;
 use super::world::{Outcome, World};
 
+/// Between two looks for a connection that nobody got yet.
+pub(super) const LOOK: Duration = Duration::from_millis(1);
+
 /// The kernel that runs here.
 #[derive(Debug)]
 pub struct Kernel {
@@ -374,7 +377,7 @@ impl World for Kernel {
     }
 
     fn settle(&mut self) -> bool {
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::sleep(LOOK);
         true
     }
 }

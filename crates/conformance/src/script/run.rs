@@ -6,15 +6,19 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read as _, Write as _};
+use std::time::Duration;
 
 use portcullis_kernel_model::{Answer, Call, FilesId, Rule, SocketId, WayOut};
 use portcullis_sys::process::{self, Fork};
 
+use crate::belief::TICK_MAX;
+
 use super::guess::{Past, Possible, Turn};
-use super::kernel::{Kernel, Obstacle};
+use super::hands::BLOCKS;
+use super::kernel::{Kernel, LOOK, Obstacle};
 use super::model::Model;
 use super::program::{Action, Expect, Reaches, Script, Slot, Step, Verb};
-use super::world::{Observation, Outcome, perform};
+use super::world::{LOOKS, Observation, Outcome, perform};
 
 /// Where a script runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +55,25 @@ pub struct Row {
     pub known: Vec<Option<SocketId>>,
     /// What is wrong; empty where nothing is.
     pub complaints: Vec<Complaint>,
+}
+
+impl Row {
+    /// What the live world waited on purpose.
+    #[must_use]
+    pub fn waited(&self, step: &Step) -> Duration {
+        let Some(kernel) = &self.kernel else {
+            return Duration::ZERO;
+        };
+        match &step.action {
+            Action::Wait { ms } => Duration::from_millis(*ms),
+            _ if kernel.outcome == Outcome::Blocks => BLOCKS + TICK_MAX,
+            Action::Call {
+                call: Verb::Connect(_),
+                ..
+            } if kernel.reached.is_none() && kernel.outcome == Outcome::Ok => LOOK * LOOKS,
+            _ => Duration::ZERO,
+        }
+    }
 }
 
 /// What is wrong with the outcome of a line.

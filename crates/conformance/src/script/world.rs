@@ -54,7 +54,7 @@ pub struct Observation {
 }
 
 /// How often a connection that nobody got yet is looked for again.
-const LOOKS: u32 = 5;
+pub(super) const LOOKS: u32 = 5;
 
 /// Takes a step. `listeners` are the open sockets that ever listened, to see whom a connection reaches.
 pub fn perform(
