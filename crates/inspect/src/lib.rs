@@ -67,6 +67,7 @@
 
 mod beside;
 mod btf;
+mod crowd;
 mod diag;
 mod file;
 mod found;

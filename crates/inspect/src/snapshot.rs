@@ -119,7 +119,7 @@ pub enum Protocol {
 }
 
 /// A TCP state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// `ESTABLISHED`.
@@ -192,7 +192,7 @@ pub struct Socket {
 }
 
 /// A socket's options; `null` where nobody could tell.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Options {
     /// `SO_REUSEADDR`.
     pub reuseaddr: Option<bool>,
@@ -215,7 +215,7 @@ pub struct Options {
 }
 
 /// A socket's place in the SO_REUSEPORT groups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InGroup {
     /// In none.

@@ -40,6 +40,9 @@ pub(crate) use text::lines;
 pub const NEAR: u16 = 100;
 /// Of the sockets in the way, so many are told.
 const HOLDERS_MAX: usize = 16;
+/// Of what is supposed, so much is told: of more facts, all are one way or the other
+/// ([`Worlds`]).
+const SUPPOSED_MAX: usize = 8;
 /// The version of the serialised form.
 const FORMAT: u32 = 1;
 
@@ -149,13 +152,14 @@ pub fn ask(snapshot: &Snapshot, opening: &Opening) -> Result<Verdict, Nonsense> 
         port: Some(opening.at.port()).filter(|&port| port != 0),
         near: NEAR,
     };
-    let worlds = Worlds::of(snapshot, focus)?;
-    let asked = Asked {
-        snapshot,
-        worlds: &worlds,
-    };
+    let worlds = Worlds::for_bind(snapshot, focus)?;
+    Ok(ask_in(&worlds, snapshot, opening))
+}
+
+fn ask_in(worlds: &Worlds, snapshot: &Snapshot, opening: &Opening) -> Verdict {
     let subject = Subject::New(opening.family, &[]);
-    Ok(asked.verdict(opening.at, &opening.calls(), subject))
+    let asked = Asked { snapshot, worlds };
+    asked.verdict(opening.at, &opening.calls(), subject)
 }
 
 /// Would these calls succeed on a socket without a port, which the caller has made already and prepared by
@@ -182,7 +186,7 @@ pub fn ask_prepared(
         port: Some(at.port()).filter(|&port| port != 0),
         near: NEAR,
     };
-    let worlds = Worlds::of(snapshot, focus)?;
+    let worlds = Worlds::for_bind(snapshot, focus)?;
     let asked = Asked {
         snapshot,
         worlds: &worlds,
@@ -403,7 +407,15 @@ impl Asked<'_> {
         let holders = self.in_the_way(possible, tried);
         let more_holders = holders.len().saturating_sub(HOLDERS_MAX);
         let holders = holders.into_iter().take(HOLDERS_MAX);
-        let supposing = possible.supposed.iter().map(|one| self.supposed(one));
+        let memory = |one: &&Supposed| matches!(one, Supposed::Memory { .. });
+        let facts = possible.supposed.iter().filter(|one| !memory(one));
+        let told = facts.clone().take(SUPPOSED_MAX);
+        let mut supposing: Vec<String> = told.map(|one| self.supposed(one)).collect();
+        if facts.count() > SUPPOSED_MAX {
+            supposing.push("it is so for all others that nobody could tell of".to_owned());
+        }
+        let memory = possible.supposed.iter().filter(memory);
+        supposing.extend(memory.map(|one| self.supposed(one)));
         PossibleAnswer {
             call: tried.refused.map(|(call, _)| call_name(call)),
             error: tried.refused.map(|(_, errno)| errno.name()),
@@ -411,7 +423,7 @@ impl Asked<'_> {
             rule: tried.why.decided_by().map(RuleText::of),
             holders: holders.collect(),
             more_holders,
-            supposing: supposing.collect(),
+            supposing,
         }
     }
 
@@ -569,5 +581,130 @@ fn call_name(call: Call) -> String {
         }
         Call::Fchown(_) => "fchown".to_owned(),
         other => format!("{other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::{Address, Drops, Holder as Descriptor, InGroup, Interface, Sysctls, Vrf};
+
+    fn loopback() -> Interface {
+        let address = |ip: &str| Address {
+            ip: ip.parse().unwrap(),
+            prefix: 32,
+            tentative: false,
+            duplicate: false,
+            deprecated: false,
+        };
+        Interface {
+            index: 1,
+            name: "lo".to_owned(),
+            up: true,
+            running: true,
+            vrf: Vrf::Outside,
+            addresses: ["127.0.0.1", "10.0.0.5", "::1"].map(address).into(),
+        }
+    }
+
+    /// A host where one process asks and others have these sockets.
+    fn host(sockets: Vec<Socket>) -> Snapshot {
+        let mut snapshot = Snapshot::new();
+        snapshot.kernel.release = "6.18.0".to_owned();
+        let pids: BTreeSet<u32> = (sockets.iter().flat_map(|one| &one.holders))
+            .map(|holder| holder.pid)
+            .chain([1])
+            .collect();
+        snapshot.caller = 1;
+        snapshot.processes = pids.into_iter().map(crate::process::unknown).collect();
+        for process in &mut snapshot.processes {
+            process.uids = Some([0; 4]);
+            process.capabilities = Some(u64::MAX);
+        }
+        snapshot.namespaces.push(Namespace {
+            inode: 1,
+            names: Vec::new(),
+            user_namespace: None,
+            sysctls: Sysctls::default(),
+            interfaces: vec![loopback()],
+            sockets,
+            buckets: Vec::new(),
+            groups: Vec::new(),
+            unix: Vec::new(),
+            drops: Drops::default(),
+        });
+        snapshot.namespaces[0].sysctls.somaxconn = Some(4096);
+        snapshot
+    }
+
+    /// Sockets of one port: of a few kinds, each some hundred times, mixed.
+    fn crowds(random: &mut impl FnMut(u32) -> u32) -> Vec<Socket> {
+        let many = 1 + random(4);
+        let kinds: Vec<Socket> = (0..many)
+            .map(|_| {
+                let at = ["127.0.0.1:80", "10.0.0.5:80", "127.0.0.1:81", "[::1]:80"];
+                let mut one = Socket::unknown(at[random(4) as usize].parse().unwrap());
+                let states = [State::TimeWait, State::Established, State::Bound];
+                one.state = states[random(3) as usize];
+                one.options.v6only = Some(false);
+                let known = one.state == State::Bound || random(4) > 0;
+                one.options.reuseaddr = known.then(|| random(2) == 0);
+                one.options.reuseport = known.then(|| random(2) == 0);
+                one.group = known.then_some(InGroup::None);
+                if one.state != State::TimeWait {
+                    (one.inode, one.uid) = (7, Some(random(2)));
+                }
+                if one.state != State::Bound {
+                    one.peer = Some(SocketAddr::new(one.local.ip(), 9));
+                }
+                one
+            })
+            .collect();
+        (0..500 + random(500))
+            .map(|number| {
+                let mut one = kinds[random(many) as usize].clone();
+                one.cookie = u64::from(number) + 1;
+                if one.state == State::TimeWait {
+                    one.timer_ms = Some(1000 * (1 + random(59)));
+                } else {
+                    let pid = 2 + random(50);
+                    one.holders.push(Descriptor { pid, fd: number });
+                }
+                one
+            })
+            .collect()
+    }
+
+    #[test]
+    fn of_a_crowd_some_answer_as_all_do() {
+        let mut seed = 0x5eed_0005_u64;
+        let mut random = move |below: u32| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            ((seed >> 33) % u64::from(below)) as u32
+        };
+        let (mut refused, mut thinned) = (0, 0);
+        for round in 0..12 {
+            let snapshot = host(crowds(&mut random));
+            for at in ["127.0.0.1:80", "0.0.0.0:80", "[::]:80"] {
+                let mut opening = Opening::new(at.parse().unwrap());
+                if random(2) == 0 {
+                    opening.options.push(Opt::ReuseAddr(true));
+                }
+                let focus = Focus {
+                    port: Some(80),
+                    near: 2,
+                };
+                let whole = Worlds::of(&snapshot, focus).unwrap();
+                let few = Worlds::for_bind(&snapshot, focus).unwrap();
+                let all = ask_in(&whole, &snapshot, &opening);
+                let some = ask_in(&few, &snapshot, &opening);
+                assert_eq!(some.to_string(), all.to_string(), "round {round}, {at}");
+                assert_eq!(some, all, "round {round}, {at}");
+                refused += usize::from(all.outcome == Outcome::Refused);
+                let sockets = |worlds: &Worlds| worlds.possible[0].sockets.len();
+                thinned += usize::from(sockets(&few) < sockets(&whole));
+            }
+        }
+        assert!(refused > 10 && thinned > 10, "{refused}, {thinned}");
     }
 }

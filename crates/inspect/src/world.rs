@@ -10,6 +10,7 @@ use portcullis_kernel_model::{Caps, Found, NetId, ProcessId, SocketId, Uid, User
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use crate::crowd::{Member, few};
 use crate::model_host::{host_of, uid_of};
 use crate::snapshot::{Known, Protocol, Snapshot, Socket, State};
 use crate::suppose::{Open, REUSEADDR, REUSEPORT, Supposition, V6ONLY};
@@ -135,7 +136,18 @@ impl Worlds {
     ///
     /// Where no host can be like that: a snapshot comes from outside.
     pub fn of(snapshot: &Snapshot, focus: Focus) -> Result<Worlds, Nonsense> {
-        let builder = Builder::new(snapshot, focus)?;
+        Worlds::from(&Builder::new(snapshot, focus)?)
+    }
+
+    /// The worlds for a bind and a listen of a new socket: of a crowd of connections that are alike, some are
+    /// there.
+    pub(crate) fn for_bind(snapshot: &Snapshot, focus: Focus) -> Result<Worlds, Nonsense> {
+        let mut builder = Builder::new(snapshot, focus)?;
+        builder.thin_crowds();
+        Worlds::from(&builder)
+    }
+
+    fn from(builder: &Builder<'_>) -> Result<Worlds, Nonsense> {
         let mut possible = Vec::new();
         for supposed in builder.suppositions() {
             possible.push(builder.build(supposed)?);
@@ -244,6 +256,15 @@ impl<'a> Builder<'a> {
         };
         let kept = (0..self.places.len()).filter(|&at| !lonely(at));
         self.places = kept.map(|at| self.places[at]).collect();
+        self.find_listeners();
+    }
+
+    fn thin_crowds(&mut self) {
+        let members: Vec<Member<'_>> = (self.places.iter().zip(&self.listeners))
+            .filter_map(|(&place, &listener)| Some((place.0, self.socket(place)?, listener)))
+            .collect();
+        let mut stays = few(&members).into_iter();
+        self.places.retain(|_| stays.next() != Some(false));
         self.find_listeners();
     }
 

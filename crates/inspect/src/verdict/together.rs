@@ -57,7 +57,7 @@ fn one_port(
         port: Some(port),
         near: NEAR,
     };
-    let mut worlds = Worlds::of(snapshot, focus)?;
+    let mut worlds = Worlds::for_bind(snapshot, focus)?;
     // Of each world, the sockets that were opened there before, with their numbers.
     let mut ours: Vec<Vec<(SocketId, usize)>> =
         worlds.possible.iter().map(|_| Vec::new()).collect();
