@@ -316,6 +316,12 @@ impl Group {
             .is_some_and(|slot| inner.is_eligible(slot))
     }
 
+    /// As [`Group::set_usable`] or the configuration said it last, whatever its weight.
+    #[must_use]
+    pub fn is_up(&self, member: MemberId) -> bool {
+        self.lock().slot(member).is_some_and(|slot| slot.usable)
+    }
+
     /// The slot of a configured server.
     #[must_use]
     pub fn slot_of(&self, name: &str) -> Option<MemberId> {

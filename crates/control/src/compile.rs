@@ -171,7 +171,7 @@ pub struct BackendPlan {
 }
 
 /// One server.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ServerPlan {
     /// What the balance crate knows of it.
     pub member: Member,

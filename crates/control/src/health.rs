@@ -149,16 +149,6 @@ impl HealthPlan {
             spread: plan.process.spread_checks,
         }
     }
-
-    /// Servers that begin down (`init-state`) get no session before their checks: call it before
-    /// the first worker runs, since the checks begin after that.
-    pub fn take_down_who_begins_down(&self) {
-        for check in &self.checks {
-            if !Health::starting(check.settings, check.start).is_up() {
-                check.group.set_usable(check.slot, false);
-            }
-        }
-    }
 }
 
 /// The counters of those servers of a backend.
@@ -237,6 +227,7 @@ struct Running {
     check: Arc<Check>,
     spread: u8,
     health: Arc<Mutex<Health>>,
+    warming: Arc<Warming>,
     task: JoinHandle<()>,
 }
 
@@ -259,9 +250,7 @@ impl Checker {
     }
 
     /// Starts the checks of `plan`, and ends those that it has not. A server that was checked
-    /// before, by name, keeps its health: applying a configuration has told its group that it is
-    /// usable, and if it is down this takes that back, so call it before workers take the new
-    /// snapshot.
+    /// before, by name, keeps its health, which its group has kept too, and goes on warming up.
     pub fn apply(&mut self, plan: &HealthPlan) {
         let mut before = std::mem::take(&mut self.running);
         let count = plan.checks.len();
@@ -280,8 +269,12 @@ impl Checker {
             }
             let delay = start_delay_ms(&health, pace, position, count, plan.spread, random());
             let health = Arc::new(Mutex::new(health));
-            let started = self.start(Arc::new(check.clone()), plan.spread, health, delay);
+            let check = Arc::new(check.clone());
+            let started = self.start(check, plan.spread, health, Arc::default(), delay);
             self.running.insert(name, started);
+        }
+        for gone in before.values() {
+            gone.warming.stop(&gone.check);
         }
     }
 
@@ -312,9 +305,9 @@ impl Checker {
         if same(&old.check, check) && old.spread == spread {
             return old;
         }
-        let health = Arc::clone(&old.health);
+        let (health, warming) = (Arc::clone(&old.health), Arc::clone(&old.warming));
         drop(old);
-        self.start(Arc::new(check.clone()), spread, health, delay)
+        self.start(Arc::new(check.clone()), spread, health, warming, delay)
     }
 
     fn start(
@@ -322,6 +315,7 @@ impl Checker {
         check: Arc<Check>,
         spread: u8,
         health: Arc<Mutex<Health>>,
+        warming: Arc<Warming>,
         delay_ms: u32,
     ) -> Running {
         let task = Task {
@@ -330,12 +324,13 @@ impl Checker {
             health: Arc::clone(&health),
             log: self.log.clone(),
             workers: Arc::clone(&self.workers),
-            warming: Warming::default(),
+            warming: Arc::clone(&warming),
         };
         Running {
             check,
             spread,
             health,
+            warming,
             task: self.runtime.spawn(task.run(delay_ms)),
         }
     }
@@ -353,15 +348,24 @@ fn same(old: &Check, new: &Check) -> bool {
         && old.timeout == new.timeout
         && old.slow_start_s == new.slow_start_s
         && old.log_each == new.log_each
-        && old.ends_when_down.len() == new.ends_when_down.len()
-        && old.ends_when_up.len() == new.ends_when_up.len()
+        && same_states(&old.ends_when_down, &new.ends_when_down)
+        && same_states(&old.ends_when_up, &new.ends_when_up)
         && same_observed(old.observed.as_ref(), new.observed.as_ref())
+}
+
+fn same_states(old: &[Arc<ServerState>], new: &[Arc<ServerState>]) -> bool {
+    let mut pairs = old.iter().zip(new);
+    old.len() == new.len() && pairs.all(|(old, new)| Arc::ptr_eq(old, new))
 }
 
 fn same_observed(old: Option<&Observed>, new: Option<&Observed>) -> bool {
     match (old, new) {
         (None, None) => true,
-        (Some(old), Some(new)) => old.limit == new.limit && old.on_error == new.on_error,
+        (Some(old), Some(new)) => {
+            Arc::ptr_eq(&old.alarm, &new.alarm)
+                && old.limit == new.limit
+                && old.on_error == new.on_error
+        }
         _ => false,
     }
 }
@@ -399,7 +403,7 @@ struct Task {
     health: Arc<Mutex<Health>>,
     log: LogHandle,
     workers: Arc<[Remote]>,
-    warming: Warming,
+    warming: Arc<Warming>,
 }
 
 impl Task {

@@ -99,7 +99,7 @@ fn backend(servers: &[SocketAddr]) -> Backend {
     Backend {
         name: "servers".into(),
         group: Arc::new(Group::new(Algorithm::LeastConn, AllBackups::No, &members)),
-        servers: servers.iter().enumerate().map(with_slot).collect(),
+        servers: ServerTable::of(servers.iter().enumerate().map(with_slot)),
         hash: None,
         queue_timeout_ms: 0,
         connect_timeout_ms: 5_000,

@@ -150,6 +150,9 @@ pub trait Net {
     /// Polls a listener no more.
     fn unwatch_listener(&mut self, listener: &Self::Listener);
 
+    /// What tells this listener from all others that are open.
+    fn listener_id(&self, listener: &Self::Listener) -> u64;
+
     /// Do connections accepted from this listener begin with `TCP_NODELAY` (or need none)?
     fn inherits_no_delay(&mut self, listener: &Self::Listener) -> bool;
 

@@ -16,7 +16,7 @@ use portcullis_balance::{MemberId, Ticket, Waited, Waiter};
 use crate::net::Readiness;
 use crate::proxy_protocol::Fault;
 use crate::record::{EndCause, EndPhase, PeerAddress, Termination};
-use crate::snapshot::{Backend, Frontend};
+use crate::snapshot::{Backend, Frontend, Server};
 use crate::source::Lease;
 use crate::state::{ListenerState, ProcessState};
 use crate::worker::gather::{self, Gather};
@@ -298,7 +298,7 @@ pub struct Session<S, P> {
     /// The server that is counted for it in the backend's group.
     pub member: Option<MemberId>,
     /// The server last tried, or waited for; for the record.
-    pub tried: Option<MemberId>,
+    pub tried: Option<Arc<Server>>,
     /// Its place in a queue.
     pub ticket: Option<Ticket>,
     /// How many were served from queues that it stood in.

@@ -117,6 +117,16 @@ impl<T> Slab<T> {
         self.free.push(index);
     }
 
+    /// How many slots there are, with and without a tenant.
+    pub fn slots(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    /// All tenants.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().filter_map(|slot| slot.tenant.as_ref())
+    }
+
     /// The keys of all tenants.
     pub fn keys(&self) -> Vec<Key> {
         (0..self.slots.len() as u32)

@@ -4,7 +4,7 @@
 //! Not here: anything that changes while running (state.rs), and how it is made (the control plane).
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use portcullis_balance::{AddressHash, Group, MemberId};
 
@@ -123,8 +123,8 @@ pub struct Backend {
     pub name: Arc<str>,
     /// The choice of a server, shared by all workers and kept over reloads.
     pub group: Arc<Group>,
-    /// The servers by slot; `None` where a slot belongs to a server that this snapshot has not.
-    pub servers: Vec<Option<Arc<Server>>>,
+    /// The servers by slot; one table for all snapshots of the backend, as the group is.
+    pub servers: Arc<ServerTable>,
     /// What a hash is made of, where one chooses.
     pub hash: Option<AddressHash>,
     /// Time in a queue for a server, ms; 0: none.
@@ -155,6 +155,38 @@ pub struct Backend {
     pub smart_connect: bool,
     /// Counters.
     pub state: Arc<BackendState>,
+}
+
+/// The servers of a backend by their slots in its group: who was chosen is found here.
+///
+/// A slot is not given to another server while a connection is counted on it, so whoever was chosen
+/// is found, whether the choice was made before or after a reload.
+#[derive(Debug, Default)]
+pub struct ServerTable(RwLock<Vec<Option<Arc<Server>>>>);
+
+impl ServerTable {
+    /// The servers of slot 0, 1, 2 …; `None` where a slot's server has no address.
+    pub fn of(servers: impl IntoIterator<Item = Option<Arc<Server>>>) -> Arc<ServerTable> {
+        Arc::new(ServerTable(RwLock::new(servers.into_iter().collect())))
+    }
+
+    /// The server that a choice came to.
+    pub fn get(&self, member: MemberId) -> Option<Arc<Server>> {
+        let servers = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        servers.get(member.0 as usize)?.clone()
+    }
+
+    /// All that have an address, those that are gone and still have connections too.
+    pub fn all(&self) -> Vec<Arc<Server>> {
+        let servers = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        servers.iter().flatten().cloned().collect()
+    }
+
+    /// Changes group and table in one step: whoever is chosen meanwhile is looked up after it.
+    /// `change` reconfigures the group; nothing that it calls may look anybody up here.
+    pub fn update<R>(&self, change: impl FnOnce(&mut Vec<Option<Arc<Server>>>) -> R) -> R {
+        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// One server.

@@ -5,23 +5,21 @@
 //! Not here: the loop and its thread (worker/thread.rs), the steps themselves (accept.rs,
 //!           connect.rs, relay.rs, ending.rs), the network (net.rs).
 
-use std::collections::VecDeque;
-use std::rc::Rc;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::limits::Bell;
 use crate::net::{Net, Readiness};
 use crate::proxy_protocol::Fault;
 use crate::record::{EndCause, EndPhase, LogSink, ObserverSink, Termination};
-use crate::session::{Alarm, Phase, Route, Session, Times};
+use crate::session::{Alarm, Phase, Session};
 use crate::slab::{Key, Slab};
 use crate::snapshot::{Sharing, Snapshot};
 use crate::state::{ListenerState, ServerState};
 use crate::wheel::Wheel;
 
 use accept::Gate;
-use mailbox::{Desk, Mailbox};
+use mailbox::Mailbox;
 use pools::{BufferPool, PipePool};
 use relay::{Kit, Turn};
 use token::Token;
@@ -31,6 +29,7 @@ mod connect;
 mod ending;
 pub mod gather;
 mod greeting;
+mod install;
 mod mailbox;
 pub mod pools;
 mod queue;
@@ -90,8 +89,10 @@ pub struct Engine<N: Net> {
     scratch: Vec<u8>,
     buffers: BufferPool,
     pipes: PipePool<N::Pipe>,
-    gates: Vec<Gate<N::Listener>>,
-    gate_generation: u32,
+    gates: Slab<Gate<N::Listener>>,
+    /// The gates that are wanted, by what tells their listeners apart.
+    wanted: HashMap<u64, Key>,
+    installs: u64,
     door: Door,
     /// Until when listeners are left alone since something ran out; 0: nothing did.
     starved_until_ms: u64,
@@ -131,8 +132,9 @@ impl<N: Net> Engine<N> {
             scratch: vec![0; SMALLEST_SCRATCH],
             buffers: BufferPool::default(),
             pipes: PipePool::none(),
-            gates: Vec::new(),
-            gate_generation: 0,
+            gates: Slab::default(),
+            wanted: HashMap::new(),
+            installs: 0,
             door: Door::Open,
             starved_until_ms: 0,
             rest_until_ms: 0,
@@ -191,45 +193,6 @@ impl<N: Net> Engine<N> {
         stop.map(|at| at.saturating_sub(self.now_ms))
     }
 
-    /// Runs by `snapshot` from now on, and takes from these listeners instead of the old ones.
-    /// Sessions go on with what they began with.
-    pub fn install(&mut self, snapshot: Arc<Snapshot>, listeners: Vec<Opening<N::Listener>>) {
-        self.close_gates();
-        let tuning = snapshot.tuning;
-        let scratch = (tuning.buffer_size as usize).max(SMALLEST_SCRATCH);
-        self.scratch.resize(scratch, 0);
-        self.pipes
-            .configure(tuning.pipe_size, tuning.max_pipes, &snapshot.process);
-        self.gate_generation = self.gate_generation.wrapping_add(1);
-        if self.door == Door::Closed {
-            self.door = Door::Open;
-        }
-        for opening in listeners {
-            let Some(frontend) = snapshot.frontends.get(opening.frontend) else {
-                debug_assert!(false, "a listener of frontend {}", opening.frontend);
-                continue;
-            };
-            let backend = frontend.backend.clone();
-            let waiter = backend
-                .as_ref()
-                .map(|backend| Desk::of(&self.mailbox, &backend.group));
-            let route = Route {
-                waiter,
-                accepts_proxy: opening.state.accepts_proxy.load(Ordering::Relaxed),
-                times: Times::of(frontend, backend.as_deref()),
-                frontend: Arc::clone(frontend),
-                backend,
-                listener: opening.state,
-                process: Arc::clone(&snapshot.process),
-                inherits_no_delay: self.net.inherits_no_delay(&opening.listener),
-            };
-            let gate = Gate::new(opening.listener, opening.sharing, Rc::new(route), &tuning);
-            self.gates.push(gate);
-        }
-        self.snapshot = Some(snapshot);
-        self.poll_gates();
-    }
-
     /// Takes what waits in the listeners' queues, then closes them. Sessions go on, as long as
     /// `timeout drain-age` allows.
     pub fn stop_accepting(&mut self) {
@@ -260,6 +223,7 @@ impl<N: Net> Engine<N> {
         if self.door == Door::Paused {
             self.door = Door::Open;
             self.poll_gates();
+            self.go_on_retiring();
             // Rings heard meanwhile were passed on: they may have been the last ones.
             self.woken();
         }
@@ -304,11 +268,7 @@ impl<N: Net> Engine<N> {
     pub fn handle(&mut self, token: u64, readiness: Readiness) -> bool {
         match Token::unpack(token) {
             Token::Bell => return false,
-            Token::Listener(key) => {
-                if key.generation == self.gate_generation {
-                    self.accept_burst(key.index as usize);
-                }
-            }
+            Token::Listener(key) => self.accept_from(key),
             Token::Client(key) => {
                 let Some(session) = self.sessions.get_mut(key) else {
                     return true;

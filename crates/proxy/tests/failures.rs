@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use common::*;
-use portcullis_balance::Algorithm;
+use portcullis_balance::{Algorithm, MemberId};
 use portcullis_proxy::session::Times;
 use portcullis_proxy::snapshot::ServerAddress;
 use portcullis_proxy::worker::thread::WorkerEvent;
@@ -57,7 +57,7 @@ fn a_refused_attempt_is_repeated_after_a_wait_and_ends_without_a_reset() {
     let record = proxy.record();
     assert_eq!(record.termination.to_string(), "SC");
     assert_eq!((record.retries, record.redispatched), (2, false));
-    let server = proxy.backend().servers[0].as_ref().unwrap();
+    let server = proxy.backend().servers.get(MemberId(0)).unwrap();
     assert_eq!(server.state.connect_errors.load(Ordering::SeqCst), 3);
     proxy.assert_idle();
     proxy.stop();
@@ -96,7 +96,7 @@ fn without_a_usable_server_a_session_ends_with_sc_and_no_server() {
         servers: vec![tcp(echo())],
         ..Plan::default()
     });
-    let member = proxy.backend().servers[0].as_ref().unwrap().slot;
+    let member = proxy.backend().servers.get(MemberId(0)).unwrap().slot;
     proxy.backend().group.set_usable(member, false);
     let mut client = proxy.connect();
     assert_eq!(client.read(&mut [0]).unwrap(), 0);

@@ -158,9 +158,8 @@ impl Stage {
     ) -> Result<Control, RunError> {
         let plan = &self.plan;
         let mut registry = Registry::default();
-        let applied = registry.apply(plan, self.maxconn);
+        let applied = registry.apply(plan, None, self.maxconn);
         let health = HealthPlan::new(plan, &registry);
-        health.take_down_who_begins_down();
         let sockets = open::deal(listeners, &applied.listeners, plan);
         let workers = Workers::start(&applied.snapshot, sockets, &plan.pinned, ears)?;
         Ok(Control {

@@ -120,6 +120,7 @@ impl Workers {
                 return News::Drained;
             };
             match event {
+                WorkerEvent::Installed { .. } => continue,
                 WorkerEvent::Drained { worker } => {
                     self.drained.insert(worker);
                 }
@@ -149,7 +150,7 @@ impl Workers {
                     Some(WorkerEvent::Stopped { worker } | WorkerEvent::Failed { worker, .. }) => {
                         self.gone.insert(worker);
                     }
-                    Some(WorkerEvent::Drained { .. }) => {}
+                    Some(WorkerEvent::Drained { .. } | WorkerEvent::Installed { .. }) => {}
                     None => break,
                 }
             }

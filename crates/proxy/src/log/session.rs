@@ -246,7 +246,7 @@ pub(super) mod tests {
         Arc::new(Backend {
             name: name.into(),
             group: Arc::new(Group::new(Algorithm::RoundRobin, AllBackups::No, &[])),
-            servers: Vec::new(),
+            servers: Default::default(),
             hash: None,
             queue_timeout_ms: 0,
             connect_timeout_ms: 0,

@@ -8,7 +8,7 @@
 //! Not here: what to do about an errno (worker).
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -307,6 +307,10 @@ impl Net for LinuxNet {
     fn unwatch_listener(&mut self, listener: &Arc<OwnedFd>) {
         // It fails only if it was not watched, and then there is nothing to do.
         let _ = epoll::delete(&self.epoll, listener);
+    }
+
+    fn listener_id(&self, listener: &Arc<OwnedFd>) -> u64 {
+        u64::from(listener.as_raw_fd().unsigned_abs())
     }
 
     fn inherits_no_delay(&mut self, listener: &Arc<OwnedFd>) -> bool {

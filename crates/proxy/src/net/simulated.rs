@@ -518,6 +518,10 @@ impl Net for SimulatedNet {
         self.world.borrow_mut().listeners[self.worker] = None;
     }
 
+    fn listener_id(&self, (): &()) -> u64 {
+        0
+    }
+
     fn inherits_no_delay(&mut self, (): &()) -> bool {
         true
     }

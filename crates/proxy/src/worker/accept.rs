@@ -25,34 +25,33 @@ use crate::snapshot::{Sharing, Tuning};
 use super::token::Token;
 
 /// Connections taken from one listener's queue before it is closed.
-const MOST_DRAINED: u32 = 65_536;
+pub(super) const MOST_DRAINED: u32 = 65_536;
 
 /// A listener in an engine.
 #[derive(Debug)]
 pub(super) struct Gate<L> {
-    listener: L,
-    sharing: Sharing,
-    route: Rc<Route>,
-    options: ClientOptions,
-    watched: bool,
+    pub(super) listener: L,
+    pub(super) sharing: Sharing,
+    pub(super) route: Rc<Route>,
+    pub(super) options: ClientOptions,
+    pub(super) watched: bool,
     /// It waits for a place.
-    limited: bool,
+    pub(super) limited: bool,
     /// Accepting failed in a way that is about this listener; it rests for a moment.
-    resting: bool,
+    pub(super) resting: bool,
+    /// The configuration has it no more: what is in its queue is taken, then it is closed.
+    pub(super) retiring: bool,
+    /// The installation that asked for it last.
+    pub(super) asked_at: u64,
     /// How many to take at the next event.
-    burst: u32,
+    pub(super) burst: u32,
     /// The wake-up at which it was full of them.
     full_at: u64,
 }
 
 impl<L> Gate<L> {
     pub(super) fn new(listener: L, sharing: Sharing, route: Rc<Route>, tuning: &Tuning) -> Self {
-        let options = ClientOptions {
-            keepalive: route.frontend.keepalive,
-            no_linger: route.frontend.no_linger,
-            receive_buffer: tuning.client_receive_buffer,
-            send_buffer: tuning.client_send_buffer,
-        };
+        let options = options_of(&route, tuning);
         Gate {
             listener,
             sharing,
@@ -61,9 +60,21 @@ impl<L> Gate<L> {
             watched: false,
             limited: false,
             resting: false,
+            retiring: false,
+            asked_at: 0,
             burst: 1,
             full_at: 0,
         }
+    }
+}
+
+/// The options of connections that come in by this route.
+pub(super) fn options_of(route: &Route, tuning: &Tuning) -> ClientOptions {
+    ClientOptions {
+        keepalive: route.frontend.keepalive,
+        no_linger: route.frontend.no_linger,
+        receive_buffer: tuning.client_receive_buffer,
+        send_buffer: tuning.client_send_buffer,
     }
 }
 
@@ -82,6 +93,15 @@ enum Stop {
     Paced(u64),
     /// Enough for one turn.
     Quota,
+}
+
+/// After a burst: may another one take more at once?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// There may be more.
+    Some,
+    /// Nothing that can be taken now.
+    Nothing,
 }
 
 /// The three limits of a route: count, limit, waiters.
@@ -174,23 +194,35 @@ fn is_about_one_connection(error: Errno) -> bool {
 }
 
 impl<N: Net> Engine<N> {
-    /// Takes what a listener has, up to the quota of a turn.
-    pub(super) fn accept_burst(&mut self, index: usize) {
-        if self.door != Door::Open || self.starved_until_ms > 0 {
-            return;
+    /// A listener has something: takes some of it, and all where it is being retired.
+    pub(super) fn accept_from(&mut self, key: Key) {
+        match self.gates.get(key) {
+            Some(gate) if gate.retiring => self.empty(key),
+            Some(_) => {
+                self.accept_burst(key);
+            }
+            None => {}
         }
-        let Some(gate) = self.gates.get(index) else {
-            return;
+    }
+
+    /// Takes what a listener has, up to the quota of a turn.
+    pub(super) fn accept_burst(&mut self, key: Key) -> Left {
+        if self.door != Door::Open || self.starved_until_ms > 0 {
+            return Left::Nothing;
+        }
+        let Some(gate) = self.gates.get(key) else {
+            return Left::Nothing;
         };
-        let most = self
-            .snapshot
-            .as_ref()
-            .map_or(1, |snapshot| snapshot.tuning.max_accept.max(1));
+        let most = self.most_at_once();
         let burst = gate.burst.min(most);
-        let (stop, taken) = self.accept_some(index, burst);
-        let Some(gate) = self.gates.get_mut(index) else {
-            return;
+        let (stop, taken) = self.accept_some(key, burst);
+        let Some(gate) = self.gates.get_mut(key) else {
+            return Left::Nothing;
         };
+        if gate.retiring && matches!(stop, Stop::Empty | Stop::Broken) {
+            self.close_gate(key);
+            return Left::Nothing;
+        }
         // A listener is level-triggered: what is left rings again at the next wake-up. So only then
         // is more taken at once, and a quiet listener is not asked twice.
         gate.burst = match stop {
@@ -204,18 +236,31 @@ impl<N: Net> Engine<N> {
         gate.limited = stop == Stop::Limited;
         gate.resting = matches!(stop, Stop::Broken | Stop::Paced(_));
         match stop {
-            Stop::Starved => return self.starve(),
+            Stop::Starved => {
+                self.starve();
+                return Left::Nothing;
+            }
             Stop::Broken => self.rest(STARVED_MS),
             Stop::Paced(wait) => self.rest(wait),
             _ => {}
         }
-        self.poll_gate(index);
+        self.poll_gate(key);
+        match stop {
+            Stop::Quota => Left::Some,
+            _ => Left::Nothing,
+        }
     }
 
-    fn accept_some(&mut self, index: usize, most: u32) -> (Stop, u32) {
+    /// Connections taken from one listener at a stretch.
+    pub(super) fn most_at_once(&self) -> u32 {
+        let snapshot = self.snapshot.as_ref();
+        snapshot.map_or(1, |snapshot| snapshot.tuning.max_accept.max(1))
+    }
+
+    fn accept_some(&mut self, key: Key, most: u32) -> (Stop, u32) {
         let mut taken = 0;
         while taken < most {
-            let Some(gate) = self.gates.get(index) else {
+            let Some(gate) = self.gates.get(key) else {
                 return (Stop::Empty, taken);
             };
             let route = Rc::clone(&gate.route);
@@ -274,9 +319,12 @@ impl<N: Net> Engine<N> {
 
     /// A place may be free: tries every listener that waits for one, and hands on what it cannot use.
     pub fn woken(&mut self) {
-        for index in 0..self.gates.len() {
-            if self.gates.get(index).is_some_and(|gate| gate.limited) {
-                self.accept_burst(index);
+        for index in 0..self.gates.slots() {
+            let Some(key) = self.gates.key_at(index) else {
+                continue;
+            };
+            if self.gates.get(key).is_some_and(|gate| gate.limited) {
+                self.accept_from(key);
             }
         }
         self.pass_rings_on();
@@ -284,7 +332,7 @@ impl<N: Net> Engine<N> {
 
     /// Rings the next worker wherever there is a place.
     pub(super) fn pass_rings_on(&self) {
-        for gate in &self.gates {
+        for gate in self.gates.iter() {
             for (count, limit, waiters) in limits_of(&gate.route) {
                 limits::pass_on(count, limit, waiters);
             }
@@ -302,7 +350,7 @@ impl<N: Net> Engine<N> {
     }
 
     /// Leaves the listeners that rest alone for so long, or as long as others rest already.
-    fn rest(&mut self, for_ms: u64) {
+    pub(super) fn rest(&mut self, for_ms: u64) {
         let until = self.now_ms + for_ms;
         self.rest_until_ms = match self.rest_until_ms {
             0 => until,
@@ -315,6 +363,7 @@ impl<N: Net> Engine<N> {
         if self.net.restore_reserve() {
             self.starved_until_ms = 0;
             self.poll_gates();
+            self.go_on_retiring();
             // Rings heard meanwhile were passed on: they may have been the last ones.
             self.woken();
         } else {
@@ -325,22 +374,25 @@ impl<N: Net> Engine<N> {
     /// Listeners that failed are tried again.
     pub(super) fn after_rest(&mut self) {
         self.rest_until_ms = 0;
-        for gate in &mut self.gates {
-            gate.resting = false;
+        for key in self.gates.keys() {
+            if let Some(gate) = self.gates.get_mut(key) {
+                gate.resting = false;
+            }
         }
         self.poll_gates();
+        self.go_on_retiring();
     }
 
     /// Polls each listener or not, as things stand.
     pub(super) fn poll_gates(&mut self) {
-        for index in 0..self.gates.len() {
-            self.poll_gate(index);
+        for key in self.gates.keys() {
+            self.poll_gate(key);
         }
     }
 
-    fn poll_gate(&mut self, index: usize) {
+    pub(super) fn poll_gate(&mut self, key: Key) {
         let rested = self.door == Door::Open && self.starved_until_ms == 0;
-        let Some(gate) = self.gates.get_mut(index) else {
+        let Some(gate) = self.gates.get_mut(key) else {
             return;
         };
         let wanted = rested && !gate.limited && !gate.resting;
@@ -352,10 +404,6 @@ impl<N: Net> Engine<N> {
             gate.watched = false;
             return;
         }
-        let key = Key {
-            index: index as u32,
-            generation: self.gate_generation,
-        };
         let token = Token::Listener(key).pack();
         match self.net.watch_listener(&gate.listener, gate.sharing, token) {
             Ok(()) => gate.watched = true,
@@ -369,23 +417,42 @@ impl<N: Net> Engine<N> {
         if self.starved_until_ms > 0 {
             return;
         }
-        for index in 0..self.gates.len() {
-            self.accept_some(index, MOST_DRAINED);
+        for key in self.gates.keys() {
+            self.accept_some(key, MOST_DRAINED);
         }
     }
 
     /// Lets go of all listeners.
     pub(super) fn close_gates(&mut self) {
-        for gate in &mut self.gates {
-            if gate.watched {
-                self.net.unwatch_listener(&gate.listener);
-                gate.watched = false;
-            }
-            for (_, _, waiters) in limits_of(&gate.route) {
-                waiters.leave(&self.bell);
+        let keys = self.gates.keys();
+        for &key in &keys {
+            if let Some(gate) = self.gates.get_mut(key) {
+                gate.limited = false;
             }
         }
+        for key in keys {
+            self.close_gate(key);
+        }
+        self.wanted.clear();
         self.pass_rings_on();
-        self.gates.clear();
+    }
+
+    /// Lets go of a listener: whoever lets go last closes it, and what is left in its queue is reset.
+    pub(super) fn close_gate(&mut self, key: Key) {
+        let Some(gate) = self.gates.evict(key) else {
+            return;
+        };
+        self.gates.free(key.index);
+        if gate.watched {
+            self.net.unwatch_listener(&gate.listener);
+        }
+        // Another one of this worker's may wait in the same queues: it must be rung.
+        let others_wait = self.gates.iter().any(|gate| gate.limited);
+        for (count, limit, waiters) in limits_of(&gate.route) {
+            if !others_wait {
+                waiters.leave(&self.bell);
+            }
+            limits::pass_on(count, limit, waiters);
+        }
     }
 }

@@ -20,7 +20,7 @@ use super::token::Token;
 use crate::net::{Close, ConnectOptions, Interest, Net, Readiness, Then, Unconnected};
 use crate::proxy_protocol::{self, Addresses};
 use crate::record::{EndCause, EndPhase, PeerAddress, SessionEvent, Termination};
-use crate::session::{Phase, Step, redispatches};
+use crate::session::{Phase, Session, Step, redispatches};
 use crate::slab::Key;
 use crate::snapshot::{Backend, Server, ServerAddress};
 use crate::source::NoAddress;
@@ -97,13 +97,9 @@ impl<N: Net> Engine<N> {
         let Some(session) = self.sessions.get_mut(key) else {
             return Next::Rest;
         };
-        let found = session
-            .route
-            .backend
-            .as_ref()
-            .zip(session.member)
-            .and_then(|(backend, member)| Some((backend, server_of(backend, member)?)));
-        let Some((backend, server)) = found else {
+        let counted = session.tried.as_ref();
+        let counted = counted.filter(|server| session.member == Some(server.slot));
+        let Some((backend, server)) = session.route.backend.as_ref().zip(counted) else {
             self.end_with(key, EndCause::ServerAbort);
             return Next::Rest;
         };
@@ -184,7 +180,7 @@ impl<N: Net> Engine<N> {
             self.end_with(key, EndCause::ServerAbort);
             return Next::Rest;
         };
-        if let Some(server) = server_of(&backend, member) {
+        if let Some(server) = session.counted() {
             server.state.connect_errors.fetch_add(1, Ordering::Relaxed);
             if matches!(failure, Failure::Refused | Failure::TimedOut) {
                 count_error(server);
@@ -351,8 +347,7 @@ impl<N: Net> Engine<N> {
 
     /// The server that is counted for a session.
     pub(super) fn server_now(&self, key: Key) -> Option<&Arc<Server>> {
-        let session = self.sessions.get(key)?;
-        server_of(session.route.backend.as_deref()?, session.member?)
+        self.sessions.get(key)?.counted()
     }
 
     /// The PROXY header goes first, before what the client says.
@@ -399,10 +394,7 @@ impl<N: Net> Engine<N> {
         else {
             return;
         };
-        let Some((backend, member)) = session.route.backend.as_ref().zip(session.member) else {
-            return;
-        };
-        if let Some(server) = server_of(backend, member) {
+        if let Some((backend, server)) = session.route.backend.as_ref().zip(session.counted()) {
             observer.send(SessionEvent::Opened {
                 id: Token::Client(key).pack(),
                 worker: self.worker,
@@ -502,7 +494,9 @@ fn count_error(server: &Server) {
     }
 }
 
-/// The server that lives in a slot of the group, as this backend knows it.
-pub(super) fn server_of(backend: &Backend, member: MemberId) -> Option<&Arc<Server>> {
-    backend.servers.get(member.0 as usize)?.as_ref()
+impl<S, P> Session<S, P> {
+    /// The server on which it is counted.
+    pub(super) fn counted(&self) -> Option<&Arc<Server>> {
+        (self.tried.as_ref()).filter(|it| self.member == Some(it.slot))
+    }
 }

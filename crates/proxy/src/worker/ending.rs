@@ -10,7 +10,6 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::accept::give_places_back;
-use super::connect::server_of;
 use super::greeting::is_null;
 use super::relay::{Kit, drop_carry};
 use super::token::Token;
@@ -127,8 +126,7 @@ impl<N: Net> Engine<N> {
                 .state
                 .bytes_out
                 .fetch_add(more_out, Ordering::Relaxed);
-            let server = session.tried.and_then(|member| server_of(backend, member));
-            if let Some(server) = server {
+            if let Some(server) = &session.tried {
                 server.state.bytes_in.fetch_add(more_in, Ordering::Relaxed);
                 server
                     .state
@@ -222,11 +220,9 @@ impl<N: Net> Engine<N> {
     pub(super) fn record(&self, session: &SessionOf<N>, termination: Termination) -> SessionRecord {
         let route = &session.route;
         let backend = route.backend.as_ref();
-        let server = backend
-            .zip(session.tried)
-            .and_then(|(backend, member)| server_of(backend, member));
-        let server_connections = backend.zip(session.tried).map_or(0, |(backend, member)| {
-            backend.group.active_connections(member)
+        let server = session.tried.as_ref();
+        let server_connections = backend.zip(server).map_or(0, |(backend, server)| {
+            backend.group.active_connections(server.slot)
         });
         SessionRecord {
             kind: RecordKind::Ended,
@@ -242,7 +238,7 @@ impl<N: Net> Engine<N> {
                 Some(waited) => Some(waited.into()),
                 // Into a queue that is full it never came.
                 None if termination.phase == EndPhase::Queue => None,
-                None => session.tried.map(|_| 0),
+                None => server.map(|_| 0),
             },
             connect_ms: session.connect_ms.map(u64::from),
             total_ms: self.now_ms.saturating_sub(session.start_ms),

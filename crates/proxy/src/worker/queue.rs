@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use portcullis_balance::{Choice, MemberId, Waited};
 
-use super::connect::server_of;
 use super::mailbox::{Letter, give_back};
 use super::token::Token;
 use super::{Engine, SessionOf};
@@ -51,13 +50,14 @@ impl<N: Net> Engine<N> {
         match backend.group.choose_or_wait(word, avoid, waiter, token) {
             Choice::Server(member) => self.take_server(key, member),
             Choice::Wait(ticket) => {
-                session.tried = ticket.server();
+                let servers = &backend.servers;
+                session.tried = ticket.server().and_then(|member| servers.get(member));
                 session.ticket = Some(ticket);
                 self.wait_in_queue(key);
                 Chosen::Later
             }
             Choice::Full(member) => {
-                session.tried = member;
+                session.tried = member.and_then(|member| backend.servers.get(member));
                 self.never_in_queue(key);
                 Chosen::Never
             }
@@ -75,11 +75,8 @@ impl<N: Net> Engine<N> {
         };
         session.member = Some(member);
         let backend = session.route.backend.as_deref();
-        if backend
-            .and_then(|backend| server_of(backend, member))
-            .is_some()
-        {
-            session.tried = Some(member);
+        session.tried = backend.and_then(|backend| backend.servers.get(member));
+        if session.tried.is_some() {
             return Chosen::Now;
         }
         self.end_with(key, EndCause::ServerAbort);

@@ -104,7 +104,7 @@ fn snapshot(
     let backend = Backend {
         name: "be".into(),
         group: Arc::new(group),
-        servers: servers.collect(),
+        servers: ServerTable::of(servers),
         hash: setting.hash,
         queue_timeout_ms: idle(dice.below(2) as u32 * 700),
         connect_timeout_ms: 300,
@@ -449,7 +449,7 @@ impl Run {
             backend.group.set_usable(slot, change == Change::Up);
         }
         // `on-marked-down shutdown-sessions` of the first server only.
-        if let (0, Some(Change::Down), Some(server)) = (at, change, &backend.servers[at]) {
+        if let (0, Some(Change::Down), Some(server)) = (at, change, backend.servers.get(slot)) {
             for worker in &mut self.workers {
                 worker.orders.push(Order::End(Arc::clone(&server.state)));
             }
@@ -696,7 +696,7 @@ impl Run {
 
     /// `observe` tells once for so many errors in a row, so never more often than there were any.
     fn check_errors(&self, backend: &Backend) -> Result<(), String> {
-        for (told, server) in self.told.iter().zip(backend.servers.iter().flatten()) {
+        for (told, server) in self.told.iter().zip(backend.servers.all()) {
             let told = told.0.load(Ordering::SeqCst) * u64::from(ERROR_LIMIT);
             let errors = server.state.connect_errors.load(Ordering::SeqCst);
             let left = server.state.errors_in_a_row.load(Ordering::SeqCst);

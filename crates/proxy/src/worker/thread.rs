@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::event::EventfdFlags;
 
@@ -28,6 +28,15 @@ const WALL_CLOCK_MS: u64 = 1000;
 /// What a worker reports, on its own thread; the receiver must not block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WorkerEvent {
+    /// It runs by the snapshot that it was given.
+    Installed {
+        /// Which.
+        worker: u32,
+        /// The snapshot's.
+        generation: u64,
+        /// How long it did nothing else.
+        took: Duration,
+    },
     /// It takes no connections any more, and its last session ended.
     Drained {
         /// Which.
@@ -307,7 +316,7 @@ impl Setting {
             }
             if self.bell.heard() {
                 while let Ok(command) = self.commands.try_recv() {
-                    if !obey(&mut engine, command) {
+                    if !self.obey(&mut engine, command) {
                         return Ok(());
                     }
                     self.obeyed.fetch_add(1, Ordering::SeqCst);
@@ -328,28 +337,34 @@ impl Setting {
             }
         }
     }
-}
 
-/// False: the worker is to stop.
-fn obey(engine: &mut Engine<LinuxNet>, command: Command) -> bool {
-    match command {
-        Command::Install(snapshot, listeners) => {
-            let openings = listeners.into_iter().map(|listener| Opening {
-                listener: listener.socket,
-                sharing: listener.sharing,
-                frontend: listener.frontend,
-                state: listener.state,
-            });
-            engine.install(snapshot, openings.collect());
+    /// False: the worker is to stop.
+    fn obey(&self, engine: &mut Engine<LinuxNet>, command: Command) -> bool {
+        match command {
+            Command::Install(snapshot, listeners) => {
+                let (began, generation) = (Instant::now(), snapshot.generation);
+                let openings = listeners.into_iter().map(|listener| Opening {
+                    listener: listener.socket,
+                    sharing: listener.sharing,
+                    frontend: listener.frontend,
+                    state: listener.state,
+                });
+                engine.install(snapshot, openings.collect());
+                (self.config.events)(WorkerEvent::Installed {
+                    worker: self.config.worker,
+                    generation,
+                    took: began.elapsed(),
+                });
+            }
+            Command::StopAccepting => engine.stop_accepting(),
+            Command::Pause => engine.pause(),
+            Command::Resume => engine.resume(),
+            Command::EndSessionsOf(server, cause) => engine.end_sessions_of(&server, cause),
+            Command::EndSessions => engine.end_sessions(),
+            Command::Stop => return false,
         }
-        Command::StopAccepting => engine.stop_accepting(),
-        Command::Pause => engine.pause(),
-        Command::Resume => engine.resume(),
-        Command::EndSessionsOf(server, cause) => engine.end_sessions_of(&server, cause),
-        Command::EndSessions => engine.end_sessions(),
-        Command::Stop => return false,
+        true
     }
-    true
 }
 
 /// What a panic said.

@@ -143,7 +143,7 @@ pub fn start_on(mut plan: Plan, listener: TcpListener) -> Proxy {
     }
 }
 
-fn snapshot_of(plan: &Plan) -> Arc<Snapshot> {
+pub fn snapshot_of(plan: &Plan) -> Arc<Snapshot> {
     let members: Vec<Member> = (0..plan.servers.len())
         .map(|at| Member {
             name: format!("s{at}"),
@@ -169,7 +169,7 @@ fn snapshot_of(plan: &Plan) -> Arc<Snapshot> {
     let backend = Backend {
         name: "be".into(),
         group: Arc::new(group),
-        servers: servers.collect(),
+        servers: ServerTable::of(servers),
         hash: None,
         queue_timeout_ms: 0,
         connect_timeout_ms: plan.times.connect,
@@ -270,12 +270,15 @@ impl Proxy {
             .collect()
     }
 
+    /// The next event but those of installations.
     pub fn wait_for_event(&self) -> WorkerEvent {
-        self.events
-            .lock()
-            .unwrap()
-            .recv_timeout(PATIENCE)
-            .expect("no event")
+        loop {
+            let events = self.events.lock().unwrap();
+            let event = events.recv_timeout(PATIENCE).expect("no event");
+            if !matches!(event, WorkerEvent::Installed { .. }) {
+                return event;
+            }
+        }
     }
 
     /// Waits until nothing is counted any more; counts are given back one after the other.
