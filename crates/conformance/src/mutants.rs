@@ -223,7 +223,11 @@ pub fn try_all(
         let code = status.exit_status();
         let told = Verdict::ALL.iter().find(|&&v| code == Some(v as i32));
         // A panic and an end by a limit are differences from what the kernel did.
-        verdicts.insert(number, told.copied().unwrap_or(Verdict::ByKernel));
+        let verdict = told.copied().unwrap_or(Verdict::ByKernel);
+        if !verdict.noticed() {
+            eprintln!("number {number} of the list: {}", verdict.name());
+        }
+        verdicts.insert(number, verdict);
         if verdicts.len().is_multiple_of(PROGRESS_EVERY) {
             eprintln!(
                 "{} of {} deliberate errors tried",

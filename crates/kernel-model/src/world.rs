@@ -312,9 +312,8 @@ impl World {
     pub(crate) fn free_sock(&mut self, ix: SockIx) {
         self.clear_timer(ix);
         let sock = &mut self.socks[ix];
-        debug_assert!(sock.bucket.is_none() && sock.group.is_none());
+        debug_assert!(sock.bucket.is_none() && sock.group.is_none() && sock.holders == 0);
         sock.alive = false;
-        sock.holders = 0;
         self.socks.give_back(ix);
     }
 }
