@@ -260,6 +260,7 @@ mod tests {
         world.tell_choices(&[1]);
         assert!(!world.draw_moment(true));
         assert_eq!(world.choices_made(), [(2, 1)]);
+        assert_eq!(world.chance.members, [member]);
         world.forget_told();
         let chance = &world.chance;
         assert_eq!(chance.port, Told::Nothing);

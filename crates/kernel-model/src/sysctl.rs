@@ -443,13 +443,15 @@ fn ports(text: &[u8]) -> Option<Vec<(u16, u16)>> {
         }
         let (first, behind) = number(rest, AFTER_FIRST)?;
         let low = u16::try_from(first).ok().filter(|_| rest[0] != b'-')?;
-        let mut high = low;
+        let (high, behind) = match behind {
+            [b'-', range @ ..] => {
+                let (second, behind) = number(range, AFTER_SECOND)?;
+                let high = u16::try_from(second).ok().filter(|_| range[0] != b'-')?;
+                (high, behind)
+            }
+            _ => (low, behind),
+        };
         rest = behind.get(1..).unwrap_or(&[]);
-        if behind.first() == Some(&b'-') {
-            let (second, behind) = number(rest, AFTER_SECOND)?;
-            high = u16::try_from(second).ok().filter(|_| rest[0] != b'-')?;
-            rest = behind.get(1..).unwrap_or(&[]);
-        }
         if low > high {
             return None;
         }

@@ -199,3 +199,31 @@ impl World {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::Family;
+    use crate::host::{Host, ProcessId};
+    use crate::version::Kernel;
+
+    #[test]
+    fn timers_meet_that_fire_at_one_time_within_the_wait() {
+        let mut world = World::new(Host::new(Kernel::V6_18));
+        let timer = |world: &mut World, ms| {
+            let socket = world.socket(ProcessId(0), Family::Inet);
+            world.set_timer(socket.index, ms);
+        };
+        assert!(!world.timers_meet(100));
+        timer(&mut world, 5);
+        timer(&mut world, 7);
+        assert!(!world.timers_meet(100), "5 and 7 ms");
+        timer(&mut world, 9);
+        timer(&mut world, 9);
+        assert!(!world.timers_meet(8), "those of 9 ms are later");
+        assert!(world.timers_meet(9));
+        world.pass_time(10);
+        assert_eq!(world.now_ms, 10);
+        assert!(world.next_event_ms().is_none());
+    }
+}

@@ -232,8 +232,6 @@ impl World {
         let seq = self.socks[ix].snd_una;
         self.socks[ix].snd_nxt = seq.wrapping_add(1);
         self.socks[ix].searching = false;
-        self.retry_syn_later(ix);
-        let armed = self.socks[ix].deadline;
         if !self.send(ix, Flag::Syn, seq, None) {
             let forever = self.socks[ix].sends_ipv4 && !is_mapped(self.socks[ix].peer6);
             trace.rule(if forever {
@@ -246,7 +244,8 @@ impl World {
         }
         self.deliver(trace);
         // The kernel sets its timer when the SYN has gone, behind that of whoever heard it.
-        if self.socks[ix].deadline == armed {
+        let sock = &self.socks[ix];
+        if sock.state == State::SynSent && sock.deadline.is_none() {
             self.retry_syn_later(ix);
         }
     }
@@ -536,5 +535,77 @@ pub(crate) fn source_of(sock: &Sock) -> Source {
         Source::Any
     } else {
         Source::Own
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::SockAddr;
+    use crate::call::{Answer, Call, Opt};
+    use crate::host::{Host, ProcessId};
+    use crate::version::Kernel;
+    use crate::world::SocketId;
+
+    const WEB: u16 = 20_001;
+
+    fn here(port: u16) -> SockAddr {
+        SockAddr::new("127.0.0.1".parse().unwrap(), port)
+    }
+
+    fn does(world: &mut World, socket: SocketId, call: Call) {
+        assert_eq!(world.call(socket, call), Answer::Ok, "{call:?}");
+    }
+
+    /// A listener, and a client that is connected to it; both with this option.
+    fn meeting(world: &mut World, option: Option<Opt>) -> (SocketId, SocketId) {
+        let mut socket = || {
+            let socket = world.socket(ProcessId(0), Family::Inet);
+            option.map(|option| does(world, socket, Call::Set(option)));
+            socket
+        };
+        let (listener, client) = (socket(), socket());
+        does(world, listener, Call::Bind(here(WEB)));
+        does(world, listener, Call::Listen(5));
+        does(world, client, Call::Connect(here(WEB)));
+        (listener, client)
+    }
+
+    #[test]
+    fn a_held_acknowledgement_goes_once_and_at_the_latest_with_the_fin() {
+        for says_fin in [false, true] {
+            let mut world = World::new(Host::new(Kernel::V6_18));
+            let (_, client) = meeting(&mut world, Some(Opt::DeferAccept(30)));
+            let ix = world.existing(client).unwrap();
+            assert!(world.socks[ix].ack_held);
+            if says_fin {
+                does(&mut world, client, Call::Shutdown(1));
+            } else {
+                world.pass_time(200);
+            }
+            assert!(!world.socks[ix].ack_held, "with a FIN: {says_fin}");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_is_over_is_in_no_table() {
+        let mut world = World::new(Host::new(Kernel::V6_18));
+        let (listener, client) = meeting(&mut world, None);
+        assert_eq!(world.connections.len(), 2);
+        does(&mut world, client, Call::Close);
+        does(&mut world, listener, Call::Close);
+        world.pass_time(TIME_WAIT_MS);
+        assert!(world.connections.is_empty());
+        assert!(world.deadlines.is_empty());
+    }
+
+    #[test]
+    fn a_connection_that_was_refused_is_shut_down_both_ways() {
+        let mut world = World::new(Host::new(Kernel::V6_18));
+        let client = world.socket(ProcessId(0), Family::Inet);
+        let ix = world.existing(client).unwrap();
+        does(&mut world, client, Call::SetNonblocking(true));
+        world.call(client, Call::Connect(here(WEB)));
+        assert_eq!(world.socks[ix].shutdown, RCV_SHUTDOWN | SEND_SHUTDOWN);
     }
 }

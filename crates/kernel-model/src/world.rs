@@ -323,3 +323,58 @@ impl core::fmt::Display for SocketId {
         write!(f, "socket {}", self.index)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::SockAddr;
+    use crate::call::OptName;
+    use crate::host::{Namespace, Process, UserNsId};
+    use crate::version::Kernel;
+
+    #[test]
+    fn a_namespace_can_be_added_while_sockets_are_open() {
+        let mut world = World::new(Host::new(Kernel::V6_18));
+        let web = Call::Bind(SockAddr::new("127.0.0.1".parse().unwrap(), 20_001));
+        let first = world.socket(ProcessId(0), Family::Inet);
+        assert_eq!(world.call(first, web), Answer::Ok);
+        let host = world.host_mut();
+        let added = NetId(host.namespaces.len() as u16);
+        host.namespaces
+            .push(Namespace::with_loopback(Kernel::V6_18, UserNsId(0)));
+        let own = Process {
+            net: added,
+            ..host.processes[0]
+        };
+        host.processes.push(own);
+        let second = world.socket(ProcessId(1), Family::Inet);
+        assert_eq!(world.call_as(ProcessId(1), second, web), Answer::Ok);
+        assert_eq!(world.owners_of_port(added, 20_001), 1);
+    }
+
+    #[test]
+    fn a_connection_comes_in_by_the_processor_that_handles_packets() {
+        let mut world = World::new(Host::new(Kernel::V6_18));
+        world.set_cpu(3);
+        let web = SockAddr::new("127.0.0.1".parse().unwrap(), 20_001);
+        let listener = world.socket(ProcessId(0), Family::Inet);
+        assert_eq!(world.call(listener, Call::Bind(web)), Answer::Ok);
+        assert_eq!(world.call(listener, Call::Listen(1)), Answer::Ok);
+        let client = world.socket(ProcessId(0), Family::Inet);
+        assert_eq!(world.call(client, Call::Connect(web)), Answer::Ok);
+        let cpu = world.call(client, Call::Get(OptName::IncomingCpu));
+        assert_eq!(cpu, Answer::Value(3));
+    }
+
+    #[test]
+    fn a_place_that_is_free_is_nobodys_and_is_used_again() {
+        let mut world = World::new(Host::new(Kernel::V6_18));
+        let old = world.socket(ProcessId(0), Family::Inet);
+        assert_eq!(world.place_of(old), Some(old.index));
+        assert_eq!(world.call(old, Call::Close), Answer::Ok);
+        assert_eq!(world.place_of(old), None);
+        let new = world.socket(ProcessId(0), Family::Inet);
+        assert_eq!(new.index, old.index);
+        assert_ne!(new, old);
+    }
+}

@@ -66,6 +66,16 @@ fn a_process_has_only_the_sockets_that_it_made_or_was_given() {
 }
 
 #[test]
+fn a_process_that_has_ended_holds_nothing_that_others_hold() {
+    let mut world = world();
+    let socket = world.socket(ROOT, Family::Inet);
+    let child = world.fork(ROOT);
+    assert_eq!(world.holders(socket), [ROOT, child]);
+    world.exit(child);
+    assert_eq!(world.holders(socket), [ROOT]);
+}
+
+#[test]
 fn threads_share_their_descriptors_and_end_alone() {
     let mut host = Host::new(Kernel::V6_18);
     let thread = host.add_process(Uid(1000), Caps::NONE);
