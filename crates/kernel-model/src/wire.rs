@@ -561,7 +561,9 @@ mod tests {
     fn meeting(world: &mut World, option: Option<Opt>) -> (SocketId, SocketId) {
         let mut socket = || {
             let socket = world.socket(ProcessId(0), Family::Inet);
-            option.map(|option| does(world, socket, Call::Set(option)));
+            if let Some(option) = option {
+                does(world, socket, Call::Set(option));
+            }
             socket
         };
         let (listener, client) = (socket(), socket());
