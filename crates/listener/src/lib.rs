@@ -82,9 +82,13 @@ pub mod netns;
 mod open;
 pub mod opener;
 mod options;
+pub mod pause;
+pub mod pending;
+pub mod retire;
 pub mod set;
 pub mod shards;
 pub mod spec;
+pub mod steer;
 pub mod step;
 mod unix;
 

@@ -1,25 +1,20 @@
 //! Socket calls with any argument, right or wrong, as the conformance run makes them.
 //!
 //! Decides:  how an argument that the kernel must refuse is passed without harm to this process.
-//! Kernel:   net/socket.c, move_addr_to_kernel(); net/core/sock.c, sk_getsockopt(); net/core/filter.c,
-//!           sk_reuseport_attach_filter(); kernel/sys.c, __sys_setfsuid(), 3.9 to 6.18
+//! Kernel:   net/socket.c, move_addr_to_kernel(); net/core/sock.c, sk_getsockopt(); kernel/sys.c,
+//!           __sys_setfsuid(), 3.9 to 6.18
 //! Not here: calls with proper arguments (rustix).
 
 use std::ffi::{c_int, c_void};
 use std::io;
-use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::io::{Errno, Result};
 
+pub use crate::filter::{Instruction, attach_group_program as attach_reuseport_program};
+
 /// Bytes of `struct sockaddr_storage`: the kernel copies no longer address.
 pub const ADDRESS_MAX: usize = 128;
-/// The longest classic BPF program (`BPF_MAXINSNS`).
-const PROGRAM_MAX: usize = 4096;
-
-/// One instruction of classic BPF: code, jump if true, jump if false, operand.
-pub type Instruction = (u16, u8, u8, u32);
-
 /// `bind` with these bytes and this length, which need not fit them.
 ///
 /// The kernel refuses a length that is negative or above [`ADDRESS_MAX`] before it copies.
@@ -140,37 +135,6 @@ pub fn set_option(fd: impl AsFd, level: i32, number: i32, value: &[u8], len: i32
     check(done)
 }
 
-/// `SO_ATTACH_REUSEPORT_CBPF`: this program picks the member of the group.
-pub fn attach_reuseport_program(fd: impl AsFd, program: &[Instruction]) -> Result<()> {
-    let mut code = [libc::sock_filter {
-        code: 0,
-        jt: 0,
-        jf: 0,
-        k: 0,
-    }; 16];
-    if program.len() > code.len() || program.len() > PROGRAM_MAX {
-        return Err(Errno::INVAL);
-    }
-    for (to, &(code, jt, jf, k)) in code.iter_mut().zip(program) {
-        *to = libc::sock_filter { code, jt, jf, k };
-    }
-    let value = libc::sock_fprog {
-        len: program.len() as u16,
-        filter: code.as_mut_ptr(),
-    };
-    // SAFETY: `value` points to `len` initialised instructions; the kernel checks and copies them.
-    let done = unsafe {
-        libc::setsockopt(
-            fd.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_REUSEPORT_CBPF,
-            (&raw const value).cast::<c_void>(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    };
-    check(done)
-}
-
 /// `setfsuid`: the user that owns what the calling thread makes from now on, sockets included.
 ///
 /// The call tells no error; so it is asked twice.
@@ -244,23 +208,5 @@ mod tests {
         assert_eq!(peer_name(&listener), Err(Errno::NOTCONN));
         assert_eq!(shutdown(&listener, 0), Ok(()));
         assert_eq!(tcp_state(&listener), Ok(7));
-    }
-
-    #[test]
-    fn a_reuseport_program_needs_a_reuseport_socket() {
-        const RETURN_CONSTANT: u16 = 6;
-        let socket = stream();
-        let program = [(RETURN_CONSTANT, 0, 0, 0)];
-        assert_eq!(
-            attach_reuseport_program(&socket, &program),
-            Err(Errno::INVAL)
-        );
-        crate::sockopt::set_int(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1).unwrap();
-        assert_eq!(attach_reuseport_program(&socket, &program), Ok(()));
-        assert_eq!(
-            attach_reuseport_program(&socket, &[]),
-            Err(Errno::INVAL),
-            "no instruction"
-        );
     }
 }
