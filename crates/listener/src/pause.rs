@@ -121,9 +121,7 @@ pub fn pause(listener: impl AsFd) -> Result<(), CannotPause> {
     match owner(listener).map_err(|error| refused(&error))? {
         Owner::Ours => Ok(()),
         Owner::Foreign => Err(CannotPause::ForeignFilter),
-        Owner::Nobody => {
-            filter::attach_filter(listener, &DROP_SYNS).map_err(CannotPause::Refused)
-        }
+        Owner::Nobody => filter::attach_filter(listener, &DROP_SYNS).map_err(CannotPause::Refused),
     }
 }
 

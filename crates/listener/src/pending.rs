@@ -94,7 +94,7 @@ impl Looker {
     /// Whether `net.ipv4.tcp_migrate_req` is on: a group takes over what a closed member leaves. Off where the
     /// kernel does not know it (5.14).
     pub fn migrates(&mut self) -> bool {
-        let text = self.migrate.as_ref().map(|file| read_all(file));
+        let text = self.migrate.as_ref().map(read_all);
         matches!(text, Some(Ok(text)) if text.trim() == "1")
     }
 }
@@ -229,7 +229,12 @@ mod tests {
             local: local.into(),
             pending: 0,
         };
-        let rows = [row(1, "4 A:1"), row(2, "4 A:1"), row(3, "4 B:1"), row(4, "6 A:1")];
+        let rows = [
+            row(1, "4 A:1"),
+            row(2, "4 A:1"),
+            row(3, "4 B:1"),
+            row(4, "6 A:1"),
+        ];
         let table: [(&str, &[u64], bool); 6] = [
             ("both", &[1, 2], true),
             ("one of two", &[1], false),

@@ -209,10 +209,7 @@ fn homes_of(order: &Order, indexes: &[u32], homes: &[u32]) -> Vec<u32> {
 }
 
 fn by_cpu(homes: &[u32]) -> Vec<Instruction> {
-    let mut code = vec![
-        (LD_W_ABS, 0, 0, CPU),
-        (ALU_MOD_K, 0, 0, homes.len() as u32),
-    ];
+    let mut code = vec![(LD_W_ABS, 0, 0, CPU), (ALU_MOD_K, 0, 0, homes.len() as u32)];
     for (cpu, &index) in homes.iter().enumerate() {
         if cpu as u32 != index {
             code.push((JMP_JEQ_K, 0, 1, cpu as u32));

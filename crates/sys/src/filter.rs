@@ -133,7 +133,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         assert_eq!(filter(&listener), Ok(Vec::new()));
         assert_eq!(detach_filter(&listener), Err(Errno::NOENT));
-        let program = [(0x30, 0, 0, 13), (0x15, 0, 0, 2), (RETURN_CONSTANT, 0, 0, 9)];
+        let program = [
+            (0x30, 0, 0, 13),
+            (0x15, 0, 0, 2),
+            (RETURN_CONSTANT, 0, 0, 9),
+        ];
         attach_filter(&listener, &program).unwrap();
         assert_eq!(filter(&listener), Ok(program.to_vec()));
         detach_filter(&listener).unwrap();

@@ -326,7 +326,10 @@ fn where_connections_migrate_half_open_ones_are_not_waited_for() {
     let order = Order::of([0, 1, 2]);
     let mut machine = Retirement::new(plan(&order, &[2], Choice::Even, true)).unwrap();
     let said = transcript(&mut machine, |_| None);
-    assert!(!said.iter().any(|name| name.contains("half-open")), "{said:?}");
+    assert!(
+        !said.iter().any(|name| name.contains("half-open")),
+        "{said:?}"
+    );
 }
 
 #[test]
@@ -373,7 +376,13 @@ fn who_cannot_be_filtered_is_kept() {
     assert!(said.contains(&"Close(1)".to_owned()) && !said.contains(&"Close(0)".to_owned()));
     let outcome = machine.outcome().unwrap();
     assert_eq!(outcome.kept, [0]);
-    assert_eq!(outcome.closed, [Closed { member: 1, cut: Some(0) }]);
+    assert_eq!(
+        outcome.closed,
+        [Closed {
+            member: 1,
+            cut: Some(0)
+        }]
+    );
 }
 
 #[test]
@@ -422,7 +431,12 @@ fn unix_sockets_are_shut_and_emptied() {
     };
     let mut machine = Retirement::new(unix).unwrap();
     let said = transcript(&mut machine, |_| None);
-    let expected = ["Shut(0)", "AcceptUntilEmpty(0)", "AcceptUntilEmpty(0)", "Close(0)"];
+    let expected = [
+        "Shut(0)",
+        "AcceptUntilEmpty(0)",
+        "AcceptUntilEmpty(0)",
+        "Close(0)",
+    ];
     assert_eq!(said, expected);
 }
 
@@ -438,7 +452,13 @@ fn half_open_connections_are_waited_for_until_the_bound_and_counted() {
     // A second between two looks.
     assert_eq!(looks as u64, Bounds::default().half_open.as_secs());
     let outcome = machine.outcome().unwrap();
-    assert_eq!(outcome.closed, [Closed { member: 1, cut: Some(3) }]);
+    assert_eq!(
+        outcome.closed,
+        [Closed {
+            member: 1,
+            cut: Some(3)
+        }]
+    );
 }
 
 #[test]
