@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::snapshot::{KernelName, Process, Refusers, Snapshot, Sources};
+use crate::snapshot::{Files, KernelName, Process, Refusers, Snapshot, Sources};
 
 /// The version of the format that this program writes.
 pub const VERSION: u32 = 1;
@@ -33,6 +33,7 @@ impl Snapshot {
             processes: Vec::new(),
             caller: 0,
             refusers: Refusers::default(),
+            files: Files::default(),
         }
     }
 

@@ -104,6 +104,7 @@ pub fn read(wanted: &Wanted) -> io::Result<Snapshot> {
     }
     find_owners(&mut snapshot, wanted, caller);
     snapshot.refusers = refusers::read(&snapshot);
+    snapshot.files = sysctls::files(Path::new(PROC));
     snapshot.user_namespaces = user_namespaces(&snapshot);
     Ok(snapshot)
 }

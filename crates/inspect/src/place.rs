@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::diag::Ports;
-use crate::process::{namespace, process};
+use crate::process::{descriptors_below, namespace, process};
 use crate::snapshot::{Process, Snapshot, UserNamespace};
 
 pub(crate) const PROC: &str = "/proc";
@@ -95,6 +95,14 @@ pub enum Means {
 
 pub(crate) fn caller(wanted: &Caller) -> io::Result<Process> {
     let proc = Path::new(PROC);
+    let mut caller = caller_as_others(wanted, proc)?;
+    if let (Some((soft, _)), 1..) = (caller.descriptor_limit, caller.pid) {
+        caller.descriptors = descriptors_below(proc, caller.pid, soft);
+    }
+    Ok(caller)
+}
+
+fn caller_as_others(wanted: &Caller, proc: &Path) -> io::Result<Process> {
     let own = || {
         let own = process(proc, std::process::id());
         own.unwrap_or_else(own_without_proc)

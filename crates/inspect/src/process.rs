@@ -42,6 +42,7 @@ pub(crate) fn process(proc: &Path, pid: u32) -> Option<Process> {
         container: cgroup.as_deref().and_then(container_of),
         cgroup,
         descriptor_limit: text_of(&at, "limits").and_then(|text| descriptor_limit(&text)),
+        descriptors: None,
         seccomp: field("Seccomp:").and_then(|text| text.parse().ok()),
         label: label(&at),
     })
@@ -64,6 +65,7 @@ pub(crate) fn unknown(pid: u32) -> Process {
         unit: None,
         container: None,
         descriptor_limit: None,
+        descriptors: None,
         seccomp: None,
         label: None,
     }
@@ -169,6 +171,15 @@ fn container_of(path: &str) -> Option<String> {
         before = part;
     }
     found
+}
+
+/// How many descriptors with numbers below `limit` it has open; `None` where that may not be seen.
+pub(crate) fn descriptors_below(proc: &Path, pid: u32, limit: u64) -> Option<u64> {
+    let entries = std::fs::read_dir(proc.join(pid.to_string()).join("fd")).ok()?;
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok());
+    let count = numbers.filter(|&number| number < limit).count() as u64;
+    // Our own reading of our own took one more.
+    Some(count - u64::from(pid == std::process::id()).min(count))
 }
 
 fn descriptor_limit(text: &str) -> Option<(u64, u64)> {

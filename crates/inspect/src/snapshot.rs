@@ -39,6 +39,20 @@ pub struct Snapshot {
     pub caller: u32,
     /// What else may refuse a socket call on this host.
     pub refusers: Refusers,
+    /// How many files the host may have open.
+    #[serde(default)]
+    pub files: Files,
+}
+
+/// How many files a host may have open; `null` where nobody could tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Files {
+    /// `fs.nr_open`: the most descriptors that a process can be allowed.
+    pub nr_open: Option<u64>,
+    /// `fs.file-max`: the most files of all processes together.
+    pub file_max: Option<u64>,
+    /// How many are open (`fs.file-nr`).
+    pub open: Option<u64>,
 }
 
 /// What `uname` says.
@@ -426,6 +440,8 @@ pub struct Process {
     pub container: Option<String>,
     /// How many descriptors it may have, and at most.
     pub descriptor_limit: Option<(u64, u64)>,
+    /// How many numbers below that limit it has open; of the caller alone.
+    pub descriptors: Option<u64>,
     /// Seccomp: 0 none, 1 strict, 2 a filter.
     pub seccomp: Option<u8>,
     /// Its label of SELinux or profile of AppArmor.

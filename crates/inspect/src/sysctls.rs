@@ -1,4 +1,4 @@
-//! Sysctls and counters of this thread's network namespace.
+//! Sysctls and counters of this thread's network namespace, and the host's limits on files.
 //!
 //! Decides:  how a value is read; one that is missing, or makes no sense, is unknown.
 //! Kernel:   Documentation/networking/ip-sysctl.rst; net/ipv4/proc.c, netstat_seq_show()
@@ -7,7 +7,7 @@
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
 
-use crate::snapshot::{Drops, Sysctls};
+use crate::snapshot::{Drops, Files, Sysctls};
 
 /// The sysctls that decide something.
 pub(crate) fn sysctls(proc: &Path) -> Sysctls {
@@ -35,6 +35,17 @@ pub(crate) fn sysctls(proc: &Path) -> Sysctls {
         tcp_abort_on_overflow: number("net.ipv4.tcp_abort_on_overflow"),
         tcp_migrate_req: number("net.ipv4.tcp_migrate_req"),
         tcp_l3mdev_accept: number("net.ipv4.tcp_l3mdev_accept"),
+    }
+}
+
+/// How many files the host may have open, and has.
+pub(crate) fn files(proc: &Path) -> Files {
+    let text = |name: &str| read_to_string(path_of(proc, name)).ok();
+    let first = |name: &str| text(name)?.split_ascii_whitespace().next()?.parse().ok();
+    Files {
+        nr_open: first("fs.nr_open"),
+        file_max: first("fs.file-max"),
+        open: first("fs.file-nr"),
     }
 }
 

@@ -7,6 +7,7 @@
 //! [`ask`] answers for a new socket ([`Opening`]); [`ask_socket`] for calls on one that the snapshot has.
 //! The [`Verdict`] is data for a program (it serialises), and its `Display` the text for people.
 
+mod descriptors;
 mod elsewhere;
 mod holder;
 mod opening;
@@ -26,6 +27,7 @@ use serde::Serialize;
 use crate::snapshot::{Known, Namespace, Snapshot, Socket, State};
 use crate::world::{Focus, Nonsense, Possible, Supposed, Worlds};
 
+pub use descriptors::{Descriptors, NoSocket, ask_from_socket, no_socket};
 pub use elsewhere::{Elsewhere, elsewhere};
 pub use holder::{Holder, Holding};
 pub use opening::Opening;
@@ -63,6 +65,8 @@ pub struct Verdict {
     pub beside: Vec<Holder>,
     /// Who has the same port in other network namespaces, where those were read.
     pub elsewhere: Vec<Elsewhere>,
+    /// The limits on the caller's descriptors, where they could be told.
+    pub descriptors: Option<Descriptors>,
     /// Who else may refuse.
     pub refusers: Vec<Refuser>,
     /// What could not be seen, a sentence each.
@@ -107,7 +111,7 @@ pub struct Question {
 /// An answer that is possible.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PossibleAnswer {
-    /// The call that is refused: `bind`, `listen`, or `setsockopt SO_BINDTODEVICE`; `null` where none is.
+    /// The call that is refused: `socket`, `bind`, `listen`, or `setsockopt SO_BINDTODEVICE`; `null` where none is.
     pub call: Option<String>,
     /// The error's name in C.
     pub error: Option<&'static str>,
@@ -310,6 +314,7 @@ impl Asked<'_> {
             answers,
             ways,
             elsewhere: elsewhere(self.snapshot, at.port()),
+            descriptors: Descriptors::of(self.snapshot),
             refusers: refusers(self.snapshot),
             unseen,
         }

@@ -82,6 +82,7 @@ impl Verdict {
         let call = answer.call.as_deref().unwrap_or_default();
         let what = match call.split_once(' ') {
             Some((_, option)) => format!("cannot set {option} for {at}"),
+            None if call == "socket" => format!("cannot make a socket for {at}"),
             None if call == "listen" => format!("cannot listen on {at}"),
             None if call == "fchown" => format!("cannot give the socket for {at} away"),
             None => format!("cannot bind {at}"),
@@ -108,6 +109,10 @@ impl Verdict {
         let more = answer.holders.len().saturating_sub(HOLDERS_MAX) + answer.more_holders;
         if more > 0 {
             lines(f, "holder", [format!("{more} more")])?;
+        }
+        if answer.call.as_deref() == Some("socket") {
+            let limits = self.descriptors.as_ref();
+            lines(f, "limit", limits.map(super::Descriptors::told))?;
         }
         lines(f, "rule", answer.rule.as_ref().map(ToString::to_string))
     }

@@ -25,7 +25,7 @@ pub struct Way {
     /// It was tried on the model of this host, and all calls succeeded there.
     pub tried: bool,
     /// What differs: `option`, `port`, `address`, `scope`, `owner`, `wait`, `stop`, `restart`,
-    /// `capability`, `sysctl`, `interface`, `socket`, `other`.
+    /// `capability`, `sysctl`, `interface`, `socket`, `limit`, `other`.
     pub kinds: Vec<&'static str>,
 }
 

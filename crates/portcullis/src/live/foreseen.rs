@@ -109,6 +109,7 @@ fn become_the_opener(plan: &Plan, snapshot: &mut Snapshot) -> Option<u32> {
             container: None,
             seccomp: None,
             label: None,
+            descriptors: None,
             ..caller
         };
         snapshot.processes.retain(|known| known.pid != 0);

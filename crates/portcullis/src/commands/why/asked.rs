@@ -168,7 +168,7 @@ fn answer(arguments: &Arguments, form: Form) -> Result<(String, Exit), Unasked> 
         }
         Target::Tcp { at, zone } => {
             let opening = opening(arguments, &snapshot, *at, zone.as_deref())?;
-            let mut verdict = verdict::ask(&snapshot, &opening)
+            let mut verdict = verdict::ask_from_socket(&snapshot, &opening)
                 .map_err(|nonsense| Unasked::usage(nonsense.to_string()))?;
             if verdict.outcome == Outcome::Works && arguments.host.is_none() {
                 verdict.elsewhere = elsewhere(arguments, at.port());
@@ -285,6 +285,7 @@ fn caller_of_file(arguments: &Arguments, snapshot: &Snapshot) -> Result<Option<P
         capabilities: Some(if uid == 0 { u64::MAX } else { 0 }),
         seccomp: None,
         label: None,
+        descriptors: None,
         ..own
     }))
 }

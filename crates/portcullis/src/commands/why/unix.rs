@@ -11,7 +11,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
 use portcullis_inspect::snapshot::Snapshot;
-use portcullis_inspect::verdict::Outcome;
+use portcullis_inspect::verdict::{Outcome, no_socket};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use serde::Serialize;
 
@@ -80,6 +80,13 @@ impl UnixVerdict {
 /// Would it open?
 pub fn ask(snapshot: &Snapshot, name: &str, reach: Reach) -> UnixVerdict {
     let holders = holders(snapshot, name);
+    if let Some(refused) = no_socket(snapshot) {
+        let verdict = UnixVerdict::refused(name, refused.error, refused.rule.text);
+        return UnixVerdict {
+            hints: refused.hints,
+            ..verdict
+        };
+    }
     let verdict = match name.strip_prefix('@') {
         Some(_) => of_abstract(name, &holders, reach),
         None => of_path(name, &holders, reach),
