@@ -364,8 +364,8 @@ fn suggestion(demand: &Demand, descriptors: u64) -> u64 {
 pub enum Raising {
     /// An ordinary process's: it can be raised up to the hard limit.
     ToHard,
-    /// That of one with CAP_SYS_RESOURCE.
-    Beyond,
+    /// That of one with CAP_SYS_RESOURCE: it can be raised up to `fs.nr_open`, where that is known.
+    Beyond(Option<u64>),
 }
 
 /// What a plan needs, and what it asks for.
@@ -395,8 +395,7 @@ pub fn of_plan(plan: &crate::Plan) -> (Demand, Wishes) {
     (demand, wishes)
 }
 
-/// What [`apply`] would come to with a limit, without setting anything. That `fs.nr_open` is in the way is
-/// not foreseen.
+/// What [`apply`] would come to with a limit, without setting anything.
 pub fn foresee(
     demand: &Demand,
     wishes: &Wishes,
@@ -406,7 +405,7 @@ pub fn foresee(
     let plan = plan(demand, wishes, present);
     let most = match raising {
         Raising::ToHard => present.hard,
-        Raising::Beyond => u64::MAX,
+        Raising::Beyond(nr_open) => nr_open.unwrap_or(u64::MAX),
     };
     let (nofile, refused) = match target(&plan, demand, wishes, present) {
         Ok(None) => (present.soft, None),

@@ -19,7 +19,7 @@ use portcullis_sys::netlink::{
 };
 use rustix::net::netlink;
 
-use crate::snapshot::{Options, Protocol, Socket, UnixSocket};
+use crate::snapshot::{Options, Protocol, Socket, UnixFile, UnixSocket};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const AF_UNIX: u8 = 1;
@@ -59,9 +59,11 @@ const MESSAGE: usize = 72;
 const UNIX_MESSAGE: usize = 16;
 const UNIX_LISTEN: u32 = 1 << 10;
 const UNIX_SHOW_NAME: u32 = 1;
+const UNIX_SHOW_VFS: u32 = 2;
 const UNIX_SHOW_QUEUE: u32 = 0x10;
 const UNIX_SHOW_UID: u32 = 0x40;
 const UNIX_ATTR_NAME: u16 = 0;
+const UNIX_ATTR_VFS: u16 = 1;
 const UNIX_ATTR_QUEUE: u16 = 4;
 const UNIX_ATTR_UID: u16 = 7;
 
@@ -277,7 +279,7 @@ pub(crate) fn unix() -> io::Result<Vec<UnixSocket>> {
     let mut body = vec![AF_UNIX, 0, 0, 0];
     body.extend(UNIX_LISTEN.to_ne_bytes());
     body.extend(0u32.to_ne_bytes());
-    body.extend((UNIX_SHOW_NAME | UNIX_SHOW_QUEUE | UNIX_SHOW_UID).to_ne_bytes());
+    body.extend((UNIX_SHOW_NAME | UNIX_SHOW_VFS | UNIX_SHOW_QUEUE | UNIX_SHOW_UID).to_ne_bytes());
     body.extend([0; 8]);
     let mut sockets = Vec::new();
     netlink.dump(SOCK_DIAG_BY_FAMILY, &body, |message| {
@@ -304,6 +306,7 @@ pub(crate) fn unix_in(body: &[u8]) -> io::Result<UnixSocket> {
         uid: None,
         queue: 0,
         backlog: 0,
+        file: None,
         holders: Vec::new(),
     };
     for (kind, value) in Attributes(rest) {
@@ -315,6 +318,10 @@ pub(crate) fn unix_in(body: &[u8]) -> io::Result<UnixSocket> {
                     Some(name) => format!("@{name}"),
                     None => name.trim_end_matches('\0').to_owned(),
                 };
+            }
+            UNIX_ATTR_VFS => {
+                let numbers = u32_at(value, 0).zip(u32_at(value, 4));
+                socket.file = numbers.map(|(inode, device)| UnixFile { device, inode });
             }
             UNIX_ATTR_UID => socket.uid = u32_at(value, 0),
             UNIX_ATTR_QUEUE => {

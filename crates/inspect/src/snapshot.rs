@@ -9,6 +9,8 @@
 //! takes all but the program's name away.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -279,6 +281,8 @@ pub struct UnixSocket {
     pub inode: u64,
     /// Its path, or `@` and its abstract name.
     pub name: String,
+    /// Its file, which may have been renamed since.
+    pub file: Option<UnixFile>,
     /// Its user.
     pub uid: Option<u32>,
     /// Connections that wait to be accepted.
@@ -287,6 +291,31 @@ pub struct UnixSocket {
     pub backlog: u32,
     /// Who holds a descriptor of it.
     pub holders: Vec<Holder>,
+}
+
+/// The file of a Unix socket, by the kernel's own numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnixFile {
+    /// Its file system: the major number in the upper 12 bits, the minor in the lower 20.
+    pub device: u32,
+    /// The lower 32 bits of its inode number.
+    pub inode: u32,
+}
+
+impl UnixSocket {
+    /// Whether it is at this path: by its name, or by the file that is there now.
+    #[must_use]
+    pub fn is_at(&self, path: &Path) -> bool {
+        const MINOR_BITS: u32 = 20;
+        if path.as_os_str().as_encoded_bytes() == self.name.as_bytes() {
+            return true;
+        }
+        let (Some(file), Ok(stat)) = (self.file, std::fs::symlink_metadata(path)) else {
+            return false;
+        };
+        let (major, minor) = (rustix::fs::major(stat.dev()), rustix::fs::minor(stat.dev()));
+        file.inode == stat.ino() as u32 && file.device == major << MINOR_BITS | minor
+    }
 }
 
 /// A descriptor of a socket.

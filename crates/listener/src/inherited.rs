@@ -109,6 +109,20 @@ pub(crate) struct Checked {
     pub local: LocalAddress,
 }
 
+/// What [`open`](crate::open) would say to a number, asked beforehand: its address, or why it is no listener.
+/// Nothing is changed, and the number stays as it is.
+///
+/// # Errors
+///
+/// Where it would not be trusted as a listener.
+pub fn look(number: i32) -> Result<LocalAddress, InheritedFault> {
+    let socket = duplicate(number).map_err(|errno| match errno {
+        Errno::BADF => InheritedFault::NotOpen,
+        other => fault(other),
+    })?;
+    Ok(check(std::os::fd::AsFd::as_fd(&socket))?.local)
+}
+
 /// A descriptor of one's own for an inherited number.
 pub(crate) fn duplicate(number: i32) -> rustix::io::Result<OwnedFd> {
     fd::duplicate_inherited(number).map(|(duplicate, _)| duplicate)

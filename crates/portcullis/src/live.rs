@@ -4,6 +4,7 @@
 //! Not here: the rules and their words (crates `kernel-model` and `inspect`), opening (crate `listener`).
 
 pub mod foreseen;
+mod local;
 mod opening;
 pub mod refused;
 mod sources;

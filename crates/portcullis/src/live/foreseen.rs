@@ -11,18 +11,19 @@ use std::io;
 use std::path::Path;
 
 use portcullis_config::{Diagnostic, Severity};
-use portcullis_control::limits::{self, Limit, Raising};
+use portcullis_control::limits::{self, Limit, LimitError, Raising};
 use portcullis_control::privileges::{self, HostNames};
 use portcullis_control::{Plan, compile::ListenerPlan};
 use portcullis_inspect::snapshot::{Process, Snapshot, State};
 use portcullis_inspect::verdict::{Holder, Opening, Outcome, Together, Verdict, ask_together};
 use portcullis_inspect::{Place, Wanted, read};
 
+use super::local::{self, Opener};
 use super::opening::opening;
 use super::sources;
 
 /// Programs that take listeners over from each other, or end when the next one has them.
-const BALANCERS: [&str; 2] = ["portcullis", "haproxy"];
+pub const BALANCERS: [&str; 2] = ["portcullis", "haproxy"];
 const CAP_SYS_RESOURCE: u32 = 24;
 /// The finding that the host would refuse a listener.
 pub const REFUSES: &str = "host-refuses";
@@ -55,8 +56,17 @@ pub fn foresee(plan: &Plan, host: &Host<'_>) -> io::Result<Vec<Diagnostic>> {
             }
             (Err(error), _) => return Err(error),
         };
+        let asker = snapshot.caller;
         let owner = become_the_opener(plan, &mut snapshot);
         found.extend(of_listeners(&snapshot, &listeners, owner)?);
+        if matches!(host, Host::This) {
+            let opener = match snapshot.caller == asker {
+                true => Opener::Asker,
+                false => Opener::Root,
+            };
+            let others = listeners.iter();
+            found.extend(others.filter_map(|one| local::of_listener(one, &snapshot, opener)));
+        }
         snapshots.insert(namespace, snapshot);
     }
     if let Some(snapshot) = snapshots.get(&None) {
@@ -261,7 +271,7 @@ fn of_descriptors(plan: &Plan, snapshot: &Snapshot) -> Option<Diagnostic> {
     let caller = snapshot.process(snapshot.caller)?;
     let (soft, hard) = caller.descriptor_limit?;
     let raising = match caller.capabilities {
-        Some(bits) if bits >> CAP_SYS_RESOURCE & 1 == 1 => Raising::Beyond,
+        Some(bits) if bits >> CAP_SYS_RESOURCE & 1 == 1 => Raising::Beyond(snapshot.files.nr_open),
         _ => Raising::ToHard,
     };
     let (demand, wishes) = limits::of_plan(plan);
@@ -270,11 +280,15 @@ fn of_descriptors(plan: &Plan, snapshot: &Snapshot) -> Option<Diagnostic> {
         Err(error) => (Severity::Error, error),
         Ok(settled) => (Severity::Warning, settled.warning?),
     };
-    Some(Diagnostic::new(
-        severity,
-        "too-few-descriptors",
-        error.to_string(),
-    ))
+    let found = Diagnostic::new(severity, "too-few-descriptors", error.to_string());
+    let in_the_way = match (&error, snapshot.files.nr_open) {
+        (LimitError::CannotRaise { wanted, .. }, Some(most)) if *wanted > most => Some(most),
+        _ => None,
+    };
+    Some(match in_the_way {
+        Some(most) => found.note(format!("fs.nr_open is {most}: nobody can raise it beyond")),
+        None => found,
+    })
 }
 
 #[cfg(test)]

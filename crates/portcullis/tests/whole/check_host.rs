@@ -414,6 +414,277 @@ fn limits_of_the_host_are_foreseen() {
     });
 }
 
+/// As root, who may raise the hard limit, but not beyond fs.nr_open.
+#[test]
+fn what_fs_nr_open_forbids_to_root_is_foreseen() {
+    if ours_only() {
+        return;
+    }
+    private_network_as_root(|| {
+        let text = std::fs::read_to_string("/proc/sys/fs/nr_open").unwrap();
+        let most: u64 = text.trim().parse().unwrap();
+        let global = format!("    ulimit-n {}\n", most + 1);
+        let place = Place::new();
+        let file = place.write("test.cfg", &config(&global, &["127.0.0.1:8000 backlog 9"]));
+        let (code, found) = check_file(&file, &[], &[]);
+        assert_eq!(
+            (code, codes(&found)),
+            (4, vec!["too-few-descriptors"]),
+            "{found:?}"
+        );
+        let mut process = Process::spawn(portcullis().args(["run", "-f"]).arg(&file));
+        assert_eq!(process.exit_code(SOON), 4, "{}", process.transcript());
+        let said = found[0]["message"].as_str().unwrap();
+        assert!(
+            process.stderr().contains(said),
+            "{said}\n{}",
+            process.transcript()
+        );
+        if !may_raise_limits() {
+            return;
+        }
+        assert!(
+            notes(&found[0]).contains(&format!("fs.nr_open is {most}")),
+            "{found:?}"
+        );
+    });
+}
+
+/// Whether this process has CAP_SYS_RESOURCE over the host.
+fn may_raise_limits() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .unwrap();
+    u64::from_str_radix(line.trim(), 16).unwrap() >> 24 & 1 == 1
+}
+
+/// The paths of Unix sockets: what check says beside what run then does.
+#[test]
+fn paths_of_unix_sockets_are_asked_about() {
+    if ours_only() {
+        return;
+    }
+    private_network(|| {
+        let place = Place::new();
+        let at = |name: &str| place.path().join(name);
+        let first = |text: &str| {
+            let (code, found) = check(text, &[]);
+            (
+                code,
+                found
+                    .first()
+                    .map(|one| one["code"].as_str().unwrap().to_owned()),
+                found,
+            )
+        };
+        let of = |path: &Path| {
+            config(
+                "",
+                &["127.0.0.1:8000 backlog 9", &path.display().to_string()],
+            )
+        };
+        place.write("a-file", "");
+        let refused = [
+            at("a-file"),
+            place.path().to_owned(),
+            at("none/x"),
+            at("a-file/x"),
+        ];
+        for path in &refused {
+            let (code, name, found) = first(&of(path));
+            assert_eq!(
+                (code, name.as_deref()),
+                (3, Some("host-refuses")),
+                "{found:?}"
+            );
+            assert_eq!(run(&of(path), local(8000)), 3, "{}", path.display());
+        }
+        // What is left of a server that has ended, and a path that is free.
+        drop(std::os::unix::net::UnixListener::bind(at("stale")).unwrap());
+        for path in [at("free"), at("stale")] {
+            let (code, _, found) = first(&of(&path));
+            assert_eq!((code, found.len()), (0, 0), "{found:?}");
+            assert_eq!(run(&of(&path), local(8000)), 0);
+        }
+        let _other = std::os::unix::net::UnixListener::bind(at("theirs")).unwrap();
+        let (code, name, found) = first(&of(&at("theirs")));
+        assert_eq!(
+            (code, name.as_deref()),
+            (0, Some("path-taken-over")),
+            "{found:?}"
+        );
+        assert!(
+            found[0]["message"]
+                .as_str()
+                .unwrap()
+                .contains(&format!("(pid {})", std::process::id()))
+        );
+        // A socket of ours was bound beside its path and renamed: it is known by its file.
+        let mut ours = Process::spawn(
+            portcullis()
+                .args(["run", "-f"])
+                .arg(place.write("ours.cfg", &of(&at("ours")))),
+        );
+        let pid = ours.pid();
+        portcullis_testkit::wait_for("the socket", SOON, || {
+            at("ours").exists() && holds(pid, local(8000))
+        });
+        let (code, _, found) = first(&config("", &[&at("ours").display().to_string()]));
+        assert_eq!(
+            (code, codes(&found)),
+            (0, vec!["held-by-balancer"]),
+            "{found:?}"
+        );
+        assert!(ours.running());
+        let said = portcullis().arg("why").arg(at("ours")).output().unwrap();
+        let said = String::from_utf8(said.stdout).unwrap();
+        assert!(said.contains(&format!("portcullis, pid {pid}, ")), "{said}");
+    });
+}
+
+#[test]
+fn abstract_names_that_somebody_has_are_foreseen_whether_padded_or_not() {
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener};
+    if ours_only() {
+        return;
+    }
+    private_network(|| {
+        let mut padded = [0; 107];
+        padded[..3].copy_from_slice(b"abc");
+        for (name, word, port) in [
+            (&b"portcullis-check"[..], "abnsz@portcullis-check", 8001),
+            (&padded[..], "abns@abc", 8002),
+        ] {
+            let first = format!("127.0.0.1:{port} backlog 9");
+            let text = config("", &[&first, word]);
+            assert_eq!(check(&text, &[]), (0, Vec::new()), "{word}");
+            let address = UnixAddress::from_abstract_name(name).unwrap();
+            let held = UnixListener::bind_addr(&address).unwrap();
+            let (code, found) = check(&text, &[]);
+            assert_eq!(
+                (code, codes(&found)),
+                (3, vec!["host-refuses"]),
+                "{found:?}"
+            );
+            assert_eq!(run(&text, local(port)), 3, "{word}");
+            drop(held);
+        }
+    });
+}
+
+#[test]
+fn a_directory_that_may_not_be_written_is_foreseen() {
+    if ours_only() || need_program("setpriv").is_none() {
+        return;
+    }
+    private_network_as_root(|| {
+        use std::os::unix::fs::PermissionsExt as _;
+        let place = Place::new();
+        let open = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        open(place.path(), 0o755);
+        let program = place.path().join("portcullis");
+        std::fs::copy(env!("CARGO_BIN_EXE_portcullis"), &program).unwrap();
+        for name in ["closed", "sticky"] {
+            std::fs::create_dir(place.path().join(name)).unwrap();
+        }
+        let sticky = place.path().join("sticky");
+        open(&sticky, 0o1777);
+        drop(std::os::unix::net::UnixListener::bind(sticky.join("roots")).unwrap());
+        let ask = |command: &str, path: &str| {
+            let path = place.path().join(path).display().to_string();
+            let file = place.write(
+                "test.cfg",
+                &config("", &["127.0.0.1:8000 backlog 9", &path]),
+            );
+            let mut command_line = Command::new("setpriv");
+            command_line
+                .args(["--reuid", "65534", "--clear-groups"])
+                .arg(&program);
+            command_line.args([command, "-f"]).arg(file);
+            Process::spawn(&mut command_line)
+        };
+        for (path, error) in [("closed/x", "EACCES"), ("sticky/roots", "EPERM")] {
+            let mut checks = ask("check", path);
+            assert_eq!(checks.exit_code(SOON), 3, "{}", checks.transcript());
+            assert!(checks.stderr().contains(error), "{}", checks.transcript());
+            let mut runs = ask("run", path);
+            assert_eq!(runs.exit_code(SOON), 3, "{}", runs.transcript());
+        }
+        let mut checks = ask("check", "sticky/own");
+        assert_eq!(checks.exit_code(SOON), 0, "{}", checks.transcript());
+    });
+}
+
+#[test]
+fn inherited_descriptors_are_looked_at() {
+    if ours_only() || need_program("python3").is_none() {
+        return;
+    }
+    private_network(|| {
+        let place = Place::new();
+        let file = place.write("test.cfg", &config("", &["fd@7"]));
+        let script = place.write(
+            "pass.py",
+            r#"
+import os, socket, sys
+what, rest = sys.argv[1], sys.argv[2:]
+s = socket.socket(type=socket.SOCK_DGRAM if what == 'datagram' else socket.SOCK_STREAM)
+if what in ('listener', 'datagram', 'connected'): s.bind(('127.0.0.1', 8000))
+if what in ('listener', 'connected'): s.listen(9)
+if what == 'connected':
+    kept, s = s, socket.create_connection(('127.0.0.1', 8000)); kept.set_inheritable(True)
+fd = os.open('/dev/null', os.O_RDONLY) if what == 'file' else s.fileno()
+if what != 'nothing': os.dup2(fd, 7)
+os.execv(rest[0], rest)
+"#,
+        );
+        let python = need_program("python3").unwrap();
+        let script = script.display().to_string();
+        let python = python.display().to_string();
+        for (what, code, finding, part) in [
+            (
+                "nothing",
+                0,
+                Some("descriptor-not-here"),
+                "fd@7 is not open here",
+            ),
+            (
+                "file",
+                3,
+                Some("host-refuses"),
+                "it is not a socket (ENOTSOCK)",
+            ),
+            (
+                "datagram",
+                3,
+                Some("host-refuses"),
+                "it is not a stream socket",
+            ),
+            (
+                "unbound",
+                3,
+                Some("host-refuses"),
+                "it is not bound to an address",
+            ),
+            ("connected", 3, Some("host-refuses"), "it is a connection"),
+            ("listener", 0, None, ""),
+        ] {
+            let (said, found) = check_file(&file, &[&python, &script, what], &[]);
+            let name = found.first().map(|one| one["code"].as_str().unwrap());
+            assert_eq!((said, name), (code, finding), "{what}: {found:?}");
+            let text = found
+                .first()
+                .map_or("", |one| one["message"].as_str().unwrap());
+            assert!(text.contains(part), "{what}: {text}");
+        }
+    });
+}
+
 #[test]
 fn sources_of_connections_are_asked_about() {
     if ours_only() {

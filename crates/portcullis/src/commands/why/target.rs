@@ -9,6 +9,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs as _};
 use std::str::FromStr;
 
+use portcullis_listener::address::ABSTRACT_NAME_MAX;
+
 use crate::listeners::traps::Word;
 
 /// Where a listener would be.
@@ -56,10 +58,12 @@ impl FromStr for Target {
         if let Some(rest) = text.strip_prefix("unix@") {
             return path(rest);
         }
-        for prefix in ["abns@", "abnsz@"] {
-            if let Some(name) = text.strip_prefix(prefix) {
-                return path(name).map(|_| Target::Unix(format!("@{name}")));
-            }
+        if let Some(name) = text.strip_prefix("abnsz@") {
+            return path(name).map(|_| Target::Unix(format!("@{name}")));
+        }
+        if let Some(name) = text.strip_prefix("abns@") {
+            // HAProxy's first form: the whole of `sun_path`, padded.
+            return path(name).map(|_| Target::Unix(format!("@{name:\0<ABSTRACT_NAME_MAX$}")));
         }
         let (text, any) = match (
             after(text, &["ipv4@", "tcp4@"]),
@@ -200,7 +204,8 @@ mod tests {
         let unix = [
             ("/run/a.sock", "/run/a.sock"),
             ("unix@a.sock", "a.sock"),
-            ("abns@a", "@a"),
+            ("abnsz@a", "@a"),
+            ("abns@a", &format!("@a{}", "\0".repeat(106))),
         ];
         for (text, name) in unix {
             assert_eq!(text.parse(), Ok(Target::Unix(name.to_owned())), "{text}");

@@ -55,7 +55,7 @@ impl UnixVerdict {
     fn new(name: &str, outcome: Outcome, text: impl Into<String>) -> UnixVerdict {
         UnixVerdict {
             format: 1,
-            name: name.to_owned(),
+            name: name.trim_end_matches('\0').to_owned(),
             outcome,
             error: None,
             text: text.into(),
@@ -79,7 +79,7 @@ impl UnixVerdict {
 
 /// Would it open?
 pub fn ask(snapshot: &Snapshot, name: &str, reach: Reach) -> UnixVerdict {
-    let holders = holders(snapshot, name);
+    let holders = holders(snapshot, name, reach);
     if let Some(refused) = no_socket(snapshot) {
         let verdict = UnixVerdict::refused(name, refused.error, refused.rule.text);
         return UnixVerdict {
@@ -95,13 +95,18 @@ pub fn ask(snapshot: &Snapshot, name: &str, reach: Reach) -> UnixVerdict {
 }
 
 /// Who listens on a socket of this name.
-fn holders(snapshot: &Snapshot, name: &str) -> Vec<String> {
+fn holders(snapshot: &Snapshot, name: &str, reach: Reach) -> Vec<String> {
     let net = snapshot.namespaces.first();
     let all = net.into_iter().flat_map(|net| &net.unix);
-    let named = all.filter(|socket| socket.name == name);
+    // Portcullis and HAProxy bind beside the path and rename: the name is then another one.
+    let named = all.filter(|socket| match reach {
+        Reach::Own => socket.is_at(Path::new(name)),
+        Reach::Other => socket.name == name,
+    });
     let told = named.flat_map(|socket| {
         let waiting = format!(
-            "listening on {name}, {} of {} connections waiting",
+            "listening on {}, {} of {} connections waiting",
+            name.trim_end_matches('\0'),
             socket.queue,
             u64::from(socket.backlog) + 1
         );
@@ -143,10 +148,12 @@ fn of_abstract(name: &str, holders: &[String], reach: Reach) -> UnixVerdict {
             "Nobody listens on the name; who holds it without listening is not to be seen from here.",
         );
     };
+    // There a NUL is written `@`.
+    let written = name.replace('\0', "@");
     let states: Vec<&str> = known
         .lines()
         .map(|line| line.split_ascii_whitespace().collect::<Vec<_>>())
-        .filter(|fields| fields.get(7) == Some(&name))
+        .filter(|fields| fields.get(7) == Some(&written.as_str()))
         .map(|fields| fields[5])
         .collect();
     match states.as_slice() {
@@ -325,11 +332,16 @@ mod tests {
 
     #[test]
     fn an_abstract_name_is_held_by_who_was_bound_to_it_and_not_by_who_was_accepted() {
+        let name = format!("portcullis-why-{}", std::process::id());
+        of_an_abstract_name(&name);
+        of_an_abstract_name(&format!("{name:\0<ABSTRACT_MAX$}"));
+    }
+
+    fn of_an_abstract_name(name: &str) {
         use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, socket};
         use std::os::linux::net::SocketAddrExt as _;
         use std::os::unix::net::SocketAddr;
-        let name = format!("portcullis-why-{}", std::process::id());
-        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let address = SocketAddr::from_abstract_name(name).unwrap();
         let told = |outcome: Outcome| {
             let snapshot =
                 portcullis_inspect::read(&portcullis_inspect::Wanted::default()).unwrap();
