@@ -514,6 +514,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_fresh_host_has_the_values_of_its_release() {
+        let of = |major, minor| {
+            let sysctls = Sysctls::of(Kernel::new(major, minor));
+            let range = sysctls.ip_local_port_range;
+            (range, sysctls.somaxconn, sysctls.tcp_tw_reuse)
+        };
+        assert_eq!(of(4, 1), ((32768, 61000), 128, 0));
+        assert_eq!(of(4, 2), ((32768, 60999), 128, 0));
+        assert_eq!(of(4, 19), ((32768, 60999), 128, 2));
+        assert_eq!(of(5, 4), ((32768, 60999), 4096, 2));
+        let mut set = Sysctls {
+            somaxconn: 7,
+            ..Sysctls::default()
+        };
+        set.begin_as(Kernel::new(4, 1), |name| name == "net.core.somaxconn");
+        assert_eq!((set.somaxconn, set.tcp_tw_reuse), (7, 0));
+    }
+
+    #[test]
     fn a_value_is_shown_as_the_kernel_shows_it() {
         let cases = [
             ("ip_local_port_range", "40000 40003", Some("40000 40003")),
