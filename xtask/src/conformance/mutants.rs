@@ -297,6 +297,8 @@ fn break_model(sources: &Path, what: What) -> Result<Vec<Mutant>, Failure> {
         "chapters.rs",
         "guide.rs",
         "view.rs",
+        // What releases call a place: its own tests compare the words.
+        "places.rs",
         // Advice: each way out is tried on the model itself, by tests of its own (tests/ways_out.rs).
         "attempt.rs",
         "difference.rs",
