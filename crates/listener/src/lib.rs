@@ -65,11 +65,20 @@
 //! sockets are given to that user before `bind`, since the kernel lets only sockets of one user
 //! share a port, so a shard that is added later finds its siblings.
 //!
+//! # Shards that come and go
+//!
+//! A socket that closes resets what waits in its queue and what is half-open. [`retire`] closes some
+//! sockets of a port, or all, and loses neither: it steers new connections to the others by a program
+//! ([`steer`]) or drops their SYNs for the time ([`pause`]), waits until everything that the listener
+//! began is accepted ([`pending`] counts it), and closes then. [`pause::pause`] alone stops a listener
+//! for a while. `docs/retiring.md` has the steps, the reasons and the figures.
+//!
 //! # Whole programs
 //!
 //! - `examples/blocking.rs`: a thread for each connection;
 //! - `examples/tokio.rs`: over TCP or a Unix socket;
-//! - `examples/sharded.rs`: a thread and a socket for each core.
+//! - `examples/sharded.rs`: a thread and a socket for each core;
+//! - `examples/retire.rs`: shards that close and open again under load.
 
 pub mod activation;
 pub mod address;

@@ -67,6 +67,14 @@ impl Looker {
         })
     }
 
+    /// Opens the tables of another network namespace: a name under `/run/netns`, or a path.
+    pub fn open_in(namespace: &str) -> io::Result<Looker> {
+        match crate::netns::inside(namespace, Looker::open) {
+            Ok(looker) => looker,
+            Err(crate::netns::CannotEnter(errno)) => Err(errno.into()),
+        }
+    }
+
     /// All listening TCP sockets of the namespace.
     pub fn listeners(&mut self) -> io::Result<Vec<Row>> {
         let mut rows = Vec::new();

@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
+use portcullis_listener::pending::Looker;
 use portcullis_listener::{ListenerSpec, Step, open};
 use portcullis_sys::sockopt::netns_cookie;
 use portcullis_testkit::private_network;
@@ -81,5 +82,23 @@ fn a_limit_of_the_other_namespace_is_the_one_that_counts() {
         assert_eq!(opened.reports, [], "somaxconn is larger there");
         spec.network_namespace = None;
         assert_eq!(open(&spec).unwrap().reports[0].step, Step::Listen);
+    });
+}
+
+#[test]
+fn a_looker_sees_the_listeners_of_its_namespace_alone() {
+    private_network(|| {
+        let there = Namespace::new();
+        let mut spec = ListenerSpec::tcp("0.0.0.0:80".parse().unwrap());
+        spec.network_namespace = Some(there.path());
+        let listener = open(&spec).unwrap().listeners.remove(0);
+        let mut looker = Looker::open_in(&there.path()).unwrap();
+        assert_eq!(looker.pending(&listener).unwrap(), Some(0));
+        assert!(!looker.migrates());
+        let mut here = Looker::open().unwrap();
+        portcullis_testkit::set_sysctl("net.ipv4.tcp_migrate_req", "1");
+        assert_eq!(here.pending(&listener).unwrap(), None);
+        assert!(here.migrates() && !looker.migrates());
+        Looker::open_in("/nonexistent").unwrap_err();
     });
 }
