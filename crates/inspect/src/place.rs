@@ -137,6 +137,7 @@ fn caller_as_others(wanted: &Caller, proc: &Path) -> io::Result<Process> {
                 unit: None,
                 container: None,
                 seccomp: None,
+                no_new_privs: None,
                 label: None,
                 ..own
             })

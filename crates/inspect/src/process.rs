@@ -44,6 +44,7 @@ pub(crate) fn process(proc: &Path, pid: u32) -> Option<Process> {
         descriptor_limit: text_of(&at, "limits").and_then(|text| descriptor_limit(&text)),
         descriptors: None,
         seccomp: field("Seccomp:").and_then(|text| text.parse().ok()),
+        no_new_privs: field("NoNewPrivs:").map(|text| text == "1"),
         label: label(&at),
     })
 }
@@ -67,6 +68,7 @@ pub(crate) fn unknown(pid: u32) -> Process {
         descriptor_limit: None,
         descriptors: None,
         seccomp: None,
+        no_new_privs: None,
         label: None,
     }
 }

@@ -25,8 +25,6 @@ const HOOKS: [(u32, &str); 9] = [
 ];
 
 pub(crate) fn read(snapshot: &Snapshot) -> Refusers {
-    let modules = read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
-    let enforcing = read_to_string("/sys/fs/selinux/enforce").ok();
     let caller = snapshot.process(snapshot.caller);
     // Programs are on groups of the unified hierarchy, which may not be the one that names a unit. A process
     // that does not run yet will be in ours.
@@ -39,16 +37,31 @@ pub(crate) fn read(snapshot: &Snapshot) -> Refusers {
     let groups = read_to_string(format!("/proc/{of}/cgroup")).unwrap_or_default();
     let group = groups.lines().find_map(|line| line.strip_prefix("0::"));
     Refusers {
-        modules: modules
-            .trim()
-            .split(',')
-            .filter(|name| !name.is_empty())
-            .map(str::to_owned)
-            .collect(),
-        selinux_enforcing: enforcing.map(|text| text.trim() == "1"),
+        modules: modules(Path::new("/sys")),
+        selinux_enforcing: selinux_enforces(Path::new("/sys")),
         landlock_abi: portcullis_sys::process::landlock_abi(),
         cgroup_programs: group.map(programs).unwrap_or_default(),
     }
+}
+
+/// The security modules that are on. Where securityfs is not mounted, as in many containers, those of which
+/// other files tell.
+fn modules(sys: &Path) -> Vec<String> {
+    if let Ok(list) = read_to_string(sys.join("kernel/security/lsm")) {
+        let names = list.trim().split(',').filter(|name| !name.is_empty());
+        return names.map(str::to_owned).collect();
+    }
+    let apparmor = read_to_string(sys.join("module/apparmor/parameters/enabled"));
+    let apparmor = apparmor.is_ok_and(|text| text.trim() == "Y");
+    let selinux = sys.join("fs/selinux/enforce").exists();
+    let known = [(apparmor, "apparmor"), (selinux, "selinux")];
+    let on = known.into_iter().filter(|(on, _)| *on);
+    on.map(|(_, name)| name.to_owned()).collect()
+}
+
+fn selinux_enforces(sys: &Path) -> Option<bool> {
+    let text = read_to_string(sys.join("fs/selinux/enforce")).ok()?;
+    Some(text.trim() == "1")
 }
 
 /// Those of the group and of the groups that it is in.
@@ -84,6 +97,30 @@ fn unified_mount(mountinfo: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn security_modules_are_found_with_securityfs_and_without() {
+        let place = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = place.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let sys = place.path();
+        assert_eq!(modules(sys), [""; 0]);
+        assert_eq!(selinux_enforces(sys), None);
+        write("module/apparmor/parameters/enabled", "N\n");
+        assert_eq!(modules(sys), [""; 0]);
+        write("module/apparmor/parameters/enabled", "Y\n");
+        assert_eq!(modules(sys), ["apparmor"]);
+        write("fs/selinux/enforce", "0");
+        assert_eq!(modules(sys), ["apparmor", "selinux"]);
+        assert_eq!(selinux_enforces(sys), Some(false));
+        write("fs/selinux/enforce", "1");
+        assert_eq!(selinux_enforces(sys), Some(true));
+        write("kernel/security/lsm", "lockdown,capability,landlock,yama");
+        assert_eq!(modules(sys), ["lockdown", "capability", "landlock", "yama"]);
+    }
 
     #[test]
     fn the_unified_hierarchy_is_found_beside_others() {

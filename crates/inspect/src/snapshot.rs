@@ -473,6 +473,8 @@ pub struct Process {
     pub descriptors: Option<u64>,
     /// Seccomp: 0 none, 1 strict, 2 a filter.
     pub seccomp: Option<u8>,
+    /// Whether it can gain no privilege by exec, as a program that uses Landlock cannot.
+    pub no_new_privs: Option<bool>,
     /// Its label of SELinux or profile of AppArmor.
     pub label: Option<String>,
 }

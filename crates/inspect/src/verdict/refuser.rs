@@ -40,7 +40,25 @@ pub fn refusers(snapshot: &Snapshot) -> Vec<Refuser> {
             likely: true,
         });
     }
+    found.extend(landlock(snapshot, caller));
     found
+}
+
+/// A process that forbids itself ports cannot be told from one that does not; but it needs `no_new_privs`
+/// for it, or CAP_SYS_ADMIN.
+fn landlock(snapshot: &Snapshot, caller: Option<&Process>) -> Option<Refuser> {
+    let version = snapshot.refusers.landlock_abi?;
+    let may_have = caller.and_then(|caller| caller.no_new_privs) == Some(true);
+    let what = match may_have {
+        true => "the caller has no_new_privs, and can have forbidden itself all ports but some",
+        false => "a program can have forbidden itself all ports but some",
+    };
+    (version >= LANDLOCK_PORTS).then(|| Refuser {
+        name: "Landlock",
+        what: what.to_owned(),
+        shows: "EACCES, in the program that did so and in what it started; since 6.15 an audit record LANDLOCK_ACCESS",
+        likely: may_have,
+    })
 }
 
 /// BPF programs on the caller's control groups.
@@ -84,7 +102,8 @@ fn modules(snapshot: &Snapshot, caller: Option<&Process>) -> Vec<Refuser> {
                 None => "the caller's profile is not known".to_owned(),
             },
             shows: "EACCES, with apparmor=\"DENIED\" in the kernel's log",
-            likely: label.is_some() && !unconfined,
+            // In complain mode it writes down what it would refuse, and refuses nothing.
+            likely: label.is_some_and(|label| !label.ends_with("(complain)")) && !unconfined,
         });
     }
     for (module, name) in [("smack", "Smack"), ("tomoyo", "TOMOYO")] {
@@ -96,14 +115,6 @@ fn modules(snapshot: &Snapshot, caller: Option<&Process>) -> Vec<Refuser> {
                 likely: false,
             });
         }
-    }
-    if has("landlock") && known.landlock_abi.is_some_and(|abi| abi >= LANDLOCK_PORTS) {
-        found.push(Refuser {
-            name: "Landlock",
-            what: "a program can have forbidden itself all ports but some".to_owned(),
-            shows: "EACCES, in the program that did so and in what it started",
-            likely: false,
-        });
     }
     found
 }

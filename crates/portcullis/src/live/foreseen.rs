@@ -118,6 +118,7 @@ fn become_the_opener(plan: &Plan, snapshot: &mut Snapshot) -> Option<u32> {
             unit: None,
             container: None,
             seccomp: None,
+            no_new_privs: None,
             label: None,
             descriptors: None,
             ..caller

@@ -39,3 +39,4 @@ mod start;
 mod timeouts;
 mod why;
 mod why_ask;
+mod why_refusers;

@@ -284,6 +284,7 @@ fn caller_of_file(arguments: &Arguments, snapshot: &Snapshot) -> Result<Option<P
         user: Some(name.clone()),
         capabilities: Some(if uid == 0 { u64::MAX } else { 0 }),
         seccomp: None,
+        no_new_privs: None,
         label: None,
         descriptors: None,
         ..own
