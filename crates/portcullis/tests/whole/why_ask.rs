@@ -37,6 +37,25 @@ print('up', flush=True)
 time.sleep(0 if 'crash' in how else 120)
 "#;
 
+/// One worker, in the foreground; nothing of it is outside of its place.
+const NGINX: &str = "
+daemon off;
+user root root;
+worker_processes 1;
+pid NAME.pid;
+error_log stderr notice;
+events { worker_connections 16; }
+http {
+    access_log off;
+    client_body_temp_path NAME-body;
+    proxy_temp_path NAME-proxy;
+    fastcgi_temp_path NAME-fastcgi;
+    uwsgi_temp_path NAME-uwsgi;
+    scgi_temp_path NAME-scgi;
+    server { listen LISTEN; }
+}
+";
+
 /// Opens a port and leaves it to a child that outlives it.
 const ORPHAN: &str = r#"
 import socket, subprocess, sys
@@ -111,6 +130,27 @@ impl Scene {
         process.wait_line("up", SOON);
         self.processes.push(process);
         self.processes.last_mut().unwrap()
+    }
+
+    /// nginx that listens so; its directories are in the place.
+    #[track_caller]
+    fn nginx(&mut self, before: &[&str], name: &str, listen: &str) -> &mut Process {
+        let text = NGINX.replace("LISTEN", listen).replace("NAME", name);
+        let file = format!("{name}.conf");
+        self.place.write(&file, &text);
+        let words = [before, &["nginx", "-e", "stderr", "-p", ".", "-c", &file]].concat();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).current_dir(self.place.path());
+        self.processes.push(Process::spawn(&mut command));
+        self.processes.last_mut().unwrap()
+    }
+
+    /// The same, as far as its worker.
+    #[track_caller]
+    fn begin_nginx(&mut self, before: &[&str], name: &str, listen: &str) -> &mut Process {
+        let process = self.nginx(before, name, listen);
+        process.wait_line("start worker process ", SOON);
+        process
     }
 
     /// What the kernel does: `ok`, or an error's name.
@@ -231,6 +271,12 @@ fn plain(text: &str) -> String {
 }
 
 macro_rules! scene {
+    (nginx) => {
+        match (need_program("nginx"), Scene::new()) {
+            (Some(_), Some(scene)) => scene,
+            _ => return,
+        }
+    };
     () => {
         match Scene::new() {
             Some(scene) => scene,
@@ -242,13 +288,16 @@ macro_rules! scene {
 #[test]
 fn a_second_server_on_the_port() {
     private_network_as_root(|| {
-        let mut scene = scene!();
-        scene.begin(&["python3", "serve.py", "127.0.0.1", "8080"]);
-        let (code, said) = scene.why("second-server", "*:8080");
+        let mut scene = scene!(nginx);
+        scene.begin_nginx(&[], "first", "127.0.0.1:8080");
+        // nginx sets SO_REUSEADDR on all that it opens.
+        let (code, said) = scene.why("second-server", "*:8080 --reuseaddr");
         assert_eq!(code, 1, "{said}");
+        let second = scene.nginx(&[], "second", "8080");
+        second.wait_line("bind() to 0.0.0.0:8080 failed (98: ", SOON);
         assert_eq!(scene.kernel(&["0.0.0.0", "8080"]), "EADDRINUSE");
         // What it says would help does.
-        assert_eq!(scene.kernel(&["0.0.0.0", "8081"]), "ok");
+        scene.begin_nginx(&[], "third", "8081");
         assert_eq!(scene.kernel(&["127.0.0.2", "8080"]), "ok");
     });
 }
@@ -294,11 +343,19 @@ fn an_orphan_child_that_holds_the_port() {
 #[test]
 fn an_ipv6_wildcard_stands_against_ipv4() {
     private_network_as_root(|| {
-        let mut scene = scene!();
-        scene.begin(&["python3", "serve.py", "::", "8084"]);
+        let mut scene = scene!(nginx);
+        scene.begin_nginx(&[], "six", "[::]:8084 ipv6only=off");
         let (code, said) = scene.why("ipv6-wildcard", "127.0.0.1:8084");
         assert_eq!(code, 1, "{said}");
         assert_eq!(scene.kernel(&["127.0.0.1", "8084"]), "EADDRINUSE");
+        // By default nginx sets IPV6_V6ONLY, and both have their port.
+        scene.begin_nginx(&[], "only", "[::]:8098");
+        assert_eq!(scene.kernel(&["127.0.0.1", "8098"]), "ok");
+        let done = portcullis()
+            .args(["why", "127.0.0.1:8098"])
+            .status()
+            .unwrap();
+        assert_eq!(done.code(), Some(0));
     });
 }
 
@@ -505,9 +562,9 @@ fn limits_on_files_of_a_host_in_a_file_refuse_the_socket() {
 #[test]
 fn a_more_exact_listener_takes_what_the_wildcard_was_meant_for() {
     private_network_as_root(|| {
-        let mut scene = scene!();
-        scene.begin(&["python3", "serve.py", "0.0.0.0", "8088", "reuseport"]);
-        scene.begin(&["python3", "serve.py", "127.0.0.1", "8088", "reuseport"]);
+        let mut scene = scene!(nginx);
+        scene.begin_nginx(&[], "wide", "8088 reuseport");
+        scene.begin_nginx(&[], "exact", "127.0.0.1:8088 reuseport");
         let (code, said) = scene.why("more-exact", "--no-traffic *:8088");
         assert_eq!(code, 1, "{said}");
     });
@@ -516,8 +573,8 @@ fn a_more_exact_listener_takes_what_the_wildcard_was_meant_for() {
 #[test]
 fn a_port_that_is_taken_in_another_network_namespace() {
     private_network_as_root(|| {
-        let mut scene = scene!();
-        scene.begin(&["unshare", "-n", "python3", "serve.py", "0.0.0.0", "18089"]);
+        let mut scene = scene!(nginx);
+        scene.begin_nginx(&["unshare", "-n"], "inner", "18089");
         let (code, said) = scene.why("other-namespace", "*:18089");
         assert_eq!(code, 0, "{said}");
         assert_eq!(scene.kernel(&["0.0.0.0", "18089"]), "ok");
