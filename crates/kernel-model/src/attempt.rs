@@ -238,7 +238,7 @@ impl Attempt {
             return false;
         }
         (sock.rcv4, sock.src4) = (old.rcv4, old.src4);
-        (sock.rcv6, sock.src6) = (old.rcv6, old.src6);
+        sock.rcv6 = old.rcv6;
         sock.locks |= old.locks & (ADDR_LOCK | PORT_LOCK);
         if self.world.get_port(new, old.num, &mut NoTrace).is_err() {
             return false;

@@ -118,7 +118,6 @@ impl World {
         sock.rcv4 = v4;
         sock.src4 = v4;
         sock.rcv6 = ip;
-        sock.src6 = ip;
         if !matches!(kind, Kind6::Any | Kind6::Mapped) {
             sock.v6only = true;
         }

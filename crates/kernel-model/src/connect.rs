@@ -162,7 +162,6 @@ impl World {
             }
             let done = self.connect4(ix, to as u32, addr.port, trace);
             if done.is_ok() {
-                self.socks[ix].src6 = self.socks[ix].rcv6;
                 self.socks[ix].sends_ipv4 = true;
             } else {
                 self.socks[ix].sends_ipv4 = false;
@@ -327,7 +326,6 @@ impl World {
             self.readdress(ix, |sock| sock.rcv6 = own);
         }
         let sock = &mut self.socks[ix];
-        sock.src6 = sock.rcv6;
         sock.rcv4 = LOOPBACK4_IPV6;
         sock.dport = port;
         self.enter_syn_sent(ix, trace)

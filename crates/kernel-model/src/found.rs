@@ -364,7 +364,7 @@ impl World {
         let port = one.local.port();
         (sock.sport, sock.num) = (port, port);
         (sock.rcv4, sock.rcv6) = both_forms(one.local.ip());
-        (sock.src4, sock.src6) = (sock.rcv4, sock.rcv6);
+        sock.src4 = sock.rcv4;
         if let Some(peer) = one.peer {
             sock.dport = peer.port();
             (sock.peer4, sock.peer6) = both_forms(peer.ip());

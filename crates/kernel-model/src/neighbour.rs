@@ -107,7 +107,7 @@ impl World {
             self.hears_icmp4(ix)
         } else {
             let sock = &self.socks[ix];
-            sock.device == 0 && self.host.net(net).has6(sock.src6, None)
+            sock.device == 0 && self.host.net(net).has6(sock.rcv6, None)
         };
         if hears {
             self.socks[ix].searching = true;

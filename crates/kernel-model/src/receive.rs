@@ -154,7 +154,6 @@ impl World {
             }
             State::FinWait1 if all => {
                 sock.state = State::FinWait2;
-                sock.shutdown |= SEND_SHUTDOWN;
                 if sock.dead {
                     self.time_wait(ix, State::FinWait2);
                     return false;
@@ -179,7 +178,6 @@ impl World {
         let sock = &mut self.socks[ix];
         sock.state = State::Established;
         sock.max_window = WINDOW;
-        sock.retries = 0;
     }
 
     /// The peer sends no more, if its FIN comes when it is due.
@@ -205,7 +203,6 @@ impl World {
         }
         let sock = &mut self.socks[ix];
         sock.rcv_nxt = segment.end();
-        sock.shutdown |= RCV_SHUTDOWN;
         if let State::Established | State::SynRecv = state {
             sock.state = State::CloseWait;
         }
@@ -243,11 +240,9 @@ impl World {
         match segment.flag {
             Flag::Reset => self.receive_reset(ix),
             Flag::Syn => {
-                sock.acked_len += ack.wrapping_sub(sock.snd_una);
-                sock.snd_una = ack;
-                sock.soft_error = None;
                 sock.rcv_nxt = segment.end();
                 let held = sock.defer_accept != 0;
+                self.take_ack(ix, ack);
                 self.established(ix);
                 // A client with TCP_DEFER_ACCEPT waits until it has something to say.
                 if held {

@@ -165,15 +165,23 @@ impl World {
         let sock = &self.socks[listener];
         let (net, family, uid) = (sock.net, sock.family, sock.uid);
         let ix = self.fresh_sock(net, family, uid);
-        let sock = &mut self.socks[ix];
-        sock.dead = true;
-        sock.state = State::NewSynRecv;
-        sock.device = device;
-        sock.parent = listener;
-        (sock.snd_una, sock.snd_nxt) = (first, first.wrapping_add(1));
-        sock.rcv_nxt = next;
-        sock.v6only = false;
-        address(sock, tuple);
+        let mut request = Sock {
+            generation: self.socks[ix].generation,
+            alive: true,
+            net,
+            family,
+            uid,
+            state: State::NewSynRecv,
+            dead: true,
+            device,
+            parent: listener,
+            snd_una: first,
+            snd_nxt: first.wrapping_add(1),
+            rcv_nxt: next,
+            ..Sock::fresh()
+        };
+        address(&mut request, tuple);
+        self.socks[ix] = request;
         self.socks[listener].requests += 1;
         self.socks[listener].syn_queue_len += 1;
         self.hash_connection(ix);
@@ -183,7 +191,6 @@ impl World {
     /// The half-open connection ends; its listener may have waited for that.
     pub(crate) fn drop_request(&mut self, ix: SockIx) {
         let listener = self.socks[ix].parent;
-        self.socks[ix].parent = NONE;
         self.unhash_connection(ix);
         self.free_sock(ix);
         self.socks[listener].syn_queue_len -= 1;
@@ -494,6 +501,6 @@ fn address(sock: &mut Sock, tuple: Tuple) {
     };
     sock.src4 = sock.rcv4;
     if sock.family == Family::Inet6 {
-        (sock.rcv6, sock.src6, sock.peer6) = (tuple.addr, tuple.addr, tuple.peer);
+        (sock.rcv6, sock.peer6) = (tuple.addr, tuple.peer);
     }
 }

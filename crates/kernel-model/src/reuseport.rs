@@ -5,6 +5,7 @@
 //! Kernel:   net/core/sock_reuseport.c; net/ipv4/inet_hashtables.c, inet_reuseport_add_sock(), 4.6 to 6.18
 //! Not here: which listener's group is asked (lookup.rs).
 
+use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::bind::refuse;
@@ -59,13 +60,11 @@ impl World {
     fn group_create(&mut self, first: SockIx) -> GroupIx {
         let index = self.groups.take(Group::default);
         let with_cpu = u16::from(self.socks[first].incoming_cpu >= 0);
-        let group = &mut self.groups[index];
-        group.members.clear();
-        group.closed_members.clear();
-        group.program = None;
-        group.members.push(first);
-        group.with_cpu = with_cpu;
-        group.cookies_given = false;
+        self.groups[index] = Group {
+            members: vec![first],
+            with_cpu,
+            ..Group::default()
+        };
         self.socks[first].group = Some(GroupIx(index));
         GroupIx(index)
     }
@@ -133,7 +132,6 @@ impl World {
         }
         self.make_room(group, trace)?;
         if let Some(old) = old {
-            self.groups[old.0].members.clear();
             self.groups.give_back(old.0);
         }
         self.enter(ix, group, trace, other);

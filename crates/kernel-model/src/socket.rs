@@ -91,12 +91,11 @@ pub(crate) struct Sock {
     /// An error that ends nothing, and that SO_ERROR tells after the other (`sk_err_soft`).
     pub soft_error: Option<Errno>,
 
-    /// Where it receives (`rcv_saddr`), where it sends from (`saddr`), the peer.
+    /// Where it receives (`rcv_saddr`), where it sends from (`saddr`; over IPv6 that is the same), the peer.
     pub rcv4: u32,
     pub src4: u32,
     pub peer4: u32,
     pub rcv6: u128,
-    pub src6: u128,
     pub peer6: u128,
     /// The port that the bucket knows; 0 while unbound.
     pub num: u16,
@@ -200,7 +199,6 @@ impl Sock {
         src4: 0,
         peer4: 0,
         rcv6: 0,
-        src6: 0,
         peer6: 0,
         num: 0,
         sport: 0,
@@ -254,15 +252,11 @@ impl Sock {
 
     /// Makes a used place fresh; only the room of its lists and the count of lives stay.
     pub(crate) fn renew(&mut self) {
-        let generation = self.generation;
-        let mut queue = core::mem::take(&mut self.queue);
-        queue.clear();
-        let mut held = core::mem::take(&mut self.held);
-        held.clear();
+        debug_assert!(self.queue.is_empty() && self.held.is_empty());
         *self = Sock {
-            generation,
-            queue,
-            held,
+            generation: self.generation,
+            queue: core::mem::take(&mut self.queue),
+            held: core::mem::take(&mut self.held),
             ..Sock::fresh()
         };
     }
@@ -285,7 +279,6 @@ impl Sock {
         self.src4 = 0;
         if self.family == Family::Inet6 {
             self.rcv6 = 0;
-            self.src6 = 0;
         }
     }
 }
