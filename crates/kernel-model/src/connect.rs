@@ -106,6 +106,7 @@ impl World {
         if !sock.repair {
             sock.rcv_nxt = 0;
         }
+        sock.max_window = 0;
         sock.retries = 0;
     }
 
