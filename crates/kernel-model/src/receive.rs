@@ -207,6 +207,7 @@ impl World {
         }
         let sock = &mut self.socks[ix];
         sock.rcv_nxt = segment.end();
+        sock.shutdown |= RCV_SHUTDOWN;
         if let State::Established | State::SynRecv = state {
             sock.state = State::CloseWait;
         }
