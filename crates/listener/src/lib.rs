@@ -53,6 +53,11 @@
 //! later, as for a reload. Trying again is for those who ask for it, with a [`RetryPolicy`]. What
 //! other processes hold is never touched.
 //!
+//! # Another configuration
+//!
+//! [`compare`] says what a new specification means for a socket that listens already, and
+//! [`adjust`] gives it the options that it can take as it is, so that its queue stays.
+//!
 //! # Shards
 //!
 //! With [`ListenerSpec::shards`] several sockets share one port, one for each thread, and the
@@ -82,6 +87,7 @@
 
 pub mod activation;
 pub mod address;
+pub mod adjust;
 pub mod context;
 pub mod error;
 pub mod flags;
@@ -103,6 +109,7 @@ mod unix;
 
 pub use activation::Activation;
 pub use address::LocalAddress;
+pub use adjust::{Change, adjust, compare};
 pub use context::{OpenContext, RetryPolicy};
 pub use error::{Cause, Hint, OpenError, Report, SetError};
 pub use flags::Flags;

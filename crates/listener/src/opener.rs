@@ -153,6 +153,10 @@ impl std::error::Error for OpenerError {
 /// configuration compares each specification with it here.
 pub type Permit<'a> = dyn FnMut(&ListenerSpec) -> Result<(), String> + 'a;
 
+/// Who answers the program's own questions, in the privileged process; `Err` says why not. It is
+/// asked by a process that speaks to strangers: the question may not say which file to read.
+pub type Answer<'a> = dyn FnMut(&str) -> Result<String, String> + 'a;
+
 /// A [`Permit`] that opens whatever the other process asks for.
 pub fn permit_all(_: &ListenerSpec) -> Result<(), String> {
     Ok(())

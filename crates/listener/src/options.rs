@@ -40,6 +40,7 @@ pub(crate) enum Origin {
 pub(crate) enum Value {
     Int(i32),
     Linger(u16),
+    NoLinger,
     Device(String),
     Algorithm(String),
     Md5 {
@@ -126,6 +127,7 @@ fn set(socket: BorrowedFd<'_>, option: &SockOpt, value: &Value) -> Result<()> {
     match value {
         Value::Int(value) => sys::set_int(socket, option.level.number(), option.number, *value),
         Value::Linger(seconds) => sys::set_linger(socket, Some(*seconds)),
+        Value::NoLinger => sys::set_linger(socket, None),
         Value::Device(name) if name.is_empty() => Err(Errno::NODEV),
         Value::Device(name) => sys::set_device(socket, name),
         Value::Algorithm(name) => sys::set_congestion(socket, name),

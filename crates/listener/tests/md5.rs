@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use portcullis_listener::spec::{Ipv6Only, Md5Key};
-use portcullis_listener::{ListenerSpec, Step, open};
+use portcullis_listener::{ListenerSpec, Step, adjust, open};
 use portcullis_sys::sockopt as sys;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
@@ -183,4 +183,33 @@ fn a_secret_is_not_shown() {
     let error = open(&spec).unwrap_err();
     assert_eq!(error.step(), Step::Md5);
     assert!(!format!("{error} {error:?} {spec:?}").contains(SECRET));
+}
+
+#[test]
+fn keys_come_change_and_go_under_a_listener() {
+    let Some(listener) = listener("127.0.0.1:0", Vec::new(), None) else {
+        return;
+    };
+    let to = listener.local_addr().unwrap();
+    let with = |keys: Vec<Md5Key>| {
+        let mut spec = ListenerSpec::tcp(to);
+        spec.md5_keys = keys;
+        spec
+    };
+    let another = |secret: &str| {
+        let mut keys = every_peer();
+        keys[0].secret = secret.to_owned();
+        with(keys)
+    };
+    let (none, first, second) = (with(Vec::new()), with(every_peer()), another("wrong horse"));
+    if let Err(error) = adjust(&listener, 0, &none, &first, 0) {
+        assert_eq!(error.errno(), Some(libc::ENOPROTOOPT), "{error}");
+        return portcullis_testkit::skip("this kernel was built without CONFIG_TCP_MD5SIG");
+    }
+    only_signed_clients_get_in(to);
+    adjust(&listener, 0, &first, &second, 0).unwrap();
+    assert!(!signed_gets_in(to, SECRET), "the old key got in");
+    assert!(signed_gets_in(to, "wrong horse"));
+    adjust(&listener, 0, &second, &none, 0).unwrap();
+    assert!(unsigned_gets_in(to));
 }

@@ -17,6 +17,8 @@ pub(super) enum Request {
     Open(Vec<ListenerSpec>),
     /// Let go of the terminal.
     Detach,
+    /// A question of the program's own.
+    Ask(String),
 }
 
 /// What the opener answers.
@@ -38,6 +40,8 @@ pub(super) enum Reply {
         /// Why not.
         reason: String,
     },
+    /// The program's own answer.
+    Answer(String),
     /// It is done.
     Done,
     /// It could not be done.

@@ -49,7 +49,15 @@ impl Parent {
         self.patience = patience;
     }
 
-    fn ask(&mut self, request: &Request) -> Result<(Reply, Vec<OwnedFd>), OpenerError> {
+    /// A question of the program's own, which `OpenerProcess::serve_with` answers.
+    pub fn ask(&mut self, question: &str) -> Result<String, OpenerError> {
+        match self.request(&Request::Ask(question.to_owned()))? {
+            (Reply::Answer(answer), _) => Ok(answer),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    fn request(&mut self, request: &Request) -> Result<(Reply, Vec<OwnedFd>), OpenerError> {
         let text = encode(request)?;
         self.last_id = self.last_id.wrapping_add(1);
         self.channel.send(self.last_id, &text, &[])?;
@@ -71,7 +79,7 @@ impl Parent {
 
 impl Opener for Parent {
     fn open(&mut self, specs: &[ListenerSpec]) -> Result<Opened, OpenerError> {
-        match self.ask(&Request::Open(specs.to_vec()))? {
+        match self.request(&Request::Open(specs.to_vec()))? {
             (Reply::Opened { listeners, reports }, descriptors) => {
                 assemble(specs.len(), listeners, reports, descriptors)
             }
@@ -80,7 +88,7 @@ impl Opener for Parent {
     }
 
     fn detach(&mut self) -> Result<(), OpenerError> {
-        match self.ask(&Request::Detach)? {
+        match self.request(&Request::Detach)? {
             (Reply::Done, _) => Ok(()),
             (other, _) => Err(unexpected(&other)),
         }
@@ -97,6 +105,7 @@ fn unexpected(reply: &Reply) -> OpenerError {
     let name = match reply {
         Reply::Opened { .. } => "opened",
         Reply::Done => "done",
+        Reply::Answer(_) => "answer",
         _ => "something else",
     };
     ProtocolError::Text(format!("`{name}` does not answer the question")).into()

@@ -17,7 +17,7 @@ use rustix::process::{
 use super::channel::{Arrival, Channel};
 use super::codec::Message;
 use super::message::{Reply, Request, decode, encode};
-use super::{Opener, OpenerError, Parent, Permit};
+use super::{Answer, Opener, OpenerError, Parent, Permit};
 use crate::{Listener, ListenerSpec, Opened};
 
 /// The signals that the opener passes on to the worker.
@@ -111,11 +111,23 @@ impl OpenerProcess {
     ///
     /// `permit` is asked about every listener first. A worker that closes its end, or sends what
     /// is not the protocol, is still waited for.
-    pub fn serve(
+    pub fn serve(self, opener: &mut dyn Opener, permit: &mut Permit<'_>) -> io::Result<ChildEnd> {
+        let mut none = |_: &str| Err("this opener answers no questions".to_owned());
+        self.serve_with(opener, permit, &mut none)
+    }
+
+    /// The same; `answer` answers the program's own questions ([`Parent::ask`]).
+    pub fn serve_with(
         mut self,
         opener: &mut dyn Opener,
         permit: &mut Permit<'_>,
+        answer: &mut Answer<'_>,
     ) -> io::Result<ChildEnd> {
+        let mut clerk = Clerk {
+            opener,
+            permit,
+            answer,
+        };
         loop {
             while let Some(received) = self.signals.next()? {
                 if received.signal != Signal::CHILD {
@@ -125,7 +137,7 @@ impl OpenerProcess {
                 }
             }
             if self.wait()? {
-                self.hear(opener, permit);
+                self.hear(&mut clerk);
             }
         }
     }
@@ -165,16 +177,14 @@ impl OpenerProcess {
 
     /// Reads one packet and answers if it completes a question. A worker that does not keep to
     /// the protocol, or does not read, is heard no more.
-    fn hear(&mut self, opener: &mut dyn Opener, permit: &mut Permit<'_>) {
+    fn hear(&mut self, clerk: &mut Clerk<'_, '_>) {
         let Some(channel) = &mut self.channel else {
             return;
         };
         let heard = match channel.arrival() {
             Ok(Arrival::NotYet) => Ok(true),
             Ok(Arrival::Gone) => Ok(false),
-            Ok(Arrival::Message(message)) => {
-                respond(channel, message, opener, permit).map(|()| true)
-            }
+            Ok(Arrival::Message(message)) => respond(channel, message, clerk).map(|()| true),
             Err(error) => Err(error),
         };
         if !matches!(heard, Ok(true)) {
@@ -193,11 +203,10 @@ fn goes_on(received: Received, shares_group: bool) -> bool {
 fn respond(
     channel: &mut Channel,
     message: Message<impl Sized>,
-    opener: &mut dyn Opener,
-    permit: &mut Permit<'_>,
+    clerk: &mut Clerk<'_, '_>,
 ) -> Result<(), OpenerError> {
     let (reply, listeners) = match decode(&message.text) {
-        Ok(request) => answer(request, opener, permit),
+        Ok(request) => clerk.answer(request),
         Err(error) => (Reply::NotUnderstood(error.to_string()), Vec::new()),
     };
     let descriptors: Vec<BorrowedFd<'_>> = listeners.iter().map(AsFd::as_fd).collect();
@@ -213,36 +222,48 @@ fn respond(
     sent
 }
 
-fn answer(
-    request: Request,
-    opener: &mut dyn Opener,
-    permit: &mut Permit<'_>,
-) -> (Reply, Vec<Listener>) {
-    let specs = match request {
-        Request::Open(specs) => specs,
-        Request::Detach => return (detach(), Vec::new()),
-    };
-    for spec in &specs {
-        if let Err(reason) = permit(spec) {
-            let listener = name(spec);
-            return (Reply::Refused { listener, reason }, Vec::new());
+/// Who does what is asked for.
+struct Clerk<'a, 'b> {
+    opener: &'a mut dyn Opener,
+    permit: &'a mut Permit<'b>,
+    answer: &'a mut Answer<'b>,
+}
+
+impl Clerk<'_, '_> {
+    fn answer(&mut self, request: Request) -> (Reply, Vec<Listener>) {
+        let specs = match request {
+            Request::Open(specs) => specs,
+            Request::Detach => return (detach(), Vec::new()),
+            Request::Ask(question) => {
+                let answered = (self.answer)(&question);
+                return (
+                    answered.map_or_else(Reply::Failed, Reply::Answer),
+                    Vec::new(),
+                );
+            }
+        };
+        for spec in &specs {
+            if let Err(reason) = (self.permit)(spec) {
+                let listener = name(spec);
+                return (Reply::Refused { listener, reason }, Vec::new());
+            }
         }
-    }
-    match opener.open(&specs) {
-        Ok(opened) => {
-            let Opened { listeners, reports } = opened;
-            let facts = listeners.iter().map(|one| one.facts().clone()).collect();
-            let reply = Reply::Opened {
-                listeners: facts,
-                reports,
-            };
-            (reply, listeners)
+        match self.opener.open(&specs) {
+            Ok(opened) => {
+                let Opened { listeners, reports } = opened;
+                let facts = listeners.iter().map(|one| one.facts().clone()).collect();
+                let reply = Reply::Opened {
+                    listeners: facts,
+                    reports,
+                };
+                (reply, listeners)
+            }
+            Err(OpenerError::NotOpened(error)) => (Reply::NotOpened(error), Vec::new()),
+            Err(OpenerError::Refused { listener, reason }) => {
+                (Reply::Refused { listener, reason }, Vec::new())
+            }
+            Err(error) => (Reply::Failed(error.to_string()), Vec::new()),
         }
-        Err(OpenerError::NotOpened(error)) => (Reply::NotOpened(error), Vec::new()),
-        Err(OpenerError::Refused { listener, reason }) => {
-            (Reply::Refused { listener, reason }, Vec::new())
-        }
-        Err(error) => (Reply::Failed(error.to_string()), Vec::new()),
     }
 }
 
@@ -281,7 +302,15 @@ mod tests {
                     Arrival::NotYet => {}
                     Arrival::Gone => return,
                     Arrival::Message(message) => {
-                        respond(&mut channel, message, &mut InProcess::new(), &mut permit).unwrap();
+                        let mut clerk = Clerk {
+                            opener: &mut InProcess::new(),
+                            permit: &mut permit,
+                            answer: &mut |question| match question {
+                                "why" => Err("because".to_owned()),
+                                _ => Ok(format!("you asked: {question}")),
+                            },
+                        };
+                        respond(&mut channel, message, &mut clerk).unwrap();
                     }
                 }
             }
@@ -362,6 +391,20 @@ mod tests {
             .unwrap_err();
         assert!(matches!(error, OpenerError::NotOpened(_)));
         assert_eq!(error.to_string(), here.to_string());
+        drop(parent);
+        opener.join().unwrap();
+    }
+
+    #[test]
+    fn a_question_of_the_programs_own_is_answered_or_says_why_not() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let opener = serve(theirs, permit_all);
+        let mut parent = Parent::new(ours, 1);
+        let long = "x".repeat(100_000);
+        assert_eq!(parent.ask(&long).unwrap(), format!("you asked: {long}"));
+        let error = parent.ask("why").unwrap_err().to_string();
+        assert_eq!(error, "the opener could not do it: because");
+        assert_eq!(parent.open(&[spec(1)]).unwrap().listeners.len(), 1);
         drop(parent);
         opener.join().unwrap();
     }
