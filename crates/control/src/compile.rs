@@ -46,6 +46,8 @@ pub struct Overrides {
     pub pidfile: Option<PathBuf>,
     /// `-q`: no messages at start.
     pub quiet: bool,
+    /// At a reload: the workers that there are.
+    pub workers: Option<u16>,
 }
 
 /// A configuration with everything looked up, ready to be opened and run.
@@ -265,7 +267,7 @@ pub fn compile(
         overrides,
         &mut problems,
     );
-    let workers = process::workers(&config.global, lookup, &mut problems);
+    let workers = process::workers(&config.global, lookup, overrides, &mut problems);
     let (backends, backend_index) = backends::plan(config, lookup, &mut problems);
     let (frontends, frontend_index) = frontends::plan(config, &backend_index, &mut problems);
     let cpus = lookup.cpus();

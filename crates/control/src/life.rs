@@ -64,6 +64,8 @@ pub enum Action {
     ArmHardStop(Duration),
     /// One line for the user.
     Say(&'static str),
+    /// Read the configuration again, and put it in place.
+    Reload,
     /// Show the counters.
     ShowStatus,
     /// The end: leave the loop.
@@ -91,6 +93,17 @@ impl Life {
     /// What the process is doing.
     pub fn phase(&self) -> Phase {
         self.phase
+    }
+
+    /// Does it take connections, now or after a pause, without being asked to stop?
+    pub fn serves(&self) -> bool {
+        matches!(self.phase, Phase::Running | Phase::Paused)
+    }
+
+    /// Other times, from the next stop on.
+    pub fn set_times(&mut self, grace: Option<Duration>, hard_stop_after: Option<Duration>) {
+        self.grace = grace.filter(|g| !g.is_zero());
+        self.hard_stop_after = hard_stop_after;
     }
 
     /// The table: the next phase, and what is to be done.
@@ -131,6 +144,7 @@ impl Life {
             }
             (phase, Event::Resume) => (phase, vec![]),
 
+            (phase @ (Running | Paused), Event::Reload) => (phase, vec![Action::Reload]),
             (phase, Event::Reload) => (phase, vec![Action::Say(NO_RELOAD)]),
             (phase, Event::Status) => (phase, vec![Action::ShowStatus]),
         };
@@ -150,7 +164,7 @@ impl Life {
 
 const PAUSED: &str = "paused: connections wait in the queues of the listeners";
 const RESUMED: &str = "resumed";
-const NO_RELOAD: &str = "reload is not supported yet: nothing was changed";
+const NO_RELOAD: &str = "not reloaded: the process is stopping";
 
 fn end(why: &'static str) -> Vec<Action> {
     vec![Action::Say(why), Action::StopAccepting, Action::EndSessions]
@@ -262,7 +276,7 @@ mod tests {
                 (Phase::Paused, vec![Action::PauseListeners]),
                 (Phase::Paused, vec![]),
                 (Phase::Running, vec![Action::ResumeListeners]),
-                (Phase::Running, vec![]),
+                (Phase::Running, vec![Action::Reload]),
             ]
         );
     }

@@ -190,6 +190,22 @@ impl LogHandle {
         self.shared.dropped()
     }
 
+    /// For whoever may take other targets.
+    #[must_use]
+    pub fn targets(&self) -> LogTargets {
+        LogTargets {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+/// The targets; the writer does not wait for whoever holds this.
+#[derive(Debug, Clone)]
+pub struct LogTargets {
+    shared: Arc<Shared>,
+}
+
+impl LogTargets {
     /// Takes a new plan. Targets that both plans name stay open; if a new one cannot be opened,
     /// the old plan stays.
     pub fn replace(&self, plan: LogPlan) -> io::Result<Vec<String>> {

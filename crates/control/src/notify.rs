@@ -1,6 +1,7 @@
 //! Telling systemd how the start went (`Type=notify`).
 //!
-//! Decides:  which states are told: READY=1, STOPPING=1 and one line of status.
+//! Decides:  which states are told: READY=1, RELOADING=1, STOPPING=1 and one line of status; how
+//!           often the watchdog wants to hear something.
 //! Source:   sd_notify(3): one datagram to the socket named by NOTIFY_SOCKET; `@` is abstract.
 //! Not here: when they are told (run).
 
@@ -10,6 +11,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A connection to whoever waits for the start; nothing happens where nobody does.
 #[derive(Debug, Clone, Default)]
@@ -46,9 +48,33 @@ impl Notifier {
         self.send(&format!("READY=1\nSTATUS={status}\n"));
     }
 
+    /// Reading the configuration again; [`Notifier::ready`] tells that it is over
+    /// (`Type=notify-reload`, which wants the time).
+    pub fn reloading(&self, status: &str) {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let usec = now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1_000;
+        self.send(&format!(
+            "RELOADING=1\nMONOTONIC_USEC={usec}\nSTATUS={status}\n"
+        ));
+    }
+
+    /// All is well, still (`WatchdogSec=`).
+    pub fn alive(&self) {
+        self.send("WATCHDOG=1\n");
+    }
+
     /// Stopping.
     pub fn stopping(&self, status: &str) {
         self.send(&format!("STOPPING=1\nSTATUS={status}\n"));
+    }
+
+    /// How often [`Notifier::alive`] is wanted: at half the time that the service manager waits.
+    pub fn watchdog(&self) -> Option<Duration> {
+        self.socket.as_ref()?;
+        let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
+        let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
+        let ours = [i64::from(std::process::id()), parent.map_or(0, i64::from)];
+        watchdog(number("WATCHDOG_USEC"), number("WATCHDOG_PID"), &ours)
     }
 
     fn send(&self, message: &str) {
@@ -57,6 +83,13 @@ impl Notifier {
             let _ = socket.send(message.as_bytes());
         }
     }
+}
+
+/// `pid` is that of the process that was started; with an opener we are its child.
+fn watchdog(usec: Option<u64>, pid: Option<u64>, ours: &[i64]) -> Option<Duration> {
+    let meant = pid.is_none_or(|pid| ours.iter().any(|&it| i64::try_from(pid) == Ok(it)));
+    let usec = usec.filter(|&usec| usec > 0 && meant)?;
+    Some(Duration::from_micros(usec / 2).max(Duration::from_millis(1)))
 }
 
 #[cfg(test)]
@@ -79,8 +112,32 @@ mod tests {
         std::fs::remove_dir_all(&directory).unwrap();
         notifier.ready("serving");
         assert_eq!(heard(&manager), "READY=1\nSTATUS=serving\n");
+        notifier.alive();
+        assert_eq!(heard(&manager), "WATCHDOG=1\n");
+        notifier.reloading("reading");
+        let told = heard(&manager);
+        let rest = told.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
+        let (usec, rest) = rest.split_once('\n').unwrap();
+        assert!(usec.parse::<u64>().unwrap() > 0);
+        assert_eq!(rest, "STATUS=reading\n");
         notifier.stopping("draining");
         assert_eq!(heard(&manager), "STOPPING=1\nSTATUS=draining\n");
+    }
+
+    #[test]
+    fn the_watchdog_is_for_the_process_that_was_started_or_its_child() {
+        let half = Some(Duration::from_millis(500));
+        for (usec, pid, expected) in [
+            (Some(1_000_000), None, half),
+            (Some(1_000_000), Some(7), half),
+            (Some(1_000_000), Some(8), half),
+            (Some(1_000_000), Some(9), None),
+            (Some(0), None, None),
+            (None, Some(7), None),
+        ] {
+            assert_eq!(watchdog(usec, pid, &[7, 8]), expected, "{usec:?} {pid:?}");
+        }
+        assert_eq!(Notifier::default().watchdog(), None);
     }
 
     #[test]

@@ -6,15 +6,18 @@
 //! Not here: the life after the start (run/serve.rs), each step itself.
 
 mod error;
+mod held;
 mod messages;
 mod open;
 mod probe;
+mod reload;
 mod serve;
 mod share;
 mod start;
 mod status;
 mod workers;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_config::Sources;
@@ -27,6 +30,7 @@ pub use portcullis_sys::process::Signals as HeldSignals;
 
 use crate::Plan;
 pub use error::{Kind, RunError};
+pub use reload::read::{Read, Reading, cannot_be_read_twice};
 
 /// A listener that did not open.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +44,7 @@ pub struct Refused<'a> {
 }
 
 /// Finds out why a listener did not open: whole lines, below the error. Called only then.
-pub type Explain = Box<dyn Fn(&Refused<'_>) -> Option<String>>;
+pub type Explain = Arc<dyn Fn(&Refused<'_>) -> Option<String> + Send + Sync>;
 
 /// What is called once the process serves.
 pub type Ready = Box<dyn FnOnce()>;
@@ -56,6 +60,8 @@ pub struct Job {
     pub ready: Option<Ready>,
     /// Who knows why a listener does not open.
     pub explain: Option<Explain>,
+    /// Reads the configuration again, for a reload; `None`: there is nothing to read.
+    pub read: Option<Read>,
     /// End by itself after this time.
     pub run_for: Option<Duration>,
     /// What HUP does.
@@ -65,9 +71,9 @@ pub struct Job {
 /// What HUP does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnHangup {
-    /// What it does in HAProxy: the process goes on.
+    /// The configuration is read again.
     #[default]
-    GoOn,
+    Reload,
     /// It ends as by TERM: for what lives in a terminal, and would outlive it unseen.
     End,
 }

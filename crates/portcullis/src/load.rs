@@ -4,11 +4,13 @@
 //! Not here: the language (the config crate), the plan (control::compile).
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use portcullis_config::diagnostic;
 use portcullis_config::render::{Colour, render_human, render_json};
 use portcullis_config::{Config, Diagnostic, Environment, Features, Files, Severity, Sources};
-use portcullis_control::compile::HostLookup;
+use portcullis_control::compile::{HostLookup, Lookup};
+use portcullis_control::run::{Read, Reading, cannot_be_read_twice};
 use portcullis_control::{Overrides, Plan, compile};
 
 use crate::terminal;
@@ -34,10 +36,43 @@ pub enum Warnings {
     Refuse,
 }
 
-/// Reads and compiles. The plan is there only if nothing refuses it.
+/// Reads and compiles, with the names of this host. The plan is there only if nothing refuses it.
 pub fn load(
     paths: &[PathBuf],
     files: &dyn Files,
+    overrides: &Overrides,
+    warnings: Warnings,
+) -> Loaded {
+    load_with(paths, files, &HostLookup::default(), overrides, warnings)
+}
+
+/// How the same is read again at a reload.
+pub fn again(paths: Vec<PathBuf>, overrides: Overrides, warnings: Warnings) -> Read {
+    Arc::new(move |files, lookup, workers| {
+        if cannot_be_read_twice(&paths) {
+            return Reading {
+                sources: Sources::default(),
+                plan: None,
+                report: "error: standard input cannot be read again\n".to_owned(),
+            };
+        }
+        let overrides = Overrides {
+            workers: Some(workers),
+            ..overrides.clone()
+        };
+        let loaded = load_with(&paths, files, lookup, &overrides, warnings);
+        Reading {
+            report: render_human(&loaded.diagnostics, &loaded.sources, Colour::Never),
+            sources: loaded.sources,
+            plan: loaded.plan,
+        }
+    })
+}
+
+fn load_with(
+    paths: &[PathBuf],
+    files: &dyn Files,
+    lookup: &dyn Lookup,
     overrides: &Overrides,
     warnings: Warnings,
 ) -> Loaded {
@@ -54,14 +89,14 @@ pub fn load(
         // Refused already; what does not resolve or exist is said in the same run. Warnings of the
         // compiler may only follow from the errors.
         if let Some(config) = &outcome.refused {
-            let (_, found) = compile(config, &HostLookup::default(), overrides);
+            let (_, found) = compile(config, lookup, overrides);
             let errors = found.into_iter().filter(|d| d.severity == Severity::Error);
             loaded.diagnostics.extend(errors);
             diagnostic::sort(&mut loaded.diagnostics);
         }
         return loaded;
     };
-    let (plan, found) = compile(config, &HostLookup::default(), overrides);
+    let (plan, found) = compile(config, lookup, overrides);
     loaded.diagnostics.extend(found);
     loaded.plan = plan;
     diagnostic::sort(&mut loaded.diagnostics);

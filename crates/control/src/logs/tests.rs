@@ -287,10 +287,10 @@ fn a_new_plan_keeps_what_stays_and_counts_what_went() {
     let mut line = String::new();
     std::io::BufRead::read_line(&mut first, &mut line).unwrap();
     assert!(line.contains(LINE_END));
-    handle.replace(second_plan).unwrap();
+    handle.targets().replace(second_plan).unwrap();
     let broken = plan(vec![target(Destination::Descriptor(99_999))]);
     assert!(
-        handle.replace(broken).is_err(),
+        handle.targets().replace(broken).is_err(),
         "and the plan before it stays"
     );
     sink.send(record(2));

@@ -1,69 +1,99 @@
-//! Opening the listeners of a plan: all or none, with the place of each that fails.
+//! Opening listeners of a plan: all or none, with the place of each that fails.
 //!
-//! Decides:  what is said about a listener that does not open, or opens with something refused;
-//!           how the sockets are dealt to the workers.
-//! Not here: opening (the listener crate).
-
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+//! Decides:  what is said about a listener that does not open, or opens with something refused.
+//! Not here: opening (the listener crate), what becomes of the sockets (held.rs).
 
 use portcullis_config::{Place, Sources};
 use portcullis_listener::error::{OpenError, Report};
-use portcullis_listener::opener::{Opener, OpenerError};
-use portcullis_listener::{Flags, Listener, ListenerSpec};
-use portcullis_proxy::snapshot::WorkerListener;
-use portcullis_proxy::state::ListenerState;
+use portcullis_listener::opener::{InProcess, Opener, OpenerError, Parent};
+use portcullis_listener::{Flags, Listener, ListenerSpec, Opened};
+use portcullis_proxy::log::Level;
 
-use super::messages::Messages;
-use super::share::{Socket, share};
 use super::{Explain, Refused, RunError, probe};
 use crate::Plan;
+
+/// Who opens: this process, or the privileged one that it was split from.
+pub(super) enum Opening {
+    Here(InProcess),
+    There(Parent),
+}
+
+impl Opening {
+    pub(super) fn opener(&mut self) -> &mut dyn Opener {
+        match self {
+            Opening::Here(here) => here,
+            Opening::There(parent) => parent,
+        }
+    }
+}
 
 /// What is known where something is to be told of a listener.
 #[derive(Clone, Copy)]
 pub(super) struct Telling<'a> {
     pub(super) plan: &'a Plan,
     pub(super) sources: &'a Sources,
-    pub(super) messages: Messages,
     /// The user that sockets are given to.
     pub(super) owner: Option<u32>,
     pub(super) explain: Option<&'a Explain>,
 }
 
-/// Opens all listeners of the plan.
+/// An open listener, and its place in the plan.
+pub(super) type Placed = (usize, Listener);
+
+/// Something to tell.
+pub(super) type Note = (Level, String);
+
+/// Which listeners are opened.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    /// Their places in the plan.
+    pub(super) indexes: &'a [usize],
+    /// Listeners that this process has on ports of theirs already: nobody else is looked for there.
+    pub(super) ours: &'a [&'a ListenerSpec],
+}
+
+/// Opens these listeners of the plan; each comes with its place in the plan.
 pub(super) fn open(
     opener: &mut dyn Opener,
     telling: Telling<'_>,
-) -> Result<Vec<Listener>, RunError> {
-    let Telling {
-        plan,
-        sources,
-        messages,
-        ..
-    } = telling;
-    let specs: Vec<ListenerSpec> = plan.listeners.iter().map(|l| l.spec.clone()).collect();
+    wanted: Wanted<'_>,
+) -> Result<(Vec<Placed>, Vec<Note>), RunError> {
+    let Telling { plan, sources, .. } = telling;
+    let indexes = wanted.indexes;
+    let specs: Vec<ListenerSpec> = indexes
+        .iter()
+        .map(|&index| plan.listeners[index].spec.clone())
+        .collect();
     // Before ours are there: they would be found.
-    let held: Vec<bool> = specs.iter().map(probe::is_held).collect();
+    let held: Vec<bool> = specs
+        .iter()
+        .map(|spec| !wanted.ours.iter().any(|ours| probe::share_port(ours, spec)))
+        .zip(&specs)
+        .map(|(alone, spec)| alone && probe::is_held(spec))
+        .collect();
     match opener.open(&specs) {
-        Ok(opened) => {
-            for (listener, _) in plan.listeners.iter().zip(held).filter(|(_, held)| *held) {
-                messages.warning(&format!(
-                    "another process of this user listens on {} too, or on a part of it, and \
-                     gets a share of the connections: is this server running already? ({})",
-                    listener.spec.address,
-                    shown(listener.place, sources)
-                ));
-            }
-            for report in &opened.reports {
-                tell(report, plan, sources, messages);
-            }
-            Ok(opened.listeners)
+        Ok(Opened {
+            listeners, reports, ..
+        }) => {
+            let shared = indexes.iter().zip(held).filter(|(_, held)| *held);
+            let mut notes: Vec<Note> = shared
+                .map(|(&index, _)| (Level::Warning, shared_with(index, plan, sources)))
+                .collect();
+            notes.extend(reports.iter().map(|report| {
+                let index = indexes.get(report.spec).copied();
+                tell(report, index, plan, sources)
+            }));
+            let numbered = listeners.into_iter().filter_map(|listener| {
+                let index = indexes.get(listener.spec()).copied();
+                index.map(|index| (index, listener))
+            });
+            Ok((numbered.collect(), notes))
         }
         Err(OpenerError::NotOpened(set)) => Err(RunError::Open {
             errors: set
                 .errors
                 .iter()
-                .map(|error| failure(error, telling))
+                .map(|error| failure(error, indexes.get(error.spec()).copied(), telling))
                 .collect(),
         }),
         Err(other) => Err(RunError::Open {
@@ -72,25 +102,34 @@ pub(super) fn open(
     }
 }
 
+fn shared_with(index: usize, plan: &Plan, sources: &Sources) -> String {
+    let listener = &plan.listeners[index];
+    format!(
+        "another process of this user listens on {} too, or on a part of it, and \
+         gets a share of the connections: is this server running already? ({})",
+        listener.spec.address,
+        shown(listener.place, sources)
+    )
+}
+
 /// What was refused is a warning; what is only worth knowing is a notice.
-fn tell(report: &Report, plan: &Plan, sources: &Sources, messages: Messages) {
-    let text = match plan.listeners.get(report.spec) {
+pub(super) fn tell(report: &Report, index: Option<usize>, plan: &Plan, sources: &Sources) -> Note {
+    let text = match index.and_then(|index| plan.listeners.get(index)) {
         Some(listener) => format!("{report} ({})", shown(listener.place, sources)),
         None => report.to_string(),
     };
-    if report.flags.intersects(Flags::ALERT | Flags::WARN) {
-        messages.warning(&text);
-    } else {
-        messages.notice(&text);
+    match report.flags.intersects(Flags::ALERT | Flags::WARN) {
+        true => (Level::Warning, text),
+        false => (Level::Notice, text),
     }
 }
 
 /// The error, its place in the file, and what may help.
-fn failure(error: &OpenError, telling: Telling<'_>) -> String {
+pub(super) fn failure(error: &OpenError, index: Option<usize>, telling: Telling<'_>) -> String {
     let Telling { plan, sources, .. } = telling;
     let mut text = error.to_string();
     let mut explained = None;
-    if let Some(listener) = plan.listeners.get(error.spec()) {
+    if let Some(listener) = index.and_then(|index| plan.listeners.get(index)) {
         let frontend = &plan.frontends[listener.frontend].name;
         text += &format!(
             "\n  --> {}, frontend `{frontend}`",
@@ -113,52 +152,7 @@ fn failure(error: &OpenError, telling: Telling<'_>) -> String {
 }
 
 /// `file:line:column`, both from 1.
-fn shown(place: Place, sources: &Sources) -> String {
+pub(super) fn shown(place: Place, sources: &Sources) -> String {
     let column = place.start + 1;
     format!("{}:{}:{column}", sources.name(place.file), place.line)
-}
-
-/// The listening sockets of each worker.
-pub(super) fn deal(
-    listeners: Vec<Listener>,
-    states: &[Arc<ListenerState>],
-    plan: &Plan,
-) -> Vec<Vec<WorkerListener>> {
-    let sockets: Vec<Socket> = listeners.iter().map(socket).collect();
-    let opened: Vec<(usize, Arc<OwnedFd>)> = listeners
-        .into_iter()
-        .map(|listener| (listener.spec(), Arc::new(OwnedFd::from(listener))))
-        .collect();
-    share(&sockets, plan.workers)
-        .into_iter()
-        .map(|mine| {
-            mine.into_iter()
-                .map(|(index, sharing)| {
-                    let (spec, fd) = &opened[index];
-                    WorkerListener {
-                        socket: Arc::clone(fd),
-                        sharing,
-                        frontend: plan.listeners[*spec].frontend,
-                        state: Arc::clone(&states[*spec]),
-                    }
-                })
-                .collect()
-        })
-        .collect()
-}
-
-/// Only sockets that we opened as one SO_REUSEPORT group share one queue of connections; those
-/// that were inherited may be anything, so each is polled by all.
-fn socket(listener: &Listener) -> Socket {
-    let facts = listener.facts();
-    match facts.inherited {
-        Some(_) => Socket {
-            shard: 0,
-            shards: 1,
-        },
-        None => Socket {
-            shard: facts.shard,
-            shards: facts.shards,
-        },
-    }
 }

@@ -27,6 +27,15 @@ pub(super) fn is_held(spec: &ListenerSpec) -> bool {
     matches!(try_alone(address, spec.ipv6_only), Err(Errno::ADDRINUSE))
 }
 
+/// Are both at one port?
+pub(super) fn share_port(one: &ListenerSpec, other: &ListenerSpec) -> bool {
+    let port = |spec: &ListenerSpec| match spec.address {
+        Address::Tcp(address) | Address::Mptcp(address) => Some(address.port()),
+        _ => None,
+    };
+    port(one).is_some() && port(one) == port(other)
+}
+
 /// Binds without listening, and closes: nobody can connect to it meanwhile.
 fn try_alone(address: SocketAddr, ipv6_only: Option<Ipv6Only>) -> Result<(), Errno> {
     let family = match address {

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_proxy::log::Level;
@@ -13,9 +14,10 @@ use portcullis_sys::process::Signals;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::time::Sleep;
+use tokio::time::{Interval, Sleep};
 
-use super::status::Report;
+use super::reload::{Others, Outcome, Serving};
+use super::status::{self, Report};
 use super::workers::{Command, News, Workers};
 use super::{OnHangup, RunError};
 use crate::health::{Checker, HealthPlan};
@@ -60,7 +62,7 @@ pub(super) struct Control {
     pub(super) workers: Workers,
     pub(super) log: LogHandle,
     pub(super) notifier: Notifier,
-    pub(super) status: Report,
+    pub(super) serving: Serving,
     pub(super) health: HealthPlan,
     /// Ends by itself after this time.
     pub(super) run_for: Option<Duration>,
@@ -84,35 +86,40 @@ pub(super) fn serve(
     );
     checker.apply(&control.health);
     announce()?;
-    runtime.block_on(control.serve())
+    runtime.block_on(control.serve(checker))
 }
 
 impl Control {
-    async fn serve(self) -> Result<(), RunError> {
-        let Control {
-            mut life,
-            signals,
-            mut workers,
-            log,
-            notifier,
-            status,
-            run_for,
-            on_hangup,
-            health: _,
-        } = self;
-        let mut signals = heard(signals, on_hangup).map_err(RunError::host("wait for signals"))?;
-        for (audience, line) in status.started() {
-            log.say(audience, Level::Info, line);
-        }
-        let mut timers = Timers {
-            own_end: run_for.map(armed),
-            ..Timers::default()
+    async fn serve(self, checker: Checker) -> Result<(), RunError> {
+        let signals = heard(self.signals, self.on_hangup);
+        let mut signals = signals.map_err(RunError::host("wait for signals"))?;
+        let mut watchdog = self.notifier.watchdog().map(tokio::time::interval);
+        let mut process = Process {
+            life: self.life,
+            workers: self.workers,
+            checker,
+            log: self.log,
+            notifier: self.notifier,
+            serving: self.serving,
+            timers: Timers {
+                own_end: self.run_for.map(armed),
+                ..Timers::default()
+            },
         };
+        for (audience, name) in status::proxies(&process.serving.plan) {
+            process
+                .log
+                .say(audience, Level::Info, status::started(name));
+        }
         let mut result = Ok(());
-        'serving: loop {
+        loop {
             let event = tokio::select! {
                 Some(event) = signals.recv() => event,
-                news = workers.news() => match news {
+                news = process.workers.news() => match news {
+                    News::Installed(pause) => {
+                        process.serving.installed(pause, &process.log, &process.notifier);
+                        continue;
+                    }
                     News::Drained => Event::Drained,
                     News::Failed(why) if result.is_ok() => {
                         result = Err(RunError::Worker(why));
@@ -120,39 +127,112 @@ impl Control {
                     }
                     News::Failed(_) => continue,
                 },
-                event = timers.next() => event,
-            };
-            for action in life.on(event) {
-                match action {
-                    Action::PauseListeners => workers.tell(Command::Pause),
-                    Action::ResumeListeners => workers.tell(Command::Resume),
-                    Action::StopAccepting => {
-                        notifier.stopping("no longer accepting");
-                        workers.tell(Command::StopAccepting);
-                    }
-                    Action::EndSessions => {
-                        workers.tell(Command::EndSessions);
-                        timers.patience = Some(armed(END_PATIENCE));
-                    }
-                    Action::ArmGrace(after) => timers.grace = Some(armed(after)),
-                    Action::ArmHardStop(after) => timers.hard_stop = Some(armed(after)),
-                    Action::Say(words) => log.say(Audience::Global, Level::Notice, words),
-                    Action::ShowStatus => {
-                        for line in status.to_string().lines() {
-                            log.say(Audience::Global, Level::Notice, line);
-                        }
-                        log.say(Audience::Global, Level::Notice, lost_lines(&log));
-                        log.show_rings();
-                    }
-                    Action::Leave => break 'serving,
+                outcome = process.serving.reloads.prepared() => {
+                    process.prepared(outcome);
+                    continue;
                 }
+                Some(()) = ticked(&mut watchdog) => {
+                    if process.workers.are_alive() {
+                        process.notifier.alive();
+                    }
+                    continue;
+                }
+                event = process.timers.next() => event,
+            };
+            if process.on(event) == Next::Leave {
+                break;
             }
         }
-        let stopped = workers.stop().await;
-        for (audience, line) in status.stopped() {
-            log.say(audience, Level::Warning, line);
+        result.and(process.leave().await)
+    }
+}
+
+/// The process while it serves.
+struct Process {
+    life: Life,
+    workers: Workers,
+    checker: Checker,
+    log: LogHandle,
+    notifier: Notifier,
+    serving: Serving,
+    timers: Timers,
+}
+
+/// What comes after an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Serve,
+    Leave,
+}
+
+impl Process {
+    /// Does what the event leads to.
+    fn on(&mut self, event: Event) -> Next {
+        for action in self.life.on(event) {
+            match action {
+                Action::PauseListeners => self.workers.tell(Command::Pause),
+                Action::ResumeListeners => self.workers.tell(Command::Resume),
+                Action::StopAccepting => {
+                    self.notifier.stopping("no longer accepting");
+                    // Workers are to be the last ones to hold them.
+                    self.serving.held = Arc::default();
+                    self.workers.tell(Command::StopAccepting);
+                }
+                Action::EndSessions => {
+                    self.workers.tell(Command::EndSessions);
+                    self.timers.patience = Some(armed(END_PATIENCE));
+                }
+                Action::ArmGrace(after) => self.timers.grace = Some(armed(after)),
+                Action::ArmHardStop(after) => self.timers.hard_stop = Some(armed(after)),
+                Action::Say(words) => self.log.say(Audience::Global, Level::Notice, words),
+                Action::Reload => self.serving.reload(&self.log, &self.notifier),
+                Action::ShowStatus => {
+                    for line in self.serving.report().to_string().lines() {
+                        self.log.say(Audience::Global, Level::Notice, line);
+                    }
+                    let lost = lost_lines(&self.log);
+                    self.log.say(Audience::Global, Level::Notice, lost);
+                    self.log.show_rings();
+                }
+                Action::Leave => return Next::Leave,
+            }
         }
-        result.and(stopped)
+        Next::Serve
+    }
+
+    /// A reload is prepared, or refused.
+    fn prepared(&mut self, outcome: Outcome) {
+        let others = Others {
+            workers: &mut self.workers,
+            checker: &mut self.checker,
+            log: &self.log,
+            notifier: &self.notifier,
+            life: &mut self.life,
+        };
+        self.serving.prepared(outcome, others);
+    }
+
+    /// The end.
+    async fn leave(self) -> Result<(), RunError> {
+        let stopped = self.workers.stop().await;
+        let report = self.serving.report();
+        if let Some(line) = report.shortage() {
+            self.log.say(Audience::Global, Level::Warning, line);
+        }
+        for (audience, name) in status::proxies(report.plan) {
+            let line = status::stopped(name, report.registry);
+            self.log.say(audience, Level::Warning, line);
+        }
+        stopped
+    }
+}
+
+impl Serving {
+    fn report(&self) -> Report<'_> {
+        Report {
+            plan: &self.plan,
+            registry: &self.registry,
+        }
     }
 }
 
@@ -172,6 +252,12 @@ struct Timers {
     grace: Option<Pin<Box<Sleep>>>,
     hard_stop: Option<Pin<Box<Sleep>>>,
     patience: Option<Pin<Box<Sleep>>>,
+}
+
+/// The next turn of an interval; waits for ever without one.
+async fn ticked(interval: &mut Option<Interval>) -> Option<()> {
+    interval.as_mut()?.tick().await;
+    Some(())
 }
 
 impl Timers {

@@ -6,20 +6,23 @@
 //! Not here: serving (serve.rs), how sockets are opened (the listener crate).
 
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use portcullis_config::Sources;
-use portcullis_listener::opener::{InProcess, Opener, OpenerProcess, Split, split};
-use portcullis_listener::{Listener, ListenerSpec};
-use portcullis_proxy::log::Zone;
+use portcullis_listener::ListenerSpec;
+use portcullis_listener::opener::{InProcess, OpenerProcess, Split, split};
+use portcullis_proxy::log::{Level, Zone};
 use portcullis_proxy::record;
 use portcullis_sys::process::Signals;
 
+use super::held::{self, Held};
 use super::messages::Messages;
-use super::open::Telling;
+use super::open::{self, Opening, Telling, Wanted};
+use super::reload::read::Clerk;
+use super::reload::{Reloads, Serving};
 use super::serve::{self, Control, SIGNALS};
-use super::status::Report;
 use super::workers::{Ears, Workers};
-use super::{End, Job, Ready, RunError, open};
+use super::{End, Job, Ready, RunError};
 use crate::daemon::{self, Launch, Readiness};
 use crate::health::HealthPlan;
 use crate::life::Life;
@@ -54,22 +57,23 @@ pub(super) fn start(mut plan: Plan, sources: &Sources, job: Job) -> Result<End, 
     // control thread takes them, they wait, and none ends or stops a half-started process.
     let signals = Signals::block(&SIGNALS).map_err(RunError::host("take over signals"))?;
     let owner = dropping.owner_uid(&present);
-    let opener: Box<dyn Opener> = match dropping.needs_opener() {
-        false => Box::new(in_process(owner)),
+    let opening = match dropping.needs_opener() {
+        false => Opening::Here(in_process(owner)),
         true => match split().map_err(RunError::host("start the opener"))? {
             Split::Opener(process) => {
                 drop(readiness);
-                return be_the_opener(process, &plan, owner);
+                let clerk = Clerk::new(&plan, job.read);
+                return be_the_opener(process, &plan, &clerk, owner);
             }
-            Split::Worker(parent) => Box::new(parent),
+            Split::Worker(parent) => Opening::There(parent),
         },
     };
     let stage = Stage {
-        plan,
+        plan: Arc::new(plan),
         owner,
         maxconn,
         dropping,
-        opener,
+        opening: Arc::new(Mutex::new(opening)),
         readiness,
         notifier,
         messages,
@@ -79,12 +83,12 @@ pub(super) fn start(mut plan: Plan, sources: &Sources, job: Job) -> Result<End, 
 
 /// The process that serves, before it does.
 struct Stage {
-    plan: Plan,
+    plan: Arc<Plan>,
     /// The user that sockets are given to.
     owner: Option<u32>,
     maxconn: u32,
     dropping: privileges::Plan,
-    opener: Box<dyn Opener>,
+    opening: Arc<Mutex<Opening>>,
     readiness: Option<Readiness>,
     notifier: Notifier,
     messages: Messages,
@@ -93,29 +97,47 @@ struct Stage {
 impl Stage {
     /// Opens, writes the pid file, works, and removes it however that ends.
     fn serve(mut self, signals: Signals, sources: &Sources, job: Job) -> Result<(), RunError> {
-        let telling = Telling {
-            plan: &self.plan,
-            sources,
-            messages: self.messages,
-            owner: self.owner,
-            explain: job.explain.as_ref(),
-        };
-        let listeners = open::open(&mut *self.opener, telling)?;
+        let held = self.open(sources, &job)?;
         let pidfile = write_pidfile(&self.plan, &self.dropping)?;
-        let result = self.work(listeners, signals, job);
+        let result = self.work(held, signals, job);
         if let Some(pidfile) = pidfile {
             pidfile.remove_if_ours();
         }
         result
     }
 
+    /// Opens all listeners of the plan.
+    fn open(&self, sources: &Sources, job: &Job) -> Result<Vec<Held>, RunError> {
+        let telling = Telling {
+            plan: &self.plan,
+            sources,
+            owner: self.owner,
+            explain: job.explain.as_ref(),
+        };
+        let wanted = Wanted {
+            indexes: &(0..self.plan.listeners.len()).collect::<Vec<_>>(),
+            ours: &[],
+        };
+        let mut opening = self.opening();
+        let (listeners, notes) = open::open(opening.opener(), telling, wanted)?;
+        for (level, text) in notes {
+            match level <= Level::Warning {
+                true => self.messages.warning(&text),
+                false => self.messages.notice(&text),
+            }
+        }
+        let plans = self.plan.listeners.iter();
+        let mut held: Vec<Held> = plans.map(|it| Held::nothing(&it.spec)).collect();
+        held::put(&mut held, listeners);
+        Ok(held)
+    }
+
+    fn opening(&self) -> std::sync::MutexGuard<'_, Opening> {
+        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Starts the logs, drops privileges, and runs the workers to their end.
-    fn work(
-        &mut self,
-        listeners: Vec<Listener>,
-        signals: Signals,
-        mut job: Job,
-    ) -> Result<(), RunError> {
+    fn work(&mut self, held: Vec<Held>, signals: Signals, mut job: Job) -> Result<(), RunError> {
         let (sink, source) = record::bounded(RECORDS);
         let (writer, warnings) = LogWriter::start(self.plan.logs.clone(), Zone::system(), source)
             .map_err(RunError::host("open the logs"))?;
@@ -128,18 +150,19 @@ impl Stage {
             self.messages.warning(&warning.to_string());
         }
         if job.verbose {
-            for listener in &listeners {
+            for socket in held.iter().flat_map(|held| &held.sockets) {
                 self.messages
-                    .notice(&format!("listening on {}", listener.local()));
+                    .notice(&format!("listening on {}", socket.facts.local));
             }
         }
         let ears = Ears {
             log: Some(sink),
             observer: job.observer.take(),
         };
-        let count = listeners.len();
-        let control = self.control(listeners, ears, signals, &writer, &job)?;
-        let result = serve::serve(control, || self.announce(count, job.ready.take()));
+        let count = held.iter().map(|held| held.sockets.len()).sum();
+        let ready = job.ready.take();
+        let control = self.control(held, ears, signals, &writer, job)?;
+        let result = serve::serve(control, || self.announce(count, ready));
         if result.is_ok() {
             // After a failure a worker may still hold its end, and this would wait for it.
             writer.finish();
@@ -150,17 +173,17 @@ impl Stage {
     /// Joins the plan with its state and starts the workers.
     fn control(
         &self,
-        listeners: Vec<Listener>,
+        held: Vec<Held>,
         ears: Ears,
         signals: Signals,
         writer: &LogWriter,
-        job: &Job,
+        job: Job,
     ) -> Result<Control, RunError> {
-        let plan = &self.plan;
+        let plan = &*self.plan;
         let mut registry = Registry::default();
         let applied = registry.apply(plan, None, self.maxconn);
         let health = HealthPlan::new(plan, &registry);
-        let sockets = open::deal(listeners, &applied.listeners, plan);
+        let sockets = held::deal(&held, &applied.listeners, plan);
         let workers = Workers::start(&applied.snapshot, sockets, &plan.pinned, ears)?;
         Ok(Control {
             life: Life::new(plan.process.grace, plan.process.hard_stop_after),
@@ -169,7 +192,16 @@ impl Stage {
             log: writer.handle(),
             notifier: self.notifier.clone(),
             health,
-            status: Report::new(plan, registry),
+            serving: Serving {
+                plan: Arc::clone(&self.plan),
+                registry,
+                held: Arc::new(held),
+                opening: Arc::clone(&self.opening),
+                owner: self.owner,
+                explain: job.explain,
+                read: job.read,
+                reloads: Reloads::default(),
+            },
             run_for: job.run_for,
             on_hangup: job.on_hangup,
         })
@@ -184,7 +216,7 @@ impl Stage {
         self.messages.notice(&serving);
         self.notifier.ready(&serving);
         if let Some(readiness) = self.readiness.take() {
-            let detached = self.opener.detach();
+            let detached = self.opening().opener().detach();
             detached.map_err(|error| RunError::Daemon(io::Error::other(error)))?;
             readiness.ready().map_err(RunError::Daemon)?;
         }
@@ -257,15 +289,18 @@ fn in_process(owner: Option<u32>) -> InProcess {
     owner.map_or_else(InProcess::new, InProcess::for_user)
 }
 
-/// The privileged parent's whole life: it opens what the configuration says and nothing else,
-/// passes signals on, and ends as the worker process ends.
-fn be_the_opener(process: OpenerProcess, plan: &Plan, owner: Option<u32>) -> Result<End, RunError> {
-    let mut permit = |spec: &ListenerSpec| match plan.listeners.iter().any(|l| l.spec == *spec) {
-        true => Ok(()),
-        false => Err("the configuration has no such listener".to_owned()),
-    };
+/// The privileged parent's whole life: it opens what the configuration says and nothing else, reads
+/// it again when asked to, passes signals on, and ends as the worker process ends.
+fn be_the_opener(
+    process: OpenerProcess,
+    plan: &Plan,
+    clerk: &Clerk,
+    owner: Option<u32>,
+) -> Result<End, RunError> {
+    let mut permit = |spec: &ListenerSpec| clerk.permit(spec);
+    let mut answer = |question: &str| clerk.answer(question);
     let end = process
-        .serve(&mut in_process(owner), &mut permit)
+        .serve_with(&mut in_process(owner), &mut permit, &mut answer)
         .map_err(RunError::host("open for the worker process"))?;
     if let Some(path) = &plan.process.pidfile
         && let Ok(file) = Pidfile::claim(path, std::process::id())

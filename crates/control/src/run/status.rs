@@ -3,6 +3,7 @@
 //! Decides:  which counters are shown.
 //! Not here: the counters themselves (proxy::state), statistics for machines.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -10,72 +11,50 @@ use crate::logs::Audience;
 use crate::{Plan, Registry};
 
 /// The counters of the names of a plan.
-pub(super) struct Report {
-    registry: Registry,
-    frontends: Vec<String>,
-    backends: Vec<(String, Vec<String>)>,
+pub(super) struct Report<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) registry: &'a Registry,
 }
 
-impl Report {
-    /// Of the names of `plan`.
-    pub(super) fn new(plan: &Plan, registry: Registry) -> Report {
-        Report {
-            registry,
-            frontends: plan.frontends.iter().map(|f| f.name.clone()).collect(),
-            backends: plan
-                .backends
-                .iter()
-                .map(|backend| {
-                    let servers = backend.servers.iter().map(|s| s.member.name.clone());
-                    (backend.name.clone(), servers.collect())
-                })
-                .collect(),
-        }
-    }
+/// Every proxy once: the two halves of a `listen` are one.
+pub(super) fn proxies(plan: &Plan) -> Vec<(Audience, &str)> {
+    let frontends = plan.frontends.iter().map(|it| it.name.as_str());
+    let known: BTreeSet<&str> = frontends.clone().collect();
+    let backends = plan.backends.iter().map(|it| it.name.as_str());
+    let backends = backends.filter(|name| !known.contains(name));
+    frontends
+        .map(|name| (Audience::Frontend(name.to_owned()), name))
+        .chain(backends.map(|name| (Audience::Backend(name.to_owned()), name)))
+        .collect()
+}
 
-    /// What HAProxy says of each proxy that starts.
-    pub(super) fn started(&self) -> Vec<(Audience, String)> {
-        self.proxies()
-            .map(|(audience, name)| (audience, format!("Proxy {name} started.")))
-            .collect()
-    }
+/// What HAProxy says of a proxy that starts.
+pub(super) fn started(name: &str) -> String {
+    format!("Proxy {name} started.")
+}
 
-    /// What HAProxy says of each proxy that ends.
-    pub(super) fn stopped(&self) -> Vec<(Audience, String)> {
-        let shortage = self.shortage().map(|line| (Audience::Global, line));
-        let proxies = self.proxies().map(|(audience, name)| {
-            let front = self.registry.frontend(name);
-            let back = self.registry.backend(name);
-            let line = format!(
-                "Proxy {name} stopped (cumulated conns: FE: {}, BE: {}).",
-                front.map_or(0, |state| state.total.load(Relaxed)),
-                back.map_or(0, |runtime| runtime.state.total.load(Relaxed)),
-            );
-            (audience, line)
-        });
-        shortage.into_iter().chain(proxies).collect()
-    }
+/// What HAProxy says of a proxy that ends.
+pub(super) fn stopped(name: &str, registry: &Registry) -> String {
+    let front = registry.frontend(name);
+    let back = registry.backend(name);
+    format!(
+        "Proxy {name} stopped (cumulated conns: FE: {}, BE: {}).",
+        front.map_or(0, |state| state.total.load(Relaxed)),
+        back.map_or(0, |runtime| runtime.state.total.load(Relaxed)),
+    )
+}
 
+impl Report<'_> {
     /// That descriptors or memory ran out, if they did: clients waited meanwhile.
-    fn shortage(&self) -> Option<String> {
+    pub(super) fn shortage(&self) -> Option<String> {
         let times = self.registry.process().starved.load(Relaxed);
         (times > 0).then(|| {
             format!("descriptors or memory ran out {times} times: new connections had to wait")
         })
     }
-
-    /// Every proxy once: the two halves of a `listen` are one.
-    fn proxies(&self) -> impl Iterator<Item = (Audience, &String)> {
-        let backends = self.backends.iter().map(|(name, _)| name);
-        let backends = backends.filter(|name| !self.frontends.contains(name));
-        let frontends = self.frontends.iter();
-        frontends
-            .map(|name| (Audience::Frontend(name.clone()), name))
-            .chain(backends.map(|name| (Audience::Backend(name.clone()), name)))
-    }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let process = self.registry.process();
         write!(
@@ -87,21 +66,25 @@ impl fmt::Display for Report {
         if let Some(line) = self.shortage() {
             write!(f, "\n  {line}")?;
         }
-        for name in &self.frontends {
+        for frontend in &self.plan.frontends {
+            let name = &frontend.name;
             if let Some(state) = self.registry.frontend(name) {
                 let (now, total) = (state.connections.load(Relaxed), state.total.load(Relaxed));
                 write!(f, "\n  frontend {name}: {now} now, {total} in all")?;
             }
         }
-        for (name, servers) in &self.backends {
+        for plan in &self.plan.backends {
+            let name = &plan.name;
             let Some(backend) = self.registry.backend(name) else {
                 continue;
             };
-            for server in servers {
-                let Some(slot) = backend.slots.get(server) else {
+            for server in &plan.servers {
+                let server = &server.member.name;
+                let (Some(slot), Some(state)) =
+                    (backend.slots.get(server), backend.servers.get(server))
+                else {
                     continue;
                 };
-                let state = &backend.servers[server];
                 write!(
                     f,
                     "\n  server {name}/{server}: {}, {} now, {} in all, {} connects failed",

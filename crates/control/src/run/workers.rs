@@ -4,11 +4,13 @@
 //! Not here: what a worker does (the proxy crate), which sockets each has (share.rs).
 
 use std::collections::BTreeSet;
+use std::mem::replace;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_proxy::record::{LogSink, ObserverSink};
+use portcullis_proxy::record::{EndCause, LogSink, ObserverSink};
 use portcullis_proxy::snapshot::{Snapshot, WorkerListener};
+use portcullis_proxy::state::ServerState;
 use portcullis_proxy::worker::thread::{
     self, EventSink, Remote, WorkerConfig, WorkerEvent, WorkerHandle,
 };
@@ -35,6 +37,8 @@ pub(super) enum Command {
 /// What the workers report.
 #[derive(Debug)]
 pub(super) enum News {
+    /// All run by the snapshot that they were given last; the slowest stood still for so long.
+    Installed(Duration),
     /// No worker has a session or a listener left.
     Drained,
     /// A worker ended by a fault.
@@ -56,6 +60,9 @@ pub(super) struct Workers {
     events: UnboundedReceiver<WorkerEvent>,
     drained: BTreeSet<u32>,
     gone: BTreeSet<u32>,
+    snapshot: Arc<Snapshot>,
+    /// Those that have the snapshot, and the longest that one stood still for it.
+    installed: (BTreeSet<u32>, Duration),
 }
 
 impl Workers {
@@ -92,12 +99,46 @@ impl Workers {
             events,
             drained: BTreeSet::new(),
             gone: BTreeSet::new(),
+            snapshot: Arc::clone(snapshot),
+            installed: Default::default(),
         })
     }
 
     /// What the checks may tell the workers.
     pub(super) fn remotes(&self) -> Vec<Remote> {
         self.handles.iter().map(WorkerHandle::remote).collect()
+    }
+
+    /// Gives all of them a snapshot and its listeners; the answer is the one that they had.
+    /// [`News::Installed`] tells when all have it.
+    pub(super) fn install(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        sockets: Vec<Vec<WorkerListener>>,
+    ) -> Arc<Snapshot> {
+        self.installed = Default::default();
+        for (handle, mine) in self.handles.iter().zip(sockets) {
+            handle.install(Arc::clone(snapshot), mine);
+        }
+        replace(&mut self.snapshot, Arc::clone(snapshot))
+    }
+
+    /// Ends the sessions of a server.
+    pub(super) fn end_sessions_of(&self, server: &Arc<ServerState>, cause: EndCause) {
+        for handle in &self.handles {
+            handle.remote().end_sessions_of(server, cause);
+        }
+    }
+
+    /// Has every worker's loop come by since the last call? Asks all of them for the next one.
+    pub(super) fn are_alive(&self) -> bool {
+        let alive = self.handles.iter().all(WorkerHandle::has_obeyed);
+        for handle in &self.handles {
+            if handle.has_obeyed() {
+                handle.ping();
+            }
+        }
+        alive
     }
 
     /// Tells all workers.
@@ -120,7 +161,22 @@ impl Workers {
                 return News::Drained;
             };
             match event {
-                WorkerEvent::Installed { .. } => continue,
+                WorkerEvent::Installed {
+                    worker,
+                    generation,
+                    took,
+                } => {
+                    if generation != self.snapshot.generation {
+                        continue;
+                    }
+                    let (have_it, longest) = &mut self.installed;
+                    have_it.insert(worker);
+                    *longest = (*longest).max(took);
+                    match have_it.len() == self.handles.len() {
+                        true => return News::Installed(*longest),
+                        false => continue,
+                    }
+                }
                 WorkerEvent::Drained { worker } => {
                     self.drained.insert(worker);
                 }

@@ -4,6 +4,7 @@
 //! Not here: the order of the start and the serving (control::run).
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use portcullis_config::HostFiles;
@@ -51,20 +52,19 @@ pub fn run(arguments: &Arguments) -> Exit {
         foreground: arguments.foreground,
         pidfile: arguments.pidfile.clone(),
         quiet: arguments.quiet,
+        workers: None,
     };
-    let loaded = load::load(
-        &arguments.files.paths(),
-        &HostFiles,
-        &overrides,
-        super::warnings(arguments.warnings_refuse),
-    );
+    let paths = arguments.files.paths();
+    let warnings = super::warnings(arguments.warnings_refuse);
+    let loaded = load::load(&paths, &HostFiles, &overrides, warnings);
     let quiet = loaded.plan.as_ref().is_some_and(|plan| plan.process.quiet);
     if !quiet {
         loaded.show();
     }
     let job = Job {
         verbose: arguments.verbose,
-        explain: Some(Box::new(live::refused::explain)),
+        explain: Some(Arc::new(live::refused::explain)),
+        read: Some(load::again(paths, overrides, warnings)),
         ..Job::default()
     };
     serve(loaded, job)

@@ -92,6 +92,7 @@ enum Command {
     Resume,
     EndSessions,
     EndSessionsOf(Arc<ServerState>, EndCause),
+    Ping,
     Stop,
 }
 
@@ -177,6 +178,11 @@ impl WorkerHandle {
     /// [`WorkerEvent::Drained`] when its last session ended.
     pub fn stop_accepting(&self) {
         self.tell(Command::StopAccepting);
+    }
+
+    /// Asks for a sign of life: [`WorkerHandle::has_obeyed`] once its loop came by.
+    pub fn ping(&self) {
+        self.tell(Command::Ping);
     }
 
     /// Leaves its listeners alone; their queues fill. Sessions go on.
@@ -361,6 +367,7 @@ impl Setting {
             Command::Resume => engine.resume(),
             Command::EndSessionsOf(server, cause) => engine.end_sessions_of(&server, cause),
             Command::EndSessions => engine.end_sessions(),
+            Command::Ping => {}
             Command::Stop => return false,
         }
         true

@@ -1,0 +1,283 @@
+//! A reload: another configuration takes the place of the one that serves, in the running process.
+//!
+//! Decides:  the order. What can fail is prepared in a thread of its own while the old plan serves;
+//!           a failure of it changes nothing. Then the new plan is put in place: state by name,
+//!           checks, one message to each worker; it is over when all workers have it. One at a time:
+//!           whoever asks meanwhile gets one more afterwards.
+//! Source:   HAProxy starts another process instead, and forgets (doc/management.txt, chapter 4).
+//! Not here: what is prepared (reload/prepare.rs), how a worker takes it (the proxy crate), which
+//!           signal asks for it (serve.rs).
+
+mod fate;
+mod fixed;
+mod prepare;
+pub(super) mod read;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use portcullis_proxy::log::Level;
+use portcullis_proxy::record::EndCause;
+use portcullis_proxy::snapshot::Snapshot;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::held::{self, Held};
+use super::open::Opening;
+use super::workers::Workers;
+use super::{Explain, status};
+use crate::health::{Checker, HealthPlan};
+use crate::life::Life;
+use crate::logs::{Audience, LogHandle};
+use crate::notify::Notifier;
+use crate::{Plan, Registry};
+use prepare::{Counts, Prepared, Running};
+use read::Read;
+
+/// Lines of a report that are logged; the rest is counted.
+const MOST_LINES: usize = 200;
+
+/// What serves, and how something else would.
+pub(super) struct Serving {
+    pub(super) plan: Arc<Plan>,
+    pub(super) registry: Registry,
+    pub(super) held: Arc<Vec<Held>>,
+    pub(super) opening: Arc<Mutex<Opening>>,
+    pub(super) owner: Option<u32>,
+    pub(super) explain: Option<Explain>,
+    /// How the configuration is read again; `None`: it cannot be.
+    pub(super) read: Option<Read>,
+    pub(super) reloads: Reloads,
+}
+
+/// What is under way.
+pub(super) struct Reloads {
+    state: State,
+    /// Somebody asked meanwhile.
+    again: bool,
+    prepared: UnboundedReceiver<Outcome>,
+    sender: UnboundedSender<Outcome>,
+}
+
+/// What a preparation came to; the error is the report.
+pub(super) type Outcome = Result<Box<Prepared>, String>;
+
+enum State {
+    Idle,
+    Preparing {
+        began: Instant,
+    },
+    /// The workers have been told.
+    Installing {
+        began: Instant,
+        counts: Counts,
+        /// The last one to let go of it would stand still while it is freed: not a worker.
+        _before: Arc<Snapshot>,
+    },
+}
+
+impl Default for Reloads {
+    fn default() -> Reloads {
+        let (sender, prepared) = unbounded_channel();
+        Reloads {
+            state: State::Idle,
+            again: false,
+            prepared,
+            sender,
+        }
+    }
+}
+
+impl Reloads {
+    /// What the preparation came to; waits for ever where none is under way.
+    pub(super) async fn prepared(&mut self) -> Outcome {
+        match self.prepared.recv().await {
+            Some(outcome) => outcome,
+            // We hold a sender.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Who is told, and who has to do something.
+pub(super) struct Others<'a> {
+    pub(super) workers: &'a mut Workers,
+    pub(super) checker: &'a mut Checker,
+    pub(super) log: &'a LogHandle,
+    pub(super) notifier: &'a Notifier,
+    pub(super) life: &'a mut Life,
+}
+
+impl Serving {
+    /// Somebody asks for a reload.
+    pub(super) fn reload(&mut self, log: &LogHandle, notifier: &Notifier) {
+        let Some(read) = &self.read else {
+            let why = "this process has no files to read again: nothing was changed";
+            return log.say(Audience::Global, Level::Notice, why);
+        };
+        if !matches!(self.reloads.state, State::Idle) {
+            self.reloads.again = true;
+            return;
+        }
+        self.reloads.state = State::Preparing {
+            began: Instant::now(),
+        };
+        notifier.reloading("reading the configuration again");
+        let running = Running {
+            read: Arc::clone(read),
+            opening: Arc::clone(&self.opening),
+            explain: self.explain.clone(),
+            owner: self.owner,
+            logs: log.targets(),
+            plan: Arc::clone(&self.plan),
+            held: Arc::downgrade(&self.held),
+        };
+        let sender = self.reloads.sender.clone();
+        let started = std::thread::Builder::new()
+            .name("reload".to_owned())
+            .spawn(move || {
+                let prepared = prepare::prepare(&running);
+                // A process that ends needs none.
+                let _ = sender.send(prepared.map(Box::new));
+            });
+        if let Err(why) = started {
+            let report = format!("error: cannot start a thread: {why}\n");
+            let _ = self.reloads.sender.send(Err(report));
+        }
+    }
+
+    /// The preparation is over: puts the plan in place, or tells why not.
+    pub(super) fn prepared(&mut self, outcome: Outcome, others: Others<'_>) {
+        let State::Preparing { began } = self.reloads.state else {
+            return;
+        };
+        match outcome {
+            Ok(prepared) if others.life.serves() => {
+                let counts = prepared.counts;
+                let before = self.put_in_place(*prepared, others);
+                self.reloads.state = State::Installing {
+                    began,
+                    counts,
+                    _before: before,
+                };
+            }
+            Ok(_) => {
+                self.reloads.state = State::Idle;
+                let why = "not reloaded: the process is stopping";
+                others.log.say(Audience::Global, Level::Notice, why);
+            }
+            Err(report) => {
+                self.reloads.state = State::Idle;
+                refused(&report, others.log);
+                others.notifier.ready("reload refused: nothing was changed");
+                self.once_more(others.log, others.notifier);
+            }
+        }
+    }
+
+    /// From here on nothing fails.
+    fn put_in_place(&mut self, prepared: Prepared, others: Others<'_>) -> Arc<Snapshot> {
+        let Prepared {
+            plan,
+            maxconn,
+            held,
+            gone,
+            notes,
+            counts: _,
+        } = prepared;
+        for (level, text) in notes {
+            for line in text.lines() {
+                others.log.say(Audience::Global, level, line);
+            }
+        }
+        let before = std::mem::replace(&mut self.plan, Arc::new(plan));
+        let plan = &*self.plan;
+        let applied = self.registry.apply(plan, Some(&before), maxconn);
+        others.checker.apply(&HealthPlan::new(plan, &self.registry));
+        others
+            .life
+            .set_times(plan.process.grace, plan.process.hard_stop_after);
+        tell_of_proxies(&before, plan, &self.registry, others.log);
+        let sockets = held::deal(&held, &applied.listeners, plan);
+        self.held = Arc::new(held);
+        gone.iter().for_each(Held::remove_path);
+        // A socket that goes is closed by the worker that has emptied its queue.
+        drop(gone);
+        let old = others.workers.install(&applied.snapshot, sockets);
+        for server in &applied.ended {
+            others.workers.end_sessions_of(server, EndCause::Down);
+        }
+        old
+    }
+
+    /// All workers have the new plan; the slowest did nothing else for so long.
+    pub(super) fn installed(&mut self, pause: Duration, log: &LogHandle, notifier: &Notifier) {
+        // That of the start is no reload.
+        let State::Installing { began, counts, .. } = self.reloads.state else {
+            return;
+        };
+        self.reloads.state = State::Idle;
+        let Counts {
+            kept,
+            adjusted,
+            opened,
+            retired,
+        } = counts;
+        let text = format!(
+            "reloaded in {:.1} ms (listeners: {kept} kept, {adjusted} with other options, {opened} \
+             opened, {retired} retired; longest pause of a worker {:.2} ms)",
+            milliseconds(began.elapsed()),
+            milliseconds(pause)
+        );
+        notifier.ready(&text);
+        log.say(Audience::Global, Level::Notice, text);
+        self.once_more(log, notifier);
+    }
+
+    fn once_more(&mut self, log: &LogHandle, notifier: &Notifier) {
+        if std::mem::take(&mut self.reloads.again) {
+            self.reload(log, notifier);
+        }
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1_000.0
+}
+
+/// The report goes where all messages go, line by line.
+fn refused(report: &str, log: &LogHandle) {
+    let say = |line: &str| log.say(Audience::Global, Level::Error, line);
+    say("reload refused: nothing was changed");
+    for line in report.lines().take(MOST_LINES) {
+        say(line);
+    }
+    let more = report.lines().count().saturating_sub(MOST_LINES);
+    if more > 0 {
+        say(&format!("and {more} lines more, which `check` shows"));
+    }
+}
+
+/// What HAProxy says of each proxy that starts or stops.
+fn tell_of_proxies(before: &Plan, now: &Plan, registry: &Registry, log: &LogHandle) {
+    let names = |plan: &Plan| -> BTreeSet<String> {
+        let proxies = status::proxies(plan);
+        proxies
+            .into_iter()
+            .map(|(_, name)| name.to_owned())
+            .collect()
+    };
+    let (old, new) = (names(before), names(now));
+    for (audience, name) in status::proxies(now) {
+        if !old.contains(name) {
+            log.say(audience, Level::Info, status::started(name));
+        }
+    }
+    for (_, name) in status::proxies(before) {
+        if !new.contains(name) {
+            // Its own targets are gone with it.
+            let line = status::stopped(name, registry);
+            log.say(Audience::Global, Level::Warning, line);
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! Everything of a reload that can fail, before anything that cannot be taken back.
+//!
+//! Decides:  the order (read, compare, limits, open, adjust, logs), and that a failure of any of it
+//!           leaves listeners, options and logs as they were.
+//! Not here: putting the new plan in place (../reload.rs). This blocks, on files, names and the
+//!           opener: it runs in a thread of its own while the old plan serves.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use portcullis_config::Sources;
+use portcullis_listener::{Address, ListenerSpec, adjust};
+use portcullis_proxy::log::Level;
+
+use super::fate::{Fate, fates};
+use super::fixed::fixed;
+use super::read::{self, Read, Reading};
+use crate::logs::LogTargets;
+use crate::run::held::{self, Held, HeldSocket};
+use crate::run::open::{self, Note, Opening, Placed, Telling, Wanted};
+use crate::run::{Explain, RunError};
+use crate::{Plan, limits};
+
+/// What a reload begins with.
+pub(super) struct Running {
+    /// How the configuration is read.
+    pub(super) read: Read,
+    pub(super) opening: Arc<Mutex<Opening>>,
+    pub(super) explain: Option<Explain>,
+    /// The user that sockets are given to.
+    pub(super) owner: Option<u32>,
+    pub(super) logs: LogTargets,
+    /// The plan that serves, and its listeners: gone when the process stops accepting meanwhile.
+    pub(super) plan: Arc<Plan>,
+    pub(super) held: Weak<Vec<Held>>,
+}
+
+/// What only has to be put in place.
+pub(in crate::run) struct Prepared {
+    pub(super) plan: Plan,
+    pub(super) maxconn: u32,
+    /// The listeners of the plan, all open.
+    pub(super) held: Vec<Held>,
+    /// Those of the old plan that go.
+    pub(super) gone: Vec<Held>,
+    pub(super) notes: Vec<Note>,
+    pub(super) counts: Counts,
+}
+
+/// What became of listeners.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::run) struct Counts {
+    pub(super) kept: usize,
+    pub(super) adjusted: usize,
+    pub(super) opened: usize,
+    pub(super) retired: usize,
+}
+
+/// Prepares a reload; the error is the report.
+pub(super) fn prepare(running: &Running) -> Result<Prepared, String> {
+    let mut opening = running
+        .opening
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    let workers = running.plan.workers;
+    let reading = match &mut *opening {
+        Opening::Here(_) => read::here(&running.read, workers),
+        Opening::There(parent) => read::by_opener(&running.read, parent, workers)
+            .map_err(|why| format!("error: the files cannot be read again: {why}\n"))?,
+    };
+    let Reading {
+        sources,
+        plan,
+        report,
+    } = reading;
+    let Some(mut plan) = plan else {
+        return Err(report);
+    };
+    if plan.listeners.is_empty() {
+        return Err(error_text(&report, &RunError::NoListener));
+    }
+    let mut notes: Vec<Note> = report
+        .lines()
+        .map(|line| (Level::Warning, line.to_owned()))
+        .collect();
+    let fixed = fixed(&running.plan, &plan);
+    if !fixed.refused.is_empty() {
+        let lines = fixed.refused.iter().map(|why| format!("error: {why}\n"));
+        return Err(report + &lines.collect::<String>());
+    }
+    notes.extend(fixed.stays.into_iter().map(|text| (Level::Warning, text)));
+    let (demand, wishes) = limits::of_plan(&plan);
+    let settled = limits::apply(&demand, &wishes).map_err(|why| {
+        let why = RunError::Limits(why.to_string());
+        error_text(&report, &why)
+    })?;
+    let warning = settled.warning.iter();
+    notes.extend(warning.map(|warning| (Level::Warning, warning.to_string())));
+    plan.tuning.max_pipes = u32::try_from(settled.pipes).unwrap_or(u32::MAX);
+    let Some(held) = running.held.upgrade() else {
+        return Err("error: the process is stopping\n".to_owned());
+    };
+    let mut change = Change::of(running, &held, &plan, &sources);
+    let changed = change.make(&mut opening);
+    changed.map_err(|why| error_text(&report, &why))?;
+    notes.append(&mut change.notes);
+    let (held, gone, counts) = change.outcome();
+    Ok(Prepared {
+        plan,
+        maxconn: settled.maxconn,
+        held,
+        gone,
+        notes,
+        counts,
+    })
+}
+
+fn error_text(report: &str, error: &RunError) -> String {
+    format!("{report}error: {error}\n")
+}
+
+/// The listeners and logs on their way from one plan to another.
+struct Change<'a> {
+    running: &'a Running,
+    /// The listeners that are open.
+    old: &'a [Held],
+    plan: &'a Plan,
+    sources: &'a Sources,
+    fates: Vec<Fate>,
+    held: Vec<Held>,
+    /// Sockets with new options, and those that they had.
+    adjusted: Vec<(HeldSocket, &'a ListenerSpec, &'a ListenerSpec)>,
+    logs_changed: bool,
+    notes: Vec<Note>,
+}
+
+impl<'a> Change<'a> {
+    fn of(
+        running: &'a Running,
+        held: &'a [Held],
+        plan: &'a Plan,
+        sources: &'a Sources,
+    ) -> Change<'a> {
+        let old: Vec<&ListenerSpec> = held.iter().map(|held| &held.spec).collect();
+        let new: Vec<&ListenerSpec> = plan.listeners.iter().map(|it| &it.spec).collect();
+        Change {
+            running,
+            old: held,
+            plan,
+            sources,
+            fates: fates(&old, &new),
+            held: new.into_iter().map(Held::nothing).collect(),
+            adjusted: Vec::new(),
+            logs_changed: false,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Makes all of it, or takes back what was made.
+    fn make(&mut self, opening: &mut Opening) -> Result<(), RunError> {
+        let made = self.try_all(opening);
+        if made.is_err() {
+            self.take_back();
+        }
+        made
+    }
+
+    /// A Unix path is taken from its old socket at once: these come last.
+    fn try_all(&mut self, opening: &mut Opening) -> Result<(), RunError> {
+        let mut opened = self.open(opening, |spec| !has_path(spec))?;
+        self.keep()?;
+        self.change_logs()?;
+        opened.append(&mut self.open(opening, has_path)?);
+        held::put(&mut self.held, opened);
+        Ok(())
+    }
+
+    fn open(
+        &mut self,
+        opening: &mut Opening,
+        which: impl Fn(&ListenerSpec) -> bool,
+    ) -> Result<Vec<Placed>, RunError> {
+        let plan = self.plan;
+        let indexes: Vec<usize> = (0..plan.listeners.len())
+            .filter(|&index| self.fates[index].kept().is_none())
+            .filter(|&index| which(&plan.listeners[index].spec))
+            .collect();
+        if indexes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ours: Vec<&ListenerSpec> = self.old.iter().map(|held| &held.spec).collect();
+        let telling = self.telling();
+        let wanted = Wanted {
+            indexes: &indexes,
+            ours: &ours,
+        };
+        let (listeners, notes) = open::open(opening.opener(), telling, wanted)?;
+        self.notes.extend(notes);
+        Ok(listeners)
+    }
+
+    fn telling(&self) -> Telling<'a> {
+        Telling {
+            plan: self.plan,
+            sources: self.sources,
+            owner: self.running.owner,
+            explain: self.running.explain.as_ref(),
+        }
+    }
+
+    /// Takes over the sockets that stay, with the options that they are to have.
+    fn keep(&mut self) -> Result<(), RunError> {
+        for index in 0..self.fates.len() {
+            let Some(old) = self.fates[index].kept() else {
+                if let Fate::Replace(_, what) = self.fates[index] {
+                    let text = format!(
+                        "{}: another socket takes the place of the old one, which cannot have its `{what}`",
+                        self.place_of(index)
+                    );
+                    self.notes.push((Level::Notice, text));
+                }
+                continue;
+            };
+            let old = &self.old[old];
+            let new = &self.plan.listeners[index].spec;
+            if let Fate::Adjust(_) = self.fates[index] {
+                self.adjust(index, old, new)?;
+            }
+            if old.spec.shards != new.shards || old.spec.reuse_port != new.reuse_port {
+                let text = format!(
+                    "{}: the number of its sockets stays {} until the process is restarted",
+                    self.place_of(index),
+                    old.sockets.len()
+                );
+                self.notes.push((Level::Warning, text));
+            }
+            let held = &mut self.held[index];
+            held.sockets.clone_from(&old.sockets);
+            held.spec.shards = old.spec.shards;
+            held.spec.reuse_port = old.spec.reuse_port;
+            held.spec.reuse_addr = old.spec.reuse_addr;
+        }
+        Ok(())
+    }
+
+    fn adjust(
+        &mut self,
+        index: usize,
+        old: &'a Held,
+        new: &'a ListenerSpec,
+    ) -> Result<(), RunError> {
+        for socket in &old.sockets {
+            match adjust(&*socket.fd, socket.facts.shard, &old.spec, new, index) {
+                Ok(reports) => {
+                    self.adjusted.push((socket.clone(), &old.spec, new));
+                    for report in reports {
+                        let note = open::tell(&report, Some(index), self.plan, self.sources);
+                        // What one shard is refused is refused to all.
+                        if !self.notes.contains(&note) {
+                            self.notes.push(note);
+                        }
+                    }
+                }
+                Err(error) => {
+                    let errors = vec![open::failure(&error, Some(index), self.telling())];
+                    return Err(RunError::Open { errors });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn place_of(&self, index: usize) -> String {
+        let listener = &self.plan.listeners[index];
+        let place = open::shown(listener.place, self.sources);
+        format!("{} ({place})", listener.spec.address)
+    }
+
+    fn change_logs(&mut self) -> Result<(), RunError> {
+        if self.plan.logs == self.running.plan.logs {
+            return Ok(());
+        }
+        let replaced = self.running.logs.replace(self.plan.logs.clone());
+        let warnings = replaced.map_err(RunError::host("open the logs"))?;
+        self.logs_changed = true;
+        let warnings = warnings.into_iter().map(|text| (Level::Warning, text));
+        self.notes.extend(warnings);
+        Ok(())
+    }
+
+    /// What was opened closes by itself. What is refused here was had a moment ago.
+    fn take_back(&mut self) {
+        for (socket, old, new) in self.adjusted.drain(..) {
+            let _ = adjust(&*socket.fd, socket.facts.shard, new, old, 0);
+        }
+        if self.logs_changed {
+            let _ = self.running.logs.replace(self.running.plan.logs.clone());
+        }
+    }
+
+    fn outcome(self) -> (Vec<Held>, Vec<Held>, Counts) {
+        let kept: std::collections::BTreeSet<usize> =
+            self.fates.iter().filter_map(|fate| fate.kept()).collect();
+        let old = self.old.iter().enumerate();
+        let gone: Vec<Held> = old
+            .filter(|(index, _)| !kept.contains(index))
+            .map(|(_, held)| held.clone())
+            .collect();
+        let count = |which: fn(&Fate) -> bool| self.fates.iter().filter(|fate| which(fate)).count();
+        let counts = Counts {
+            kept: count(|fate| matches!(fate, Fate::Keep(_))),
+            adjusted: count(|fate| matches!(fate, Fate::Adjust(_))),
+            opened: count(|fate| fate.kept().is_none()),
+            retired: gone.len(),
+        };
+        (self.held, gone, counts)
+    }
+}
+
+fn has_path(spec: &ListenerSpec) -> bool {
+    matches!(spec.address, Address::UnixPath(_))
+}
