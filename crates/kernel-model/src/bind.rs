@@ -231,7 +231,6 @@ impl World {
         }
         sock.sport = sock.num;
         sock.dport = 0;
-        sock.peer4 = 0;
     }
 
     pub(crate) fn sock_name(&self, ix: SockIx) -> SocketAddr {

@@ -45,8 +45,6 @@ pub(crate) struct Bucket {
     /// What `fastreuseport` is about.
     pub remembered: Remembered,
     pub by_addr: ByAddr,
-    /// Owners of all addresses together.
-    pub owners: usize,
 }
 
 /// Whom the cached answer is true for.
@@ -87,8 +85,9 @@ pub(crate) struct Owners {
     pub family: Family,
     /// IPv4 addresses in their mapped form.
     pub addr: u128,
-    pub fastreuse: i8,
-    pub fastreuseport: i8,
+    /// Its `fastreuse` and `fastreuseport`, which are asked for nothing but whether connect alone has
+    /// chosen for all of them.
+    pub connect_only: bool,
     newest: SockIx,
     links: Links,
 }
@@ -189,7 +188,6 @@ impl World {
             fastreuseport: NO,
             remembered: Remembered::NOBODY,
             by_addr: ByAddr::new(),
-            owners: 0,
         };
         let index = self.buckets.take(|| fresh.clone());
         self.buckets[index] = fresh;
@@ -213,7 +211,8 @@ impl World {
 
     /// How many sockets own the port.
     pub(crate) fn owners_of_bucket(&self, bucket: BucketIx) -> usize {
-        self.buckets[bucket.0].owners
+        let lists = self.lists_of(bucket);
+        lists.map(|list| self.owners_in(list).count()).sum()
     }
 
     /// The lists of a port's owners by address, the newest first.
@@ -251,8 +250,7 @@ impl World {
             bucket,
             family,
             addr,
-            fastreuse: NO,
-            fastreuseport: NO,
+            connect_only: false,
             newest: NONE,
             links: Links::NONE,
         };
@@ -269,8 +267,7 @@ impl World {
             return list;
         }
         let list = self.owners_create(bucket, sock);
-        self.owners[list.0].fastreuse = CONNECT_ONLY;
-        self.owners[list.0].fastreuseport = CONNECT_ONLY;
+        self.owners[list.0].connect_only = true;
         list
     }
 
@@ -287,7 +284,6 @@ impl World {
     fn enter_list(&mut self, ix: SockIx, list: OwnersIx) {
         let entry = &mut self.owners[list.0];
         let older = core::mem::replace(&mut entry.newest, ix);
-        self.buckets[entry.bucket.0].owners += 1;
         if older != NONE {
             self.socks[older].newer_owner = ix;
         }
@@ -323,7 +319,6 @@ impl World {
         } else {
             self.socks[newer].older_owner = older;
         }
-        self.buckets[entry.bucket.0].owners -= 1;
         self.owners_release(list);
     }
 
@@ -336,17 +331,13 @@ impl World {
             self.owners.give_back(list.0);
             return;
         }
-        let known = (entry.fastreuse, entry.fastreuseport) == (CONNECT_ONLY, CONNECT_ONLY);
-        if known || !self.host.kernel.has(Change::ConnectBind) {
+        if entry.connect_only || !self.host.kernel.has(Change::ConnectBind) {
             return;
         }
         let connect_only = self
             .owners_in(list)
             .all(|owner| self.socks[owner].locked(CONNECT_BIND));
-        if connect_only {
-            self.owners[list.0].fastreuse = CONNECT_ONLY;
-            self.owners[list.0].fastreuseport = CONNECT_ONLY;
-        }
+        self.owners[list.0].connect_only = connect_only;
     }
 
     /// The bucket goes with its last owner, and its memory with it.
@@ -361,11 +352,8 @@ impl World {
         if known || !self.host.kernel.has(Change::ConnectBind) {
             return;
         }
-        let connect_only = self.lists_of(bucket).all(|list| {
-            let list = &self.owners[list.0];
-            list.fastreuse < 0 && list.fastreuseport < 0
-        });
-        if connect_only {
+        let of_connect = |list: OwnersIx| self.owners[list.0].connect_only;
+        if self.lists_of(bucket).all(of_connect) {
             let entry = &mut self.buckets[bucket.0];
             entry.fastreuse = CONNECT_ONLY;
             entry.fastreuseport = CONNECT_ONLY;
@@ -441,9 +429,7 @@ impl World {
                 entry.remembered = Remembered::of(sock);
             }
         }
-        let (fastreuse, fastreuseport) = (entry.fastreuse, entry.fastreuseport);
-        self.owners[list.0].fastreuse = fastreuse;
-        self.owners[list.0].fastreuseport = fastreuseport;
+        self.owners[list.0].connect_only = false;
     }
 
     /// Whether the bucket's memory alone lets this SO_REUSEPORT socket in.

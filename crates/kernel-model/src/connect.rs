@@ -162,11 +162,7 @@ impl World {
                 return refuse(trace, Rule::NoRoute, Errno::ENETUNREACH);
             }
             let done = self.connect4(ix, to as u32, addr.port, trace);
-            if done.is_ok() {
-                self.socks[ix].sends_ipv4 = true;
-            } else {
-                self.socks[ix].sends_ipv4 = false;
-            }
+            self.socks[ix].sends_ipv4 = done.is_ok();
             return done;
         }
         self.connect6(ix, to, addr.port, trace)

@@ -13,7 +13,7 @@ use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 
 use crate::addr::{Family, Kind6, LOOPBACK4_IPV6, is_mapped, kind6};
-use crate::bucket::{CONNECT_ONLY, Remembered};
+use crate::bucket::Remembered;
 use crate::call::{Program, State};
 use crate::chain::End;
 use crate::explain::NoTrace;
@@ -430,12 +430,8 @@ impl World {
         let lists: Vec<_> = self.lists_of(at).collect();
         for list in lists {
             let connects = |ix: SockIx| self.socks[ix].locked(CONNECT_BIND);
-            let connect_only = found.fastreuse < 0 || self.owners_in(list).all(connects);
-            let entry = &mut self.owners[list.0];
-            (entry.fastreuse, entry.fastreuseport) = match connect_only {
-                true => (CONNECT_ONLY, CONNECT_ONLY),
-                false => (found.fastreuse, found.fastreuseport),
-            };
+            let connect_only = self.connect_may_share(at) || self.owners_in(list).all(connects);
+            self.owners[list.0].connect_only = connect_only;
         }
         Some(())
     }
