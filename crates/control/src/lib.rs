@@ -4,6 +4,7 @@
 //! Not here: the path of a byte (the proxy crate), the opening of a socket (the listener crate).
 
 pub mod compile;
+pub mod control_socket;
 pub mod daemon;
 pub mod health;
 pub mod life;

@@ -6,6 +6,7 @@
 pub mod check;
 pub mod demo;
 pub mod listeners;
+pub mod reload;
 pub mod run;
 pub mod sim;
 pub mod why;

@@ -16,12 +16,12 @@ pub struct Exit {
 /// Done, or stopped because it was asked to.
 pub const OK: Exit = Exit {
     code: 0,
-    meaning: "done; for `run`: stopped by TERM, INT or USR1; for `check`: the configuration is valid",
+    meaning: "done; for `run`: stopped by TERM, INT or USR1; for `check`: the configuration is valid; for `reload`: the new one serves",
 };
 /// The configuration is refused.
 pub const CONFIGURATION: Exit = Exit {
     code: 1,
-    meaning: "the configuration is refused; nothing was opened; for `sim`: an expectation does not hold, model and kernel differ, or a scenario is not understood",
+    meaning: "the configuration is refused; nothing was opened; for `reload`: nothing was changed; for `sim`: an expectation does not hold, model and kernel differ, or a scenario is not understood",
 };
 /// The command line is wrong.
 pub const USAGE: Exit = Exit {
@@ -41,7 +41,7 @@ pub const PRIVILEGES: Exit = Exit {
 /// A fault of ours, or of the host.
 pub const INTERNAL: Exit = Exit {
     code: 5,
-    meaning: "the program or the host failed while running",
+    meaning: "the program or the host failed while running; for `reload`: nobody answers",
 };
 
 /// `why -- COMMAND`: the program was not started, because it cannot be watched.

@@ -28,6 +28,8 @@ struct Cli {
 enum Command {
     /// Run the balancer that a haproxy.cfg describes
     Run(commands::run::Arguments),
+    /// Have a running balancer read its files again, and wait for the outcome
+    Reload(commands::reload::Arguments),
     /// Check a configuration: every mistake at once, with its place
     Check(commands::check::Arguments),
     /// See it work: three echo servers and a balancer in front of them, on free local ports
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
     };
     let exit = match cli.command {
         Command::Run(arguments) => commands::run::run(&arguments),
+        Command::Reload(arguments) => commands::reload::run(&arguments),
         Command::Check(arguments) => commands::check::run(&arguments),
         Command::Demo(arguments) => commands::demo::run(&arguments),
         Command::Sim(arguments) => commands::sim::run(&arguments),

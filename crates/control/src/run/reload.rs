@@ -26,6 +26,7 @@ use super::held::{self, Held};
 use super::open::Opening;
 use super::workers::Workers;
 use super::{Explain, status};
+use crate::control_socket::{self, Asked};
 use crate::health::{Checker, HealthPlan};
 use crate::life::Life;
 use crate::logs::{Audience, LogHandle};
@@ -36,6 +37,8 @@ use read::Read;
 
 /// Lines of a report that are logged; the rest is counted.
 const MOST_LINES: usize = 200;
+const STOPPING: &str = "not reloaded: the process is stopping";
+const NOTHING_TO_READ: &str = "this process has no files to read again: nothing was changed";
 
 /// What serves, and how something else would.
 pub(super) struct Serving {
@@ -55,6 +58,9 @@ pub(super) struct Reloads {
     state: State,
     /// Somebody asked meanwhile.
     again: bool,
+    /// Who waits for the outcome of what is under way, and of the next one.
+    waiting: Vec<Asked>,
+    waiting_next: Vec<Asked>,
     prepared: UnboundedReceiver<Outcome>,
     sender: UnboundedSender<Outcome>,
 }
@@ -71,6 +77,8 @@ enum State {
     Installing {
         began: Instant,
         counts: Counts,
+        /// What was worth telling.
+        notes: String,
         /// The last one to let go of it would stand still while it is freed: not a worker.
         _before: Arc<Snapshot>,
     },
@@ -82,6 +90,8 @@ impl Default for Reloads {
         Reloads {
             state: State::Idle,
             again: false,
+            waiting: Vec::new(),
+            waiting_next: Vec::new(),
             prepared,
             sender,
         }
@@ -89,6 +99,15 @@ impl Default for Reloads {
 }
 
 impl Reloads {
+    /// Tells those who wait for what was under way.
+    fn answer(&mut self, done: bool, report: &str) {
+        for asked in self.waiting.drain(..) {
+            let report = report.to_owned();
+            // Who went away does not want to know.
+            let _ = asked.send(control_socket::Outcome { done, report });
+        }
+    }
+
     /// What the preparation came to; waits for ever where none is under way.
     pub(super) async fn prepared(&mut self) -> Outcome {
         match self.prepared.recv().await {
@@ -109,11 +128,27 @@ pub(super) struct Others<'a> {
 }
 
 impl Serving {
+    /// Somebody asks for a reload through the control socket, and waits for its outcome.
+    pub(super) fn asked(&mut self, asked: Asked, life: &Life, log: &LogHandle, told: &Notifier) {
+        let why = match &self.read {
+            _ if !life.serves() => STOPPING,
+            None => NOTHING_TO_READ,
+            Some(_) => {
+                // What runs may have read the files already.
+                self.reloads.waiting_next.push(asked);
+                return self.reload(log, told);
+            }
+        };
+        let _ = asked.send(control_socket::Outcome {
+            done: false,
+            report: format!("error: {why}\n"),
+        });
+    }
+
     /// Somebody asks for a reload.
     pub(super) fn reload(&mut self, log: &LogHandle, notifier: &Notifier) {
         let Some(read) = &self.read else {
-            let why = "this process has no files to read again: nothing was changed";
-            return log.say(Audience::Global, Level::Notice, why);
+            return log.say(Audience::Global, Level::Notice, NOTHING_TO_READ);
         };
         if !matches!(self.reloads.state, State::Idle) {
             self.reloads.again = true;
@@ -122,6 +157,7 @@ impl Serving {
         self.reloads.state = State::Preparing {
             began: Instant::now(),
         };
+        self.reloads.waiting = std::mem::take(&mut self.reloads.waiting_next);
         notifier.reloading("reading the configuration again");
         let running = Running {
             read: Arc::clone(read),
@@ -154,21 +190,25 @@ impl Serving {
         match outcome {
             Ok(prepared) if others.life.serves() => {
                 let counts = prepared.counts;
+                let notes = prepared.notes.iter();
+                let notes = notes.map(|(_, text)| format!("{text}\n")).collect();
                 let before = self.put_in_place(*prepared, others);
                 self.reloads.state = State::Installing {
                     began,
                     counts,
+                    notes,
                     _before: before,
                 };
             }
             Ok(_) => {
                 self.reloads.state = State::Idle;
-                let why = "not reloaded: the process is stopping";
-                others.log.say(Audience::Global, Level::Notice, why);
+                others.log.say(Audience::Global, Level::Notice, STOPPING);
+                self.reloads.answer(false, &format!("error: {STOPPING}\n"));
             }
             Err(report) => {
                 self.reloads.state = State::Idle;
                 refused(&report, others.log);
+                self.reloads.answer(false, &report);
                 others.notifier.ready("reload refused: nothing was changed");
                 self.once_more(others.log, others.notifier);
             }
@@ -213,10 +253,18 @@ impl Serving {
     /// All workers have the new plan; the slowest did nothing else for so long.
     pub(super) fn installed(&mut self, pause: Duration, log: &LogHandle, notifier: &Notifier) {
         // That of the start is no reload.
-        let State::Installing { began, counts, .. } = self.reloads.state else {
+        if !matches!(self.reloads.state, State::Installing { .. }) {
+            return;
+        }
+        let State::Installing {
+            began,
+            counts,
+            notes,
+            ..
+        } = std::mem::replace(&mut self.reloads.state, State::Idle)
+        else {
             return;
         };
-        self.reloads.state = State::Idle;
         let Counts {
             kept,
             adjusted,
@@ -230,6 +278,7 @@ impl Serving {
             milliseconds(pause)
         );
         notifier.ready(&text);
+        self.reloads.answer(true, &format!("{notes}{text}\n"));
         log.say(Audience::Global, Level::Notice, text);
         self.once_more(log, notifier);
     }

@@ -5,6 +5,7 @@
 //! Not here: what an event leads to (life.rs), what a worker does with a command (the proxy crate).
 
 use std::io;
+use std::os::unix::net::UnixListener;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use super::reload::{Others, Outcome, Serving};
 use super::status::{self, Report};
 use super::workers::{Command, News, Workers};
 use super::{OnHangup, RunError};
+use crate::control_socket::{self, Asked};
 use crate::health::{Checker, HealthPlan};
 use crate::life::{Action, Event, Life};
 use crate::logs::{Audience, LogHandle};
@@ -64,6 +66,8 @@ pub(super) struct Control {
     pub(super) notifier: Notifier,
     pub(super) serving: Serving,
     pub(super) health: HealthPlan,
+    /// Where a reload can be asked for, beside signals.
+    pub(super) asking: Option<UnixListener>,
     /// Ends by itself after this time.
     pub(super) run_for: Option<Duration>,
     /// What HUP does.
@@ -93,6 +97,8 @@ impl Control {
     async fn serve(self, checker: Checker) -> Result<(), RunError> {
         let signals = heard(self.signals, self.on_hangup);
         let mut signals = signals.map_err(RunError::host("wait for signals"))?;
+        let asking = self.asking.map(control_socket::listen).transpose();
+        let mut asking = asking.map_err(RunError::host("listen beside the pid file"))?;
         let mut watchdog = self.notifier.watchdog().map(tokio::time::interval);
         let mut process = Process {
             life: self.life,
@@ -135,6 +141,10 @@ impl Control {
                     if process.workers.are_alive() {
                         process.notifier.alive();
                     }
+                    continue;
+                }
+                Some(asked) = next_of(&mut asking) => {
+                    process.asked(asked);
                     continue;
                 }
                 event = process.timers.next() => event,
@@ -200,6 +210,12 @@ impl Process {
         Next::Serve
     }
 
+    /// Somebody asks for a reload, and waits.
+    fn asked(&mut self, asked: Asked) {
+        let serving = &mut self.serving;
+        serving.asked(asked, &self.life, &self.log, &self.notifier);
+    }
+
     /// A reload is prepared, or refused.
     fn prepared(&mut self, outcome: Outcome) {
         let others = Others {
@@ -252,6 +268,14 @@ struct Timers {
     grace: Option<Pin<Box<Sleep>>>,
     hard_stop: Option<Pin<Box<Sleep>>>,
     patience: Option<Pin<Box<Sleep>>>,
+}
+
+/// The next one who asks; waits for ever where nobody can.
+async fn next_of(asking: &mut Option<UnboundedReceiver<Asked>>) -> Option<Asked> {
+    match asking {
+        Some(asking) => asking.recv().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The next turn of an interval; waits for ever without one.

@@ -6,6 +6,7 @@
 //! Not here: serving (serve.rs), how sockets are opened (the listener crate).
 
 use std::io;
+use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use portcullis_config::Sources;
@@ -23,6 +24,7 @@ use super::reload::{Reloads, Serving};
 use super::serve::{self, Control, SIGNALS};
 use super::workers::{Ears, Workers};
 use super::{End, Job, Ready, RunError};
+use crate::control_socket::{self, ControlSocket, SocketFile};
 use crate::daemon::{self, Launch, Readiness};
 use crate::health::HealthPlan;
 use crate::life::Life;
@@ -99,11 +101,28 @@ impl Stage {
     fn serve(mut self, signals: Signals, sources: &Sources, job: Job) -> Result<(), RunError> {
         let held = self.open(sources, &job)?;
         let pidfile = write_pidfile(&self.plan, &self.dropping)?;
-        let result = self.work(held, signals, job);
+        let (asking, file) = self.control_socket().unzip();
+        let result = self.work(held, asking, signals, job);
+        if let Some(file) = file {
+            file.remove_if_ours();
+        }
         if let Some(pidfile) = pidfile {
             pidfile.remove_if_ours();
         }
         result
+    }
+
+    /// The socket beside the pid file. Without it there are the signals.
+    fn control_socket(&self) -> Option<(UnixListener, SocketFile)> {
+        let path = control_socket::beside(self.plan.process.pidfile.as_deref()?);
+        match ControlSocket::bind(&path) {
+            Ok(socket) => Some(socket.into_parts()),
+            Err(error) => {
+                let text = format!("no `portcullis reload` through {}: {error}", path.display());
+                self.messages.warning(&text);
+                None
+            }
+        }
     }
 
     /// Opens all listeners of the plan.
@@ -137,7 +156,13 @@ impl Stage {
     }
 
     /// Starts the logs, drops privileges, and runs the workers to their end.
-    fn work(&mut self, held: Vec<Held>, signals: Signals, mut job: Job) -> Result<(), RunError> {
+    fn work(
+        &mut self,
+        held: Vec<Held>,
+        asking: Option<UnixListener>,
+        signals: Signals,
+        mut job: Job,
+    ) -> Result<(), RunError> {
         let (sink, source) = record::bounded(RECORDS);
         let (writer, warnings) = LogWriter::start(self.plan.logs.clone(), Zone::system(), source)
             .map_err(RunError::host("open the logs"))?;
@@ -161,7 +186,8 @@ impl Stage {
         };
         let count = held.iter().map(|held| held.sockets.len()).sum();
         let ready = job.ready.take();
-        let control = self.control(held, ears, signals, &writer, job)?;
+        let mut control = self.control(held, ears, signals, &writer, job)?;
+        control.asking = asking;
         let result = serve::serve(control, || self.announce(count, ready));
         if result.is_ok() {
             // After a failure a worker may still hold its end, and this would wait for it.
@@ -192,6 +218,7 @@ impl Stage {
             log: writer.handle(),
             notifier: self.notifier.clone(),
             health,
+            asking: None,
             serving: Serving {
                 plan: Arc::clone(&self.plan),
                 registry,
@@ -305,7 +332,10 @@ fn be_the_opener(
     if let Some(path) = &plan.process.pidfile
         && let Ok(file) = Pidfile::claim(path, std::process::id())
     {
-        file.remove_if_ours();
+        // The worker's user may not remove what stands beside it.
+        if file.remove_if_ours() {
+            let _ = std::fs::remove_file(control_socket::beside(file.path()));
+        }
     }
     Ok(End::Role {
         code: end.exit_code(),

@@ -128,6 +128,59 @@ fn the_service_manager_is_told_of_each_reload_and_of_its_end() {
 }
 
 #[test]
+fn the_command_waits_for_the_outcome_and_ends_with_it() {
+    if ours_only() {
+        return;
+    }
+    private_network_as_root(|| {
+        let _servers = [
+            Server::echo(local(9001), "one"),
+            Server::echo(local(9002), "two"),
+        ];
+        for global in ["", "\n    user nobody\n    group nogroup\n    chroot auto"] {
+            let place = Place::new();
+            let pidfile = place.path().join("run.pid");
+            let socket = place.path().join("run.pid.sock");
+            let all = format!("nbthread 2\n    pidfile {}{global}", pidfile.display());
+            let config = |server| with("127.0.0.1:8000", &[server]).replace("nbthread 2", &all);
+            let file = place.write("test.cfg", &config(ONE));
+            let ask_for_it = |by: &str| {
+                let mut command = super::harness::portcullis();
+                let of = if by == "-p" { &pidfile } else { &file };
+                let output = command.arg("reload").arg(by).arg(of).output().unwrap();
+                let said = [output.stdout, output.stderr].concat();
+                (output.status.code(), String::from_utf8(said).unwrap())
+            };
+            let balancer = Balancer::spawn(&mut command(&file), place, &[FRONT]);
+            let it = Reloaded::from(balancer, file.clone());
+            let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+            it.write(&config(TWO));
+            let (code, said) = ask_for_it("-f");
+            assert_eq!(code, Some(0), "{said}");
+            assert!(said.contains("reloaded in "), "{said}");
+            assert_eq!(
+                answers(2),
+                ["two".to_owned()].into(),
+                "when it ends, it is so"
+            );
+            it.write("listen nonsense\n    bogus\n");
+            let (code, said) = ask_for_it("-p");
+            assert_eq!(code, Some(1), "{said}");
+            assert!(said.contains("unknown keyword `bogus`"), "{said}");
+            assert_eq!(ask_for_it("-f").0, Some(2), "the pid file is not known");
+            assert_eq!(answers(2), ["two".to_owned()].into());
+            let mut balancer = it.balancer;
+            balancer.signal(Signal::TERM);
+            assert_eq!(balancer.process.exit_code(SOON), 0);
+            assert!(!socket.exists() && !pidfile.exists(), "{global}");
+            let (code, said) = ask_for_it("-p");
+            assert_eq!(code, Some(5), "{said}");
+        }
+    });
+}
+
+#[test]
 fn a_reload_is_not_begun_by_a_process_that_stops() {
     if ours_only() {
         return;
