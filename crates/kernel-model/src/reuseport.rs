@@ -282,15 +282,9 @@ impl World {
         if count == 0 {
             return None;
         }
-        if let Some(program) = self.groups[group.0].program {
-            let index = match program {
-                Program::Index(index) => index,
-                Program::CpuModulo(modulus) => (self.cpu as u32).checked_rem(modulus).unwrap_or(0),
-            };
-            if let Some(&member) = self.groups[group.0].members.get(index as usize) {
-                trace.rule(Rule::LookupProgram);
-                return Some(member);
-            }
+        if let Some(member) = self.choice_of_program(group) {
+            trace.rule(Rule::LookupProgram);
+            return Some(member);
         }
         let chosen = self.choose_by_hash(group);
         let cpu = self.host.kernel.has(Change::GroupCpu)
@@ -302,6 +296,16 @@ impl World {
             Rule::LookupGroup
         });
         Some(chosen)
+    }
+
+    /// The member that the group's program names, where it names one.
+    pub(crate) fn choice_of_program(&self, group: GroupIx) -> Option<SockIx> {
+        let group = &self.groups[group.0];
+        let index = match group.program? {
+            Program::Index(index) => index,
+            Program::CpuModulo(modulus) => (self.cpu as u32).checked_rem(modulus).unwrap_or(0),
+        };
+        group.members.get(index as usize).copied()
     }
 
     /// By hash alone; with SO_INCOMING_CPU in the group, the next one of this processor.

@@ -319,8 +319,8 @@ impl World {
         }
     }
 
-    /// The listener of a segment that no connection takes. The hash of its four numbers is the same for
-    /// each segment: a group's choice stays.
+    /// The listener of a segment that no connection takes. A program is asked for each; the hash of its four
+    /// numbers is the same for each: a group's choice stays.
     pub(crate) fn find_for<T: Trace>(&mut self, segment: Segment, trace: &mut T) -> Option<SockIx> {
         let tuple = segment.to;
         let target = Target {
@@ -330,11 +330,20 @@ impl World {
             port: tuple.port,
             device: segment.arrival.device,
         };
+        let by_program = match self.find_listener(target).0 {
+            Found::Group(group) => self.choice_of_program(group),
+            _ => None,
+        };
         if segment.begins() {
             let found = self.listener_for(target, trace);
             let among = self.equals_of(target).len();
-            self.last_choice = found.map(|listener| (tuple, listener, among));
+            // A program's choice does not tell what the hash is.
+            let by_hash = found.filter(|_| by_program.is_none());
+            self.last_choice = by_hash.map(|listener| (tuple, listener, among));
             return found;
+        }
+        if by_program.is_some() {
+            return by_program;
         }
         let equals = self.equals_of(target);
         let before = self.last_choice.filter(|(of, ix, among)| {
