@@ -117,7 +117,6 @@ impl World {
     pub(crate) fn forget_child(&mut self, child: SockIx) {
         self.forget_parent(child);
         self.disconnect(child, &mut NoTrace);
-        self.socks[child].dead = true;
         self.destroy(child);
     }
 
@@ -214,5 +213,101 @@ impl World {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::{Family, SockAddr};
+    use crate::call::{Answer, Call, Opt};
+    use crate::host::{Host, ProcessId};
+    use crate::version::Kernel;
+    use crate::world::SocketId;
+
+    const WEB: u16 = 20_001;
+
+    fn here() -> SockAddr {
+        SockAddr::new("127.0.0.1".parse().unwrap(), WEB)
+    }
+
+    fn does(world: &mut World, socket: SocketId, call: Call) {
+        assert_eq!(world.call(socket, call), Answer::Ok, "{call:?}");
+    }
+
+    fn socket(world: &mut World) -> SocketId {
+        world.socket(ProcessId(0), Family::Inet)
+    }
+
+    fn listener(world: &mut World, backlog: i32) -> SocketId {
+        let listener = socket(world);
+        does(world, listener, Call::Set(Opt::ReusePort(true)));
+        does(world, listener, Call::Bind(here()));
+        does(world, listener, Call::Listen(backlog));
+        listener
+    }
+
+    #[test]
+    fn a_socket_that_disconnects_keeps_nothing_of_its_connection() {
+        let mut world = World::new(Host::new(Kernel::V6_18));
+        listener(&mut world, 5);
+        let client = socket(&mut world);
+        does(&mut world, client, Call::Set(Opt::DeferAccept(30)));
+        does(&mut world, client, Call::Set(Opt::Transparent(true)));
+        does(&mut world, client, Call::Connect(here()));
+        let ix = world.existing(client).unwrap();
+        assert!(world.may_complain(ix));
+        let sock = &world.socks[ix];
+        assert!(sock.ack_held && sock.routed_any && sock.acked_len == 1 && sock.complained != 0);
+        world.disconnect(ix, &mut NoTrace);
+        let sock = &world.socks[ix];
+        assert!(!sock.ack_held, "an acknowledgement that is held");
+        assert!(!sock.routed_any, "the route");
+        assert_eq!(sock.acked_len, 0, "how much was acknowledged");
+        assert_eq!(sock.complained, 0, "when it complained");
+        assert!(world.deadlines.is_empty());
+    }
+
+    #[test]
+    fn a_waiting_connection_that_moved_belongs_to_who_took_it() {
+        let mut world = World::new(Host::new(Kernel::V6_18));
+        world.host.namespaces[0].sysctls.tcp_migrate_req = true;
+        let first = listener(&mut world, 5);
+        let client = socket(&mut world);
+        does(&mut world, client, Call::Connect(here()));
+        let (first, second) = (first, listener(&mut world, 5));
+        let child = world.socks[first.index].queue[0];
+        assert_eq!(world.socks[child].parent, first.index);
+        does(&mut world, first, Call::Close);
+        assert_eq!(world.socks[child].parent, second.index);
+        assert_eq!(world.socks[second.index].queue, [child]);
+        does(&mut world, second, Call::Close);
+        assert!(!world.socks[child].alive);
+    }
+
+    #[test]
+    fn an_accepted_connection_is_no_listeners_any_more() {
+        let mut world = World::new(Host::new(Kernel::V6_18));
+        let (listener, client) = (listener(&mut world, 5), socket(&mut world));
+        does(&mut world, client, Call::Connect(here()));
+        let Answer::Accepted(child) = world.call(listener, Call::Accept) else {
+            panic!("a connection waits");
+        };
+        assert_eq!(world.socks[child.index].parent, crate::socket::NONE);
+    }
+
+    #[test]
+    fn a_listener_that_closed_goes_with_its_last_half_open_connection() {
+        let mut world = World::new(Host::new(Kernel::V6_18));
+        let listener = listener(&mut world, 5);
+        does(&mut world, listener, Call::Set(Opt::DeferAccept(1)));
+        let client = socket(&mut world);
+        does(&mut world, client, Call::Connect(here()));
+        assert_eq!(world.socks[listener.index].requests, 1);
+        does(&mut world, listener, Call::Close);
+        assert!(world.socks[listener.index].alive);
+        world.pass_time(200_000);
+        assert!(!world.socks[listener.index].alive);
+        assert!(world.socks[listener.index].group.is_none());
     }
 }

@@ -245,8 +245,6 @@ impl World {
         };
         if from == 0 {
             self.readdress(ix, set);
-        } else {
-            set(&mut self.socks[ix]);
         }
         let sock = &mut self.socks[ix];
         sock.routed_any = transparent;
@@ -373,7 +371,6 @@ impl World {
 
     fn enter_connection(&mut self, ix: SockIx, port: u16) {
         self.socks[ix].sport = port;
-        self.socks[ix].num = port;
         self.hash_connection(ix);
     }
 

@@ -128,7 +128,6 @@ impl World {
         let sock = &mut self.socks[child];
         sock.parent = NONE;
         sock.nonblocking = false;
-        sock.progress = Progress::Connected;
         sock.uid = caller.uid;
         self.hold(caller.files, child);
         Answer::Accepted(self.handle(child))
