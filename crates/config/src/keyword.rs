@@ -297,7 +297,11 @@ pub fn iter<T>(table: Table<T>) -> impl Iterator<Item = &'static Entry<T>> {
 /// The entry with the longest name that these words begin with. A first word that ends in a
 /// parenthesis, like `set-proxy-v2-tlv-fmt(0x05)`, is known by what stands before it.
 pub fn find<T>(table: Table<T>, words: &[&str]) -> Option<&'static Entry<T>> {
+    let first = words.first()?;
+    let letter = first.as_bytes().first();
     iter(table)
+        // Most entries end here: files have many lines, and tables hundreds of entries.
+        .filter(|entry| entry.name.as_bytes().first() == letter && entry.name.starts_with(first))
         .filter(|entry| {
             let mut given = words.iter();
             entry
@@ -307,7 +311,7 @@ pub fn find<T>(table: Table<T>, words: &[&str]) -> Option<&'static Entry<T>> {
         })
         .max_by_key(|entry| entry.words())
         .or_else(|| {
-            let (head, _) = words.first()?.split_once('(')?;
+            let (head, _) = first.split_once('(')?;
             iter(table).find(|entry| entry.name == head)
         })
 }
