@@ -129,11 +129,10 @@ impl Registry {
         let frontends = plan
             .frontends
             .iter()
-            .enumerate()
-            .map(|(index, frontend)| {
+            .map(|frontend| {
                 let backend = frontend.backend.map(|b| Arc::clone(&backends[b]));
                 let before = before.frontends.get(frontend.name.as_str()).copied();
-                self.frontend_snapshot(index, frontend, before, backend)
+                self.frontend_snapshot(frontend, before, backend)
             })
             .collect();
         let listeners = plan.listeners.iter();
@@ -212,13 +211,12 @@ impl Registry {
 
     fn frontend_snapshot(
         &mut self,
-        index: usize,
         plan: &FrontendPlan,
         before: Option<&FrontendPlan>,
         backend: Option<Arc<Backend>>,
     ) -> Arc<Frontend> {
         let runtime = self.frontends.entry(plan.name.clone()).or_default();
-        let log = frontend_log(index, plan);
+        let log = frontend_log(plan);
         if let Some(made) = &runtime.made {
             let same_backend = match (&made.backend, &backend) {
                 (Some(made), Some(new)) => Arc::ptr_eq(made, new),
@@ -477,14 +475,13 @@ fn default_fullconns(plan: &Plan, process_maxconn: u32) -> Vec<u32> {
     most.into_iter().map(tenth).collect()
 }
 
-/// What the workers hand to the log writer; the sink's number is the frontend's index.
-fn frontend_log(index: usize, plan: &FrontendPlan) -> Option<FrontendLog> {
+/// What the workers hand to the log writer, which knows the targets by the frontend's name.
+fn frontend_log(plan: &FrontendPlan) -> Option<FrontendLog> {
     use portcullis_config::model::LogStyle;
     if plan.log.targets.is_empty() {
         return None;
     }
     Some(FrontendLog {
-        sink: u32::try_from(index).unwrap_or(u32::MAX),
         moment: match plan.log.style {
             LogStyle::Connect => LogMoment::Accept,
             _ if plan.log.as_soon_as_possible => LogMoment::Connect,

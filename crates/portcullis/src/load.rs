@@ -132,3 +132,43 @@ impl Loaded {
         render_json(&self.diagnostics, &self.sources)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portcullis_config::MemoryFiles;
+
+    const CONFIG: &str =
+        "global\n    nbthread 5\nlisten l\n    bind 127.0.0.1:8000\n    mode tcp\n";
+
+    fn read(path: &str, workers: u16) -> Reading {
+        let read = again(
+            vec![PathBuf::from(path)],
+            Overrides::default(),
+            Warnings::Allowed,
+        );
+        let files = MemoryFiles::default().with("a.cfg", CONFIG);
+        read(&files, &HostLookup::default(), workers)
+    }
+
+    #[test]
+    fn a_reload_keeps_its_workers_and_says_so_where_the_file_wants_others() {
+        let reading = read("a.cfg", 2);
+        let plan = reading.plan.unwrap();
+        assert_eq!((plan.workers, plan.listeners[0].spec.shards), (2, 2));
+        let words = "nbthread 5 takes effect when the process is restarted";
+        assert!(reading.report.contains(words), "{}", reading.report);
+        let same = read("a.cfg", 5);
+        assert_eq!(same.plan.unwrap().workers, 5);
+        assert!(!same.report.contains("nbthread"), "{}", same.report);
+    }
+
+    #[test]
+    fn standard_input_and_a_file_that_is_gone_are_no_configuration() {
+        for (path, words) in [("-", "standard input"), ("b.cfg", "b.cfg")] {
+            let reading = read(path, 2);
+            assert!(reading.plan.is_none());
+            assert!(reading.report.contains(words), "{}", reading.report);
+        }
+    }
+}

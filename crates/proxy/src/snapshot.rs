@@ -84,8 +84,6 @@ pub struct Frontend {
 /// What of a frontend's sessions is logged; where lines go is the control plane's affair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrontendLog {
-    /// By which the log writer finds targets and style.
-    pub sink: u32,
     /// When a session's record is written.
     pub moment: LogMoment,
     /// `option dontlognull`

@@ -153,6 +153,8 @@ fn the_command_waits_for_the_outcome_and_ends_with_it() {
             };
             let balancer = Balancer::spawn(&mut command(&file), place, &[FRONT]);
             let it = Reloaded::from(balancer, file.clone());
+            // It comes after the ports.
+            assert!(eventually(SOON, || socket.exists()));
             let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
             it.write(&config(TWO));
@@ -203,4 +205,111 @@ fn a_reload_is_not_begun_by_a_process_that_stops() {
         let code = it.balancer.process.exit_code(SOON);
         assert_eq!(code, 0, "{}", it.balancer.process.transcript());
     });
+}
+
+#[test]
+fn a_unix_path_is_never_without_a_listener_and_goes_with_its_line() {
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixStream;
+    if ours_only() {
+        return;
+    }
+    private_network(|| {
+        let _server = Server::echo(local(9001), "one");
+        let place = Place::new();
+        let path = place.path().join("front.sock");
+        let at = |options: &str| {
+            let bind = format!("unix@{} {options}", path.display());
+            format!(
+                "{}listen other\n    bind 127.0.0.1:8000\n    server {ONE}\n",
+                with(&bind, &[ONE])
+            )
+        };
+        let say = |stream: &mut UnixStream| {
+            stream.write_all(b"x\n").unwrap();
+            let mut answer = [0; 6];
+            stream.read_exact(&mut answer).unwrap();
+            assert_eq!(&answer, b"one x\n");
+        };
+        let file = place.write("test.cfg", &at("mode 600"));
+        let balancer = Balancer::spawn(&mut command(&file), place, &[FRONT]);
+        let mut it = Reloaded::from(balancer, file);
+        let inode = || std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&path).unwrap());
+        let first = inode();
+        let mut session = UnixStream::connect(&path).unwrap();
+        say(&mut session);
+        it.to(&at("mode 600 backlog 7"));
+        assert_eq!(inode(), first, "a backlog needs no other socket");
+
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let clients = scope.spawn(|| {
+                let mut served = 0;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    say(&mut UnixStream::connect(&path).expect("nobody is refused"));
+                    served += 1;
+                }
+                served
+            });
+            for mode in ["660", "606", "666"] {
+                it.to(&at(&format!("mode {mode}")));
+                let now = std::fs::metadata(&path).unwrap().permissions().mode();
+                assert_eq!(format!("{:o}", now & 0o777), mode);
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(clients.join().unwrap() > 0);
+        });
+        assert_ne!(inode(), first);
+        it.to(&with("127.0.0.1:8000", &[ONE]));
+        assert!(!path.exists());
+        say(&mut session);
+        it.balancer.stop();
+    });
+}
+
+#[test]
+fn log_lines_go_where_the_new_file_says_also_those_of_older_sessions() {
+    if ours_only() {
+        return;
+    }
+    private_network(|| {
+        let _server = Server::echo(local(9001), "one");
+        let targets = [7001, 7002].map(|port| {
+            let socket = std::net::UdpSocket::bind(local(port)).unwrap();
+            socket.set_read_timeout(Some(SOON)).unwrap();
+            socket
+        });
+        let line_of = |target: usize| {
+            let mut buffer = [0; 2048];
+            loop {
+                let length = targets[target].recv(&mut buffer).expect("a line");
+                let line = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                // Lines about the proxy itself go there too.
+                if line.contains("front/s1") {
+                    return line;
+                }
+            }
+        };
+        let config = |port: u16| {
+            let log = format!("mode tcp\n    log 127.0.0.1:{port} local0\n    option tcplog");
+            with("127.0.0.1:8000", &[ONE]).replace("mode tcp", &log)
+        };
+        let mut it = Reloaded::start(&config(7001), &[FRONT]);
+        let mut old = connect(FRONT);
+        assert_eq!(ask(&mut old, "x"), "one x");
+        drop(connect_and_ask());
+        line_of(0);
+        it.to(&config(7002));
+        drop(connect_and_ask());
+        line_of(1);
+        drop(old);
+        line_of(1);
+        it.balancer.stop();
+    });
+}
+
+fn connect_and_ask() -> std::net::TcpStream {
+    let mut stream = connect(FRONT);
+    assert_eq!(ask(&mut stream, "x"), "one x");
+    stream
 }

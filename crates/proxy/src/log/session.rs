@@ -454,7 +454,6 @@ pub(super) mod tests {
         // Recorded from HAProxy 2.6.12: a session just connected, one refused, and one that
         // `dontlog-normal` kept until its timeout.
         let log = Some(crate::snapshot::FrontendLog {
-            sink: 0,
             moment: LogMoment::Connect,
             skip_null: false,
             skip_normal: false,

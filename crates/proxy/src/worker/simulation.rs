@@ -132,7 +132,6 @@ fn snapshot(
         client_timeout_ms: idle(1_500),
         client_fin_timeout_ms: idle(400),
         log: Some(FrontendLog {
-            sink: 0,
             moment: LogMoment::End,
             skip_null: false,
             skip_normal: false,

@@ -197,7 +197,6 @@ pub fn snapshot_of(plan: &Plan) -> Arc<Snapshot> {
         client_timeout_ms: plan.times.client,
         client_fin_timeout_ms: plan.times.client_fin,
         log: Some(FrontendLog {
-            sink: 0,
             moment: plan.log_moment,
             skip_null: false,
             skip_normal: false,

@@ -43,3 +43,49 @@ pub(super) fn fixed(old: &Plan, new: &Plan) -> Fixed {
     }
     fixed
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::{HostLookup, Overrides};
+    use portcullis_config::model::Id;
+
+    fn plan(edit: impl FnOnce(&mut Plan)) -> Plan {
+        let empty = portcullis_config::Config {
+            global: Default::default(),
+            frontends: vec![],
+            backends: vec![],
+            rings: vec![],
+        };
+        let (plan, _) = crate::compile(&empty, &HostLookup::default(), &Overrides::default());
+        let mut plan = plan.unwrap();
+        edit(&mut plan);
+        plan
+    }
+
+    #[test]
+    fn another_identity_is_refused_and_what_only_a_start_can_do_stays() {
+        let old = plan(|_| {});
+        assert_eq!(fixed(&old, &plan(|_| {})), Fixed::default());
+        let refused = |edit: fn(&mut Plan)| fixed(&old, &plan(edit)).refused.join("");
+        let user = refused(|plan| plan.process.privileges.user = Some(Id::Number(7)));
+        assert_eq!(
+            user,
+            "`user` cannot change while the process runs: restart it"
+        );
+        let group = refused(|plan| plan.process.privileges.group = Some(Id::Number(7)));
+        assert!(group.starts_with("`group`"), "{group}");
+        let stays = fixed(
+            &old,
+            &plan(|plan| {
+                plan.process.daemon = true;
+                plan.process.pidfile = Some("/x".into());
+                plan.pinned = vec![0];
+                plan.process.maxconn = Some(9);
+                plan.process.grace = Some(std::time::Duration::from_secs(1));
+            }),
+        );
+        assert_eq!(stays.refused, Vec::<String>::new());
+        assert_eq!(stays.stays.len(), 3, "{stays:?}");
+    }
+}
