@@ -42,7 +42,7 @@ fn come_and_go(mut site: Site, habits: Habits, count: usize) {
         for shard in leaving {
             site.add(shard);
         }
-        load.more(20);
+        load.more(10);
     }
     site.servers.accepted.lock().unwrap().clear();
     load.more(200);
@@ -92,7 +92,7 @@ fn shards_by_cpu_retire_and_no_client_is_lost() {
             for shard in leaving {
                 site.add(shard);
             }
-            load.more(20);
+            load.more(10);
         }
         let tally = load.finish();
         assert_eq!(tally.lost(), 0, "{tally:?}");
