@@ -30,8 +30,11 @@ const ORDINARY_NAMES: u16 = 4;
 const PRIVILEGED_NAMES: u16 = 2;
 /// Without connections nothing can stay; it is looked at every so many scripts all the same.
 const LOOK_EVERY: u64 = 256;
-/// What a segment on its way may need to arrive.
+/// What a segment on its way may need to arrive: so many looks at once, and where ksoftirqd does not get
+/// a processor, so many more with [`SETTLE_PAUSE`] between them.
 const SETTLE_ATTEMPTS: u32 = 50;
+const SETTLE_PAUSED: u32 = 1000;
+const SETTLE_PAUSE: Duration = Duration::from_millis(2);
 /// TIME_WAIT lasts a minute, an orphan's retransmissions some seconds more than this.
 const LEFT_OVER_MAX: Duration = Duration::from_secs(20);
 
@@ -273,13 +276,13 @@ impl Worker {
         self.live.reset()?;
         self.since_look += 1;
         if connected {
-            if !self.is_clean()? {
+            if !self.is_clean(0)? {
                 self.counts.left_over += 1;
                 self.next_window()?;
             }
         } else if self.since_look >= LOOK_EVERY {
             self.since_look = 0;
-            if !self.is_clean()? {
+            if !self.is_clean(SETTLE_PAUSED)? {
                 return Err(io::Error::other(
                     "sockets stayed after scripts without connections",
                 ));
@@ -288,9 +291,11 @@ impl Worker {
         Ok(attempt)
     }
 
-    /// Nothing new in the tables of connections and listeners, and nothing new in TIME_WAIT.
-    fn is_clean(&mut self) -> io::Result<bool> {
-        for attempt in 0..SETTLE_ATTEMPTS {
+    /// Nothing new in the tables of connections and listeners, and nothing new in TIME_WAIT; `paused`: how
+    /// many more looks it takes with pauses.
+    fn is_clean(&mut self, paused: u32) -> io::Result<bool> {
+        let attempts = SETTLE_ATTEMPTS + paused;
+        for attempt in 0..attempts {
             let (mut busy, mut waiting) = (0, 0);
             for file in &self.sockstat {
                 let mut text = [0; 512];
@@ -303,7 +308,7 @@ impl Worker {
                 return Ok(true);
             }
             // TIME_WAIT does not go by itself; a segment on its way arrives.
-            if waiting > self.left.waiting || attempt + 1 == SETTLE_ATTEMPTS {
+            if waiting > self.left.waiting || attempt + 1 == attempts {
                 let since = self.left.since.or_else(|| Some(Instant::now()));
                 self.left = LeftOver {
                     busy,
@@ -311,6 +316,10 @@ impl Worker {
                     since,
                 };
                 break;
+            }
+            if attempt >= SETTLE_ATTEMPTS {
+                std::thread::sleep(SETTLE_PAUSE);
+                continue;
             }
             std::thread::yield_now();
         }

@@ -503,3 +503,51 @@ fn fail<T: Trace>(trace: &mut T, rule: Rule, errno: Errno) -> Answer {
     trace.rule(rule);
     Answer::Err(errno)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::SockAddr;
+    use crate::call::{Call, Opt};
+    use crate::host::{Host, ProcessId};
+    use crate::version::Kernel;
+
+    const WEB: u16 = 20_001;
+
+    fn connected(family: Family, address: &str, options: &[Opt]) -> (World, SockIx) {
+        let mut world = World::new(Host::new(Kernel::V6_18));
+        let to = SockAddr::new(address.parse().unwrap(), WEB);
+        let listener = world.socket(ProcessId(0), family);
+        assert_eq!(world.call(listener, Call::Bind(to)), Answer::Ok);
+        assert_eq!(world.call(listener, Call::Listen(5)), Answer::Ok);
+        let client = world.socket(ProcessId(0), family);
+        for &option in options {
+            assert_eq!(world.call(client, Call::Set(option)), Answer::Ok);
+        }
+        assert_eq!(world.call(client, Call::Connect(to)), Answer::Ok);
+        let ix = world.existing(client).unwrap();
+        (world, ix)
+    }
+
+    #[test]
+    fn a_connection_that_sends_nothing_keeps_its_route_too() {
+        let options = [Opt::Transparent(true), Opt::Repair(1)];
+        let (world, ix) = connected(Family::Inet, "127.0.0.1", &options);
+        assert_eq!(world.socks[ix].state, State::Established);
+        assert!(world.socks[ix].routed_any);
+    }
+
+    #[test]
+    fn an_ipv6_connection_is_on_no_ipv4_address() {
+        let (world, ix) = connected(Family::Inet6, "::1", &[]);
+        assert_eq!(world.socks[ix].rcv4, LOOPBACK4_IPV6);
+    }
+
+    #[test]
+    fn a_new_connection_knows_no_window() {
+        let (mut world, ix) = connected(Family::Inet, "127.0.0.1", &[]);
+        assert_ne!(world.socks[ix].max_window, 0);
+        world.begin_numbers(ix);
+        assert_eq!(world.socks[ix].max_window, 0);
+    }
+}

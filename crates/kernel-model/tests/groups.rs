@@ -25,16 +25,23 @@ fn shard(world: &mut World, address: &str) -> SocketId {
 }
 
 fn full(migrate: bool) -> (World, Vec<SocketId>) {
+    let mut world = empty(migrate);
+    let shards = fill(&mut world);
+    (world, shards)
+}
+
+fn empty(migrate: bool) -> World {
     let mut host = Host::new(Kernel::V6_18);
     host.namespaces[0].sysctls.tcp_migrate_req = migrate;
-    let mut world = World::new(host);
-    let shards: Vec<SocketId> = (0..GROUP_MAX)
-        .map(|_| shard(&mut world, "127.0.0.1"))
-        .collect();
+    World::new(host)
+}
+
+fn fill(world: &mut World) -> Vec<SocketId> {
+    let shards: Vec<SocketId> = (0..GROUP_MAX).map(|_| shard(world, "127.0.0.1")).collect();
     for &one in &shards {
         assert_eq!(world.call(one, Call::Listen(1)), Answer::Ok);
     }
-    (world, shards)
+    shards
 }
 
 #[test]
@@ -59,6 +66,62 @@ fn a_full_group_lets_a_closed_member_go() {
     // Whom it let go is a newcomer, and finds no room.
     let again = world.call(shards[7], Call::Listen(1));
     assert_eq!(again, Answer::Err(Errno::ENOMEM));
+}
+
+#[test]
+fn a_closed_member_of_another_group_finds_no_room_in_a_full_one() {
+    let mut world = empty(true);
+    let first = shard(&mut world, "127.0.0.1");
+    assert_eq!(world.call(first, Call::Listen(1)), Answer::Ok);
+    world.call(first, Call::Shutdown(0));
+    let shards = fill(&mut world);
+    assert_eq!(
+        world.call(first, Call::Listen(1)),
+        Answer::Err(Errno::ENOMEM)
+    );
+    world.call(shards[7], Call::Close);
+    assert_eq!(world.call(first, Call::Listen(1)), Answer::Ok);
+}
+
+/// Closes a member of a full group: one more finds room, another does not.
+fn one_goes_and_one_comes(world: &mut World, goes: SocketId) -> SocketId {
+    world.call(goes, Call::Close);
+    let late = shard(world, "127.0.0.1");
+    assert_eq!(world.call(late, Call::Listen(1)), Answer::Ok);
+    let later = shard(world, "127.0.0.1");
+    assert_eq!(
+        world.call(later, Call::Listen(1)),
+        Answer::Err(Errno::ENOMEM)
+    );
+    world.call(later, Call::Close);
+    late
+}
+
+#[test]
+fn who_came_back_is_a_closed_member_no_more() {
+    let (mut world, shards) = full(true);
+    world.call(shards[3], Call::Shutdown(0));
+    assert_eq!(world.call(shards[3], Call::Listen(1)), Answer::Ok);
+    one_goes_and_one_comes(&mut world, shards[7]);
+    one_goes_and_one_comes(&mut world, shards[3]);
+}
+
+#[test]
+fn a_closed_member_that_is_closed_for_good_leaves_no_trace() {
+    let mut world = empty(true);
+    let join = |world: &mut World| {
+        let one = shard(world, "127.0.0.1");
+        assert_eq!(world.call(one, Call::Listen(1)), Answer::Ok);
+        one
+    };
+    let first: Vec<SocketId> = (0..GROUP_MAX - 2).map(|_| join(&mut world)).collect();
+    world.call(first[3], Call::Shutdown(0));
+    world.call(first[3], Call::Close);
+    let in_its_place = join(&mut world);
+    for _ in 0..2 {
+        join(&mut world);
+    }
+    one_goes_and_one_comes(&mut world, in_its_place);
 }
 
 #[test]
