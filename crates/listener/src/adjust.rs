@@ -26,7 +26,7 @@ use crate::step::{Step, Strict};
 pub enum Change {
     /// Nothing.
     None,
-    /// Options that it can take as it is: [`adjust`].
+    /// Options that it can take as it is: [`adjust()`].
     Options,
     /// What only another socket can have; in the words of a `bind` line.
     Socket(&'static str),

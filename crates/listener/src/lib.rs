@@ -56,7 +56,7 @@
 //! # Another configuration
 //!
 //! [`compare`] says what a new specification means for a socket that listens already, and
-//! [`adjust`] gives it the options that it can take as it is, so that its queue stays.
+//! [`adjust()`] gives it the options that it can take as it is, so that its queue stays.
 //!
 //! # Shards
 //!
