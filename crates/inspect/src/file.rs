@@ -89,9 +89,15 @@ impl Snapshot {
     }
 
     /// Takes the arguments of every command line away: programs' names stay.
+    ///
+    /// `argv[0]` does not, nor a title in `comm` behind its first word: programs write there what they like,
+    /// their arguments too (nginx's master, `$0` of Perl, `setproctitle`, `exec -a`).
     pub fn without_arguments(&mut self) {
         for process in &mut self.processes {
-            process.command.truncate(1);
+            process.name = name_alone(&process.name).to_owned();
+            if !process.command.is_empty() {
+                process.command = vec![process.name.clone()];
+            }
         }
     }
 
@@ -106,6 +112,13 @@ impl Default for Snapshot {
     fn default() -> Self {
         Snapshot::new()
     }
+}
+
+/// The first word of a name, without a value that stands in it: `nginx` of `nginx: worker`.
+fn name_alone(name: &str) -> &str {
+    let ends = |c: char| c.is_whitespace() || c.is_control() || c == '=';
+    let word = name.trim_start().split(ends).next().unwrap_or_default();
+    word.trim_end_matches(':')
 }
 
 fn invalid(what: String) -> io::Error {
@@ -139,6 +152,41 @@ mod tests {
         });
         let text = snapshot.render().unwrap();
         assert_eq!(Snapshot::parse(text.as_bytes()).unwrap(), snapshot);
+    }
+
+    #[test]
+    fn a_file_without_arguments_keeps_no_title_that_a_program_gave_itself() {
+        // comm, argv, and what may be kept of both.
+        let table: [(&str, &[&str], &str); 8] = [
+            (
+                "nginx",
+                &["nginx: master process nginx -g env API_KEY=hunter5;"],
+                "nginx",
+            ),
+            ("sleep", &["myserver --password=hunter2", "60"], "sleep"),
+            ("sleep", &["--password=hunter2"], "sleep"),
+            ("bash", &["-bash"], "bash"),
+            ("web -p hunter2", &["web -p hunter2"], "web"),
+            ("KEY=hunter2", &["KEY=hunter2"], "KEY"),
+            ("tmux: server", &["tmux", "new"], "tmux"),
+            ("sshd", &["/usr/sbin/sshd", "-D", "hunter2"], "sshd"),
+        ];
+        for (name, command, kept) in table {
+            let mut snapshot = Snapshot::new();
+            let mut process = crate::process::unknown(7);
+            process.name = name.to_owned();
+            process.command = command.iter().map(|&word| word.to_owned()).collect();
+            snapshot.processes.push(process);
+            snapshot.without_arguments();
+            let text = snapshot.render().unwrap();
+            assert!(!text.contains("hunter"), "{command:?}: {text}");
+            assert_eq!(snapshot.processes[0].name, kept, "{command:?}");
+            assert_eq!(snapshot.processes[0].command, [kept], "{command:?}");
+        }
+        let mut thread = Snapshot::new();
+        thread.processes.push(crate::process::unknown(2));
+        thread.without_arguments();
+        assert!(thread.processes[0].command.is_empty());
     }
 
     #[test]
