@@ -1,13 +1,14 @@
 //! A snapshot as a file.
 //!
 //! Decides:  that a file of another version, or of something else, is refused by a sentence; no file panics.
-//! Not here: its fields (snapshot.rs).
+//! Not here: its fields (snapshot.rs); which numbers a kernel can have (limits.rs).
 
 use std::io;
 use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::limits;
 use crate::snapshot::{Files, KernelName, Process, Refusers, Snapshot, Sources};
 
 /// The version of the format that this program writes.
@@ -75,7 +76,12 @@ impl Snapshot {
                 head.version
             )));
         }
-        serde_json::from_slice(text).map_err(|error| invalid(error.to_string()))
+        let snapshot: Snapshot =
+            serde_json::from_slice(text).map_err(|error| invalid(error.to_string()))?;
+        match limits::out_of_bounds(&snapshot) {
+            Some(what) => Err(invalid(what)),
+            None => Ok(snapshot),
+        }
     }
 
     /// The file's content.
@@ -130,6 +136,21 @@ mod tests {
     use super::*;
     use crate::snapshot::{Drops, Holder, InGroup, Namespace, Socket, Sysctls};
 
+    fn empty_namespace() -> Namespace {
+        Namespace {
+            inode: 4_026_531_840,
+            names: vec!["blue".into()],
+            user_namespace: None,
+            sysctls: Sysctls::default(),
+            interfaces: Vec::new(),
+            sockets: Vec::new(),
+            buckets: Vec::new(),
+            groups: Vec::new(),
+            unix: Vec::new(),
+            drops: Drops::default(),
+        }
+    }
+
     #[test]
     fn a_snapshot_reads_back_as_it_was_written() {
         let mut snapshot = Snapshot::new();
@@ -139,16 +160,8 @@ mod tests {
         socket.group = Some(InGroup::Member(3));
         socket.holders.push(Holder { pid: 812, fd: 6 });
         snapshot.namespaces.push(Namespace {
-            inode: 4_026_531_840,
-            names: vec!["blue".into()],
-            user_namespace: None,
-            sysctls: Sysctls::default(),
-            interfaces: Vec::new(),
             sockets: vec![socket],
-            buckets: Vec::new(),
-            groups: Vec::new(),
-            unix: Vec::new(),
-            drops: Drops::default(),
+            ..empty_namespace()
         });
         let text = snapshot.render().unwrap();
         assert_eq!(Snapshot::parse(text.as_bytes()).unwrap(), snapshot);
@@ -187,6 +200,23 @@ mod tests {
         thread.processes.push(crate::process::unknown(2));
         thread.without_arguments();
         assert!(thread.processes[0].command.is_empty());
+    }
+
+    #[test]
+    fn a_number_that_no_kernel_has_is_refused_with_its_field() {
+        let parsed = |range: (u16, u16)| {
+            let mut snapshot = Snapshot::new();
+            let mut namespace = empty_namespace();
+            namespace.sysctls.ip_local_port_range = Some(range);
+            snapshot.namespaces = vec![empty_namespace(), namespace];
+            Snapshot::parse(snapshot.render().unwrap().as_bytes())
+        };
+        for range in [(60000, 100), (65535, 0)] {
+            let refused = parsed(range).unwrap_err().to_string();
+            let field = "namespaces[1].sysctls.ip_local_port_range: [";
+            assert!(refused.starts_with(field), "{refused}");
+        }
+        assert!(parsed((32768, 60999)).is_ok());
     }
 
     #[test]

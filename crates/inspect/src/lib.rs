@@ -75,6 +75,7 @@ mod getfd;
 mod host;
 mod iter;
 mod layout;
+mod limits;
 mod links;
 mod model_host;
 mod owners;

@@ -16,6 +16,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use serde_json::Value;
+
 const MUTATING: Duration = Duration::from_secs(3);
 
 fn corpus(target: &str) -> Vec<Vec<u8>> {
@@ -112,4 +114,61 @@ fn the_answers_that_are_kept_are_those_of_a_kernel() {
         .iter()
         .filter_map(|file| portcullis_inspect::recorded::interfaces(file).ok());
     assert!(interfaces.max() >= Some(1));
+}
+
+/// Every number below `value`, by its path: of a list's elements only the first, of a pair both.
+fn numbers(value: &Value, at: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Number(_) => found.push(at.to_owned()),
+        Value::Array(all) => {
+            let kept = if all.iter().all(Value::is_number) {
+                2
+            } else {
+                1
+            };
+            for (index, one) in all.iter().enumerate().take(kept) {
+                numbers(one, &format!("{at}/{index}"), found);
+            }
+        }
+        Value::Object(all) => {
+            for (name, one) in all {
+                numbers(one, &format!("{at}/{name}"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn no_number_of_a_host_s_file_makes_an_answer_wait_or_panic() {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let file = corpus("inspect_snapshot")
+        .into_iter()
+        .filter_map(|file| serde_json::from_slice::<Value>(&file).ok())
+        .find(|file| {
+            file["namespaces"][0]["buckets"]
+                .as_array()
+                .is_some_and(|all| !all.is_empty())
+        })
+        .unwrap();
+    let mut places = Vec::new();
+    numbers(&file, "", &mut places);
+    assert!(places.len() > 40, "{places:?}");
+    let (done, told) = std::sync::mpsc::channel();
+    for place in places {
+        for number in [0, 100, u64::from(u32::MAX)] {
+            let mut edited = file.clone();
+            *edited.pointer_mut(&place).unwrap() = number.into();
+            let text = serde_json::to_vec(&edited).unwrap();
+            let done = done.clone();
+            let thread = std::thread::spawn(move || {
+                check::snapshot(&text);
+                check::questions(&text);
+                let _ = done.send(());
+            });
+            let answered = told.recv_timeout(PATIENCE);
+            assert!(answered.is_ok(), "{place} = {number}: {answered:?}");
+            thread.join().unwrap();
+        }
+    }
 }

@@ -9,7 +9,8 @@
 
 use portcullis_inspect::recorded;
 use portcullis_inspect::snapshot::Snapshot;
-use portcullis_inspect::verdict::{Opening, ask, ask_together};
+use portcullis_inspect::traffic::traffic;
+use portcullis_inspect::verdict::{Opening, ask, ask_from_socket, ask_together};
 use portcullis_inspect::{Focus, Worlds};
 use portcullis_kernel_model::Opt;
 
@@ -66,4 +67,28 @@ pub fn snapshot(bytes: &[u8]) {
     }
     let together = ask_together(&snapshot, &[four.clone(), six, four]);
     assert!(together.is_err() || together.is_ok_and(|all| all.len() == 3));
+}
+
+/// Questions whose answers are searched for: a port that the kernel chooses, and who gets a connection.
+pub fn questions(bytes: &[u8]) {
+    let Ok(snapshot) = Snapshot::parse(bytes) else {
+        return;
+    };
+    let mut chosen = Opening::new(([127, 0, 0, 1], 0).into());
+    for options in [
+        vec![],
+        vec![Opt::ReusePort(true)],
+        vec![Opt::ReuseAddr(true)],
+    ] {
+        chosen.options = options;
+        if let Ok(verdict) = ask_from_socket(&snapshot, &chosen) {
+            let _ = verdict.to_string();
+        }
+    }
+    let sockets = snapshot.namespaces.first().map(|net| &net.sockets);
+    if let Some(socket) = sockets.and_then(|all| all.first())
+        && let Ok(traffic) = traffic(&snapshot, socket.local, None)
+    {
+        let _ = traffic.to_string();
+    }
 }
