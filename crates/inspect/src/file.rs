@@ -141,6 +141,7 @@ mod tests {
             inode: 4_026_531_840,
             names: vec!["blue".into()],
             user_namespace: None,
+            owner_outside: Some(false),
             sysctls: Sysctls::default(),
             interfaces: Vec::new(),
             sockets: Vec::new(),

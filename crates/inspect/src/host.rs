@@ -187,10 +187,12 @@ impl Reader<'_> {
             Vec::new()
         });
         let proc = Path::new(PROC);
+        let owner = owner_of_net();
         let mut namespace = Namespace {
             inode: place.inode,
             names: place.names.clone(),
-            user_namespace: owner_of_net(),
+            user_namespace: owner.number,
+            owner_outside: owner.outside,
             sysctls: sysctls::sysctls(proc),
             interfaces,
             sockets,

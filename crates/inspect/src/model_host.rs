@@ -1,6 +1,7 @@
 //! Everything of a snapshot that is no socket, as the model has it: namespaces, processes.
 //!
-//! Decides:  what an unknown sysctl is taken for: the kernel's own value to begin with.
+//! Decides:  what an unknown sysctl is taken for: the kernel's own value to begin with; where a user
+//!           namespace stands that nobody could see.
 //! Not here: sockets (found.rs).
 
 use std::collections::BTreeMap;
@@ -10,7 +11,7 @@ use portcullis_kernel_model as model;
 use portcullis_kernel_model::{Caps, FilesId, Kernel, NetId, ProcessId, Uid, UserNsId};
 
 use crate::snapshot::{Interface, Namespace, Process, Snapshot, Sysctls, Vrf};
-use crate::world::Nonsense;
+use crate::world::{NOBODY_ELSE, Nonsense};
 
 const CAP_NET_BIND_SERVICE: u32 = 10;
 const CAP_NET_ADMIN: u32 = 12;
@@ -103,12 +104,16 @@ pub(crate) fn host_of(
     host.user_namespaces = user.spaces;
     let place = |inode: Option<u64>| {
         let known = inode.and_then(|inode| user.places.get(&inode).copied());
-        known.unwrap_or(UserNsId(0))
+        known.unwrap_or(OUTERMOST_SEEN)
+    };
+    let owner = |namespace: &Namespace| match namespace.owner_outside {
+        Some(true) => BEYOND,
+        Some(false) | None => place(namespace.user_namespace),
     };
     host.namespaces = snapshot
         .namespaces
         .iter()
-        .map(|namespace| self::namespace(kernel, namespace, place(namespace.user_namespace)))
+        .map(|namespace| self::namespace(kernel, namespace, owner(namespace)))
         .collect();
     let net_of = |process: &Process| {
         let inode = process.net?;
@@ -164,33 +169,42 @@ struct UserSpaces {
     places: BTreeMap<u64, UserNsId>,
 }
 
-/// The outermost that is known stands for the host's own.
+/// Whether nobody could tell if the caller's capabilities count in the network that is asked about.
+pub(crate) fn owner_is_open(snapshot: &Snapshot, caller: &Process) -> bool {
+    let has_some = caps(caller.capabilities.unwrap_or(0)) != Caps::NONE;
+    let owner_known = snapshot
+        .namespaces
+        .first()
+        .is_some_and(|net| net.user_namespace.is_some() || net.owner_outside.is_some());
+    has_some && !(owner_known && caller.user_namespace.is_some())
+}
+
+/// What is around all that could be seen: no capability from inside counts there.
+pub(crate) const BEYOND: UserNsId = UserNsId(0);
+/// The outermost that were seen: of a host that was read in its own user namespace, that one.
+const OUTERMOST_SEEN: UserNsId = UserNsId(1);
+
 fn user_namespaces(snapshot: &Snapshot) -> Result<UserSpaces, Nonsense> {
     let all = &snapshot.user_namespaces;
-    if all.len() > usize::from(u16::MAX) {
+    if all.len() > usize::from(u16::MAX) - 2 {
         return Err(Nonsense::TooMany("user namespaces"));
     }
     let known = |inode: u64| all.iter().any(|space| space.inode == inode);
     let outermost = |space: &&crate::snapshot::UserNamespace| !space.parent.is_some_and(known);
     let mut places: BTreeMap<u64, UserNsId> = BTreeMap::new();
     for space in all.iter().filter(outermost) {
-        places.insert(space.inode, UserNsId(0));
+        places.insert(space.inode, OUTERMOST_SEEN);
     }
     let inner: Vec<_> = all.iter().filter(|space| !outermost(space)).collect();
     for (at, space) in inner.iter().enumerate() {
-        places.insert(space.inode, UserNsId(at as u16 + 1));
+        places.insert(space.inode, UserNsId(OUTERMOST_SEEN.0 + 1 + at as u16));
     }
-    let root = model::UserNamespace {
-        parent: UserNsId(0),
-        owner: Uid(0),
-    };
-    let mut spaces = vec![root];
+    let below = |parent: UserNsId, owner: Uid| model::UserNamespace { parent, owner };
+    // Nobody who is seen made the outermost one.
+    let mut spaces = vec![below(BEYOND, Uid(0)), below(BEYOND, NOBODY_ELSE)];
     for space in inner {
         let parent = space.parent.and_then(|parent| places.get(&parent).copied());
-        spaces.push(model::UserNamespace {
-            parent: parent.unwrap_or(UserNsId(0)),
-            owner: Uid(space.owner),
-        });
+        spaces.push(below(parent.unwrap_or(OUTERMOST_SEEN), Uid(space.owner)));
     }
     if has_circle(&spaces) {
         return Err(Nonsense::TooMany("user namespaces inside each other"));

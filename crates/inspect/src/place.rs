@@ -237,11 +237,35 @@ pub(crate) fn other_namespaces(notes: &mut Vec<String>) -> Vec<At> {
     found.into_values().collect()
 }
 
-/// The number of the user namespace that owns this thread's network namespace.
-pub(crate) fn owner_of_net() -> Option<u64> {
-    let net = File::open("/proc/thread-self/ns/net").ok()?;
-    let owner = portcullis_sys::namespace::user_namespace_of(net).ok()?;
-    Some(File::from(owner).metadata().ok()?.ino())
+/// The user namespace that owns a network namespace.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub number: Option<u64>,
+    /// Whether it is outside of this process's own user namespace.
+    pub outside: Option<bool>,
+}
+
+/// Who owns this thread's network namespace. The kernel shows this process's own user namespace and those
+/// inside it (`ns_get_owner`), so a refusal tells that the owner is another.
+pub(crate) fn owner_of_net() -> Owner {
+    let Ok(net) = File::open("/proc/thread-self/ns/net") else {
+        return Owner::default();
+    };
+    match portcullis_sys::namespace::user_namespace_of(net) {
+        Ok(owner) => Owner {
+            number: File::from(owner).metadata().ok().map(|meta| meta.ino()),
+            outside: Some(false),
+        },
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Owner {
+            number: None,
+            outside: Some(true),
+        },
+        // A kernel before 4.9 does not tell; outside of the host's own there is nothing.
+        Err(_) => Owner {
+            number: None,
+            outside: uids_are_the_hosts().then_some(false),
+        },
+    }
 }
 
 /// Whether user ids mean the same here as in the host's own user namespace.

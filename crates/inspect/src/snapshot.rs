@@ -107,6 +107,10 @@ pub struct Namespace {
     pub names: Vec<String>,
     /// The user namespace that owns it, by number; unknown where the kernel does not say.
     pub user_namespace: Option<u64>,
+    /// Whether that one is outside of the user namespace of who looked, so that no capability held there
+    /// counts; unknown where neither it nor the reason why it is hidden could be told.
+    #[serde(default)]
+    pub owner_outside: Option<bool>,
     /// The sysctls that decide something.
     pub sysctls: Sysctls,
     /// Its interfaces.

@@ -5,9 +5,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use portcullis_kernel_model::Uid;
+use portcullis_kernel_model::{Host, Uid};
 
-use crate::snapshot::State;
+use crate::model_host::BEYOND;
+use crate::snapshot::{Snapshot, State};
 use crate::world::{Builder, Supposed};
 
 /// So many unknown facts are tried in every combination; more, all on one side and all on the other.
@@ -18,6 +19,8 @@ const COMBINED_MAX: usize = 5;
 pub(crate) enum Open {
     Option((usize, usize), &'static str),
     User((usize, usize)),
+    Capabilities,
+    Sysctl(&'static str),
 }
 
 /// What a bucket remembers that nobody saw.
@@ -43,7 +46,65 @@ pub(crate) const REUSEADDR: &str = "SO_REUSEADDR";
 pub(crate) const REUSEPORT: &str = "SO_REUSEPORT";
 pub(crate) const V6ONLY: &str = "IPV6_V6ONLY";
 
+const PORT_START: &str = "net.ipv4.ip_unprivileged_port_start";
+const NONLOCAL: &str = "net.ipv4.ip_nonlocal_bind";
+const NONLOCAL6: &str = "net.ipv6.ip_nonlocal_bind";
+const ONLY6: &str = "net.ipv6.bindv6only";
+
+/// Whether no sysctl could be read, as without /proc. A kernel that lacks one of them has the others.
+pub(crate) fn no_sysctl(snapshot: &Snapshot) -> bool {
+    snapshot.namespaces.first().is_some_and(|net| {
+        let known = &net.sysctls;
+        let range = known.ip_local_port_range.is_some();
+        let flags = [
+            known.ip_unprivileged_port_start,
+            known.ip_nonlocal_bind,
+            known.ip6_nonlocal_bind,
+            known.bindv6only,
+        ];
+        !range && flags.iter().all(Option::is_none)
+    })
+}
+
+/// The value of a sysctl that is supposed: the kernel's own, or the one that changes the most for this port.
+fn value(sysctl: &str, port: Option<u16>, on: bool) -> u32 {
+    const OWN_START: u16 = 1024;
+    let start = match (on, port) {
+        (false, _) => OWN_START,
+        (true, Some(port)) if port >= OWN_START => u16::MAX,
+        (true, _) => 0,
+    };
+    match sysctl {
+        PORT_START => u32::from(start),
+        _ => u32::from(on),
+    }
+}
+
+/// Makes the host so that a fact about itself is one way.
+pub(crate) fn suppose(host: &mut Host, port: Option<u16>, fact: Open, on: bool) {
+    let caller_ns = host.processes[0].user_ns;
+    let net = &mut host.namespaces[0];
+    match fact {
+        Open::Capabilities => net.user_ns = if on { caller_ns } else { BEYOND },
+        Open::Sysctl(PORT_START) => {
+            net.sysctls.ip_unprivileged_port_start = value(PORT_START, port, on) as u16;
+        }
+        Open::Sysctl(NONLOCAL) => net.sysctls.ip_nonlocal_bind = on,
+        Open::Sysctl(NONLOCAL6) => net.sysctls.ip6_nonlocal_bind = on,
+        Open::Sysctl(_) => net.sysctls.bindv6only = on,
+        Open::Option(..) | Open::User(_) => {}
+    }
+}
+
 impl Builder<'_> {
+    /// Where a port is named and no sysctl could be read: those that a bind depends on are open.
+    pub(crate) fn open_settings(&mut self) {
+        if self.focus.port.is_some() && no_sysctl(self.snapshot) {
+            let all = [PORT_START, NONLOCAL, NONLOCAL6, ONLY6];
+            self.settings.extend(all.map(Open::Sysctl));
+        }
+    }
+
     /// Which facts about the port in question nobody could tell.
     fn open(&self) -> Vec<Open> {
         let Some(port) = self.focus.port else {
@@ -109,8 +170,8 @@ impl Builder<'_> {
 
     /// The suppositions of each world.
     pub(crate) fn suppositions(&self) -> Vec<Supposition> {
-        let open = self.open();
-        let memories = self.memories();
+        let open = [self.settings.clone(), self.open()].concat();
+        let (memories, settings) = (self.memories(), self.settings.len());
         let of = |is_on: &dyn Fn(usize) -> bool, memory| Supposition {
             facts: open
                 .iter()
@@ -120,18 +181,23 @@ impl Builder<'_> {
             memory,
         };
         let mut worlds = Vec::new();
-        if open.len() <= COMBINED_MAX {
+        if open.len() <= COMBINED_MAX.max(settings) {
             for bits in 0..1usize << open.len() {
                 let is_on = |at| bits >> at & 1 == 1;
                 worlds.extend(memories.iter().map(|&memory| of(&is_on, memory)));
             }
             return worlds;
         }
-        worlds.extend(memories.iter().map(|&memory| of(&|_| false, memory)));
-        let most = memories
-            .iter()
-            .filter(|memory| matches!(memory, None | Some(Memory::Permitting(_))));
-        worlds.extend(most.map(|&memory| of(&|_| true, memory)));
+        // Which way of a setting permits more depends on the question.
+        for bits in 0..1usize << settings {
+            let least = |at: usize| at < settings && bits >> at & 1 == 1;
+            worlds.extend(memories.iter().map(|&memory| of(&least, memory)));
+            let most = memories
+                .iter()
+                .filter(|memory| matches!(memory, None | Some(Memory::Permitting(_))));
+            let on = |at: usize| at >= settings || bits >> at & 1 == 1;
+            worlds.extend(most.map(|&memory| of(&on, memory)));
+        }
         worlds
     }
 
@@ -140,6 +206,11 @@ impl Builder<'_> {
         let facts = supposed.facts.iter().map(|&(fact, on)| match fact {
             Open::Option(socket, option) => Supposed::Option { socket, option, on },
             Open::User(socket) => Supposed::User { socket, same: on },
+            Open::Capabilities => Supposed::Capabilities { count: on },
+            Open::Sysctl(name) => Supposed::Sysctl {
+                name,
+                value: value(name, self.focus.port, on),
+            },
         });
         let mut told: Vec<Supposed> = facts.collect();
         if let (Some(port), Some(memory)) = (self.focus.port, supposed.memory)

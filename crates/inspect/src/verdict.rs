@@ -14,6 +14,7 @@ mod opening;
 mod refuser;
 mod text;
 mod together;
+mod unsure;
 mod ways;
 
 use std::collections::BTreeSet;
@@ -36,6 +37,7 @@ pub use together::{Together, ask_together};
 pub use ways::{Way, in_each};
 
 pub(crate) use text::lines;
+use unsure::{idle_settings, no_port, shared_port, unlisted};
 
 /// How far from the port that was asked for a free one is looked for. Who reads a host to [`ask`] about one
 /// port needs no sockets further away ([`Wanted::near`](crate::Wanted::near)).
@@ -264,12 +266,13 @@ impl Asked<'_> {
         let tried: Vec<(&Possible, Tried)> = all
             .filter_map(|possible| Some((possible, self.attempt(possible, calls, subject)?)))
             .collect();
+        let idle = idle_settings(&tried);
         let mut answers: Vec<PossibleAnswer> = Vec::new();
         let mut known: Vec<Option<(Call, Errno)>> = Vec::new();
         for (possible, one) in &tried {
             if !known.contains(&one.refused) {
                 known.push(one.refused);
-                answers.push(self.answer(possible, one));
+                answers.push(self.answer(possible, one, &idle));
             }
             if one.may_fail && one.refused.is_none() {
                 answers.push(no_port());
@@ -287,6 +290,9 @@ impl Asked<'_> {
             1 => Outcome::Refused,
             _ => Outcome::Unknown,
         };
+        if outcome == Outcome::Unknown && answers.len() == 1 {
+            answers.push(unlisted(at.port()));
+        }
         if outcome == Outcome::Unknown {
             unseen.extend(self.blind());
         }
@@ -408,12 +414,15 @@ impl Asked<'_> {
         Some(tried)
     }
 
-    fn answer(&self, possible: &Possible, tried: &Tried) -> PossibleAnswer {
+    /// An answer, and what was supposed for it but for these facts.
+    fn answer(&self, possible: &Possible, tried: &Tried, idle: &[usize]) -> PossibleAnswer {
         let holders = self.in_the_way(possible, tried);
         let more_holders = holders.len().saturating_sub(HOLDERS_MAX);
         let holders = holders.into_iter().take(HOLDERS_MAX);
         let memory = |one: &&Supposed| matches!(one, Supposed::Memory { .. });
-        let facts = possible.supposed.iter().filter(|one| !memory(one));
+        let facts = possible.supposed.iter().enumerate();
+        let facts = facts.filter(|(at, one)| !memory(one) && !idle.contains(at));
+        let facts = facts.map(|(_, one)| one);
         let told = facts.clone().take(SUPPOSED_MAX);
         let mut supposing: Vec<String> = told.map(|one| self.supposed(one)).collect();
         if facts.count() > SUPPOSED_MAX {
@@ -487,6 +496,11 @@ impl Asked<'_> {
                 let which = if *same { "the caller" } else { "another user" };
                 format!("the user of {} is {which}", of(*socket))
             }
+            Supposed::Capabilities { count } => {
+                let not = if *count { "" } else { "do not " };
+                format!("the caller's capabilities {not}count in this network")
+            }
+            Supposed::Sysctl { name, value } => format!("{name} is {value}"),
             Supposed::Memory {
                 port,
                 user: Some(user),
@@ -550,30 +564,6 @@ pub(crate) fn owns_server_port(socket: &Socket, port: u16) -> bool {
     port != 0 && socket.local.port() == port && matches!(socket.state, State::Listen | State::Bound)
 }
 
-fn no_port() -> PossibleAnswer {
-    PossibleAnswer {
-        call: Some("bind".to_owned()),
-        error: Some(Errno::EADDRINUSE.name()),
-        message: Some(Errno::EADDRINUSE.text()),
-        rule: Some(RuleText::of(Rule::NoPortLeft)),
-        holders: Vec::new(),
-        more_holders: 0,
-        supposing: vec!["the kernel's search for a port begins badly".to_owned()],
-    }
-}
-
-fn shared_port() -> PossibleAnswer {
-    PossibleAnswer {
-        call: None,
-        error: None,
-        message: None,
-        rule: Some(RuleText::of(Rule::ChosenShared)),
-        holders: Vec::new(),
-        more_holders: 0,
-        supposing: vec!["a socket whose options cannot be seen would share its port".to_owned()],
-    }
-}
-
 /// As people call it.
 fn call_name(call: Call) -> String {
     match call {
@@ -625,11 +615,13 @@ mod tests {
         for process in &mut snapshot.processes {
             process.uids = Some([0; 4]);
             process.capabilities = Some(u64::MAX);
+            process.user_namespace = Some(1);
         }
         snapshot.namespaces.push(Namespace {
             inode: 1,
             names: Vec::new(),
             user_namespace: None,
+            owner_outside: Some(false),
             sysctls: Sysctls::default(),
             interfaces: vec![loopback()],
             sockets,
@@ -638,7 +630,7 @@ mod tests {
             unix: Vec::new(),
             drops: Drops::default(),
         });
-        snapshot.namespaces[0].sysctls.somaxconn = Some(4096);
+        snapshot.namespaces[0].sysctls.ip_unprivileged_port_start = Some(1024);
         snapshot
     }
 

@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::crowd::{Member, few};
-use crate::model_host::{host_of, uid_of};
+use crate::model_host::{host_of, owner_is_open, uid_of};
 use crate::snapshot::{Known, Protocol, Snapshot, Socket, State};
-use crate::suppose::{Open, REUSEADDR, REUSEPORT, Supposition, V6ONLY};
+use crate::suppose::{Open, REUSEADDR, REUSEPORT, Supposition, V6ONLY, no_sysctl, suppose};
 
 /// A user that nobody is.
 pub(crate) const NOBODY_ELSE: Uid = Uid(u32::MAX - 1);
@@ -80,6 +80,19 @@ pub enum Supposed {
         /// Whether it is the caller's.
         same: bool,
     },
+    /// The caller's capabilities count in the network that is asked about, or not: nobody could tell which
+    /// user namespace owns it, or is the caller's.
+    Capabilities {
+        /// Whether they count.
+        count: bool,
+    },
+    /// A sysctl has this value: there is no /proc to read it from.
+    Sysctl {
+        /// Its name.
+        name: &'static str,
+        /// Its value.
+        value: u32,
+    },
     /// The bucket remembers something else than its owners would have left, of somebody who is gone.
     Memory {
         /// The port.
@@ -143,6 +156,7 @@ impl Worlds {
     /// there.
     pub(crate) fn for_bind(snapshot: &Snapshot, focus: Focus) -> Result<Worlds, Nonsense> {
         let mut builder = Builder::new(snapshot, focus)?;
+        builder.open_settings();
         builder.thin_crowds();
         Worlds::from(&builder)
     }
@@ -187,6 +201,8 @@ pub(crate) struct Builder<'a> {
     pub host: model::Host,
     pub processes: BTreeMap<u32, ProcessId>,
     pub caller_uid: Uid,
+    /// Facts about the host itself that nobody could tell.
+    pub settings: Vec<Open>,
     /// Who holds what nobody is seen to hold.
     pub somebody: ProcessId,
     /// The sockets that matter, by their place in the snapshot.
@@ -215,11 +231,15 @@ impl<'a> Builder<'a> {
             host,
             processes,
             caller_uid: uid_of(caller),
+            settings: Vec::new(),
             somebody,
             places: Vec::new(),
             listeners: Vec::new(),
             served: BTreeSet::new(),
         };
+        builder
+            .settings
+            .extend(owner_is_open(snapshot, caller).then_some(Open::Capabilities));
         builder.choose_sockets();
         Ok(builder)
     }
@@ -344,8 +364,11 @@ impl<'a> Builder<'a> {
         }
         found.groups = self.found_groups(&found);
         found.buckets = self.found_buckets(&found, supposed.memory);
-        let (world, names) =
-            World::found(self.host.clone(), &found).map_err(Nonsense::Impossible)?;
+        let mut host = self.host.clone();
+        for &(fact, on) in &supposed.facts {
+            suppose(&mut host, self.focus.port, fact, on);
+        }
+        let (world, names) = World::found(host, &found).map_err(Nonsense::Impossible)?;
         Ok(Possible {
             world,
             sockets: self.places.iter().copied().zip(names).collect(),
@@ -359,8 +382,12 @@ impl<'a> Builder<'a> {
         if let Known::No(why) | Known::Partly(why) = &self.snapshot.sources.bound {
             unseen.push(format!("sockets that are bound and do not listen: {why}"));
         }
-        let first = self.snapshot.namespaces.first();
-        if first.is_some_and(|net| net.sysctls.somaxconn.is_none()) {
+        // Of a port that is named, the worlds have them one way and the other.
+        let supposed = self
+            .settings
+            .iter()
+            .any(|fact| matches!(fact, Open::Sysctl(_)));
+        if no_sysctl(self.snapshot) && !supposed {
             unseen.push("sysctls: they are taken for the kernel's own values".to_owned());
         }
         unseen

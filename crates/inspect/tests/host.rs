@@ -13,10 +13,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use portcullis_inspect::snapshot::{Holder, Known, Snapshot, Socket, State};
-use portcullis_inspect::verdict::Opening;
+use portcullis_inspect::verdict::{self, Opening, ask};
 use portcullis_inspect::{Caller, Focus, Means, Others, Outcome, Place, Wanted, Worlds, read};
 use portcullis_kernel_model as model;
-use portcullis_kernel_model::{Answer, Call, Errno, Family, SockAddr};
+use portcullis_kernel_model::{Answer, Call, Errno, Family, Opt, SockAddr};
 use portcullis_testkit::{
     Process, add_address, need_program, private_network, private_network_as_root, set_sysctl,
     wait_for,
@@ -561,19 +561,64 @@ fn without_proc_sockets_are_read_and_nobody_is_named() {
             );
             return;
         }
-        let listener = TcpListener::bind("127.0.0.1:443").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:4430").unwrap();
         let snapshot = read(&Wanted::default()).unwrap();
         assert!(matches!(snapshot.sources.processes, Known::No(_)));
         assert_eq!(snapshot.sources.notes.len(), 1, "{:?}", snapshot.sources);
-        assert!(of_port(&snapshot, 443)[0].holders.is_empty());
+        assert!(of_port(&snapshot, 4430)[0].holders.is_empty());
         let refused = Answer::Err(Errno::EADDRINUSE);
         assert_eq!(
-            verdict(&snapshot, at("0.0.0.0:443")),
+            verdict(&snapshot, at("0.0.0.0:4430")),
             Outcome::Certain(refused)
         );
-        let worlds = worlds(&snapshot, 443);
+        let worlds = worlds(&snapshot, 4430);
         assert_eq!(worlds.unseen.len(), 1, "{:?}", worlds.unseen);
         drop(listener);
+        // What a sysctl may permit is no certain refusal, nor what it may forbid a certain success.
+        let mut snapshot = read(&Wanted::default()).unwrap();
+        let me = &mut snapshot.processes[0];
+        me.capabilities = Some(0);
+        let errors = |asked: &str| {
+            let told = ask(&snapshot, &Opening::new(at(asked))).unwrap();
+            let errors: Vec<_> = told.answers.iter().map(|answer| answer.error).collect();
+            (told.outcome, errors, told.to_string())
+        };
+        for (asked, first, other, sysctl) in [
+            (
+                "127.0.0.1:80",
+                Some("EACCES"),
+                None,
+                "ip_unprivileged_port_start is 0",
+            ),
+            (
+                "127.0.0.1:8080",
+                None,
+                Some("EACCES"),
+                "ip_unprivileged_port_start is 65535",
+            ),
+            (
+                "192.0.2.1:8080",
+                Some("EADDRNOTAVAIL"),
+                None,
+                "ipv4.ip_nonlocal_bind is 1",
+            ),
+            (
+                "[2001:db8::1]:8080",
+                Some("EADDRNOTAVAIL"),
+                None,
+                "ipv6.ip_nonlocal_bind is 1",
+            ),
+        ] {
+            let (outcome, errors, text) = errors(asked);
+            assert_eq!(outcome, verdict::Outcome::Unknown, "{text}");
+            assert!(errors.starts_with(&[first]), "{text}");
+            assert!(errors.contains(&other), "{text}");
+            assert!(text.contains(sysctl), "{text}");
+            assert!(
+                !text.contains("bindv6only"),
+                "nothing depends on it: {text}"
+            );
+        }
     });
 }
 
@@ -754,4 +799,55 @@ fn a_program_that_calls_itself_anything_is_an_owner_like_others() {
         assert_eq!(heir.parent, std::process::id());
         assert!(heir.started.is_some() && heir.uids.is_some());
     });
+}
+
+/// In a user namespace of its own, which does not own the network; says what this test's process is told, and
+/// what the kernel then does.
+#[test]
+fn capabilities_of_a_user_namespace_that_does_not_own_the_network_do_not_count() {
+    const INNER: &str = "INSPECT_TEST_INSIDE";
+    const NAME: &str =
+        "capabilities_of_a_user_namespace_that_does_not_own_the_network_do_not_count";
+    if std::env::var_os(INNER).is_none() {
+        private_network(|| {
+            let mut command = Command::new("unshare");
+            command.arg("-Ur").arg(std::env::current_exe().unwrap());
+            command
+                .args([NAME, "--exact", "--nocapture"])
+                .env(INNER, "1");
+            let output = command.output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(
+                output.status.success() && text.contains("1 passed"),
+                "{text}{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+        });
+        return;
+    }
+    let mut snapshot = read(&Wanted::default()).unwrap();
+    let net = &snapshot.namespaces[0];
+    assert_eq!((net.user_namespace, net.owner_outside), (None, Some(true)));
+    assert_ne!(snapshot.processes[0].capabilities, Some(0));
+    let told = |snapshot: &Snapshot| ask(snapshot, &Opening::new(at("127.0.0.1:80"))).unwrap();
+    let now = told(&snapshot);
+    assert_eq!(now.outcome, verdict::Outcome::Refused, "{now}");
+    assert_eq!(now.answers[0].error, Some("EACCES"), "{now}");
+    let live = TcpListener::bind("127.0.0.1:80").unwrap_err();
+    assert_eq!(live.kind(), std::io::ErrorKind::PermissionDenied);
+    let mut opening = Opening::new(at("127.0.0.1:8080"));
+    opening.options.push(Opt::Transparent(true));
+    let now = ask(&snapshot, &opening).unwrap();
+    assert_eq!(now.answers[0].error, Some("EPERM"), "{now}");
+    // A file that was written before the owner was told: both answers.
+    snapshot.namespaces[0].owner_outside = None;
+    let old = told(&snapshot);
+    let errors: Vec<_> = old.answers.iter().map(|answer| answer.error).collect();
+    assert_eq!(old.outcome, verdict::Outcome::Unknown, "{old}");
+    assert_eq!(errors, [Some("EACCES"), None], "{old}");
+    assert!(
+        old.to_string()
+            .contains("  if:     the caller's capabilities count"),
+        "{old}"
+    );
 }

@@ -493,6 +493,7 @@ pub mod tests {
             inode: 1,
             names: Vec::new(),
             user_namespace: None,
+            owner_outside: Some(false),
             sysctls: Sysctls::default(),
             interfaces: Vec::new(),
             sockets,
