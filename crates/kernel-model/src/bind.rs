@@ -229,8 +229,9 @@ impl World {
         if port != 0 {
             sock.locks |= PORT_LOCK;
         }
-        // A socket that has no port has no peer either: the kernel clears what is none already.
+        // A socket that has no port has no peer's port either: the kernel clears what is none already.
         sock.sport = sock.num;
+        sock.peer4 = 0;
     }
 
     pub(crate) fn sock_name(&self, ix: SockIx) -> SocketAddr {

@@ -214,6 +214,37 @@ impl World {
             }
             _ => {}
         }
+        let (source, to) = self.ends4(ix, from, to);
+        self.check_way4(ix, source, to, trace)?;
+        let transparent = sock.transparent;
+        let v6 = sock.family == Family::Inet6;
+        let set = |sock: &mut crate::socket::Sock| {
+            sock.src4 = source;
+            sock.rcv4 = source;
+            if v6 {
+                sock.rcv6 = mapped(source);
+            }
+        };
+        if from == 0 {
+            self.readdress(ix, set);
+        } else {
+            set(&mut self.socks[ix]);
+        }
+        let sock = &mut self.socks[ix];
+        sock.routed_any = transparent;
+        sock.dport = port;
+        sock.peer4 = to;
+        if v6 {
+            sock.peer6 = mapped(to);
+        }
+        self.enter_syn_sent(ix, trace)
+    }
+
+    /// Both ends of what a socket sends to an IPv4 address: 0 is this host, or an address that the route
+    /// chooses.
+    pub(crate) fn ends4(&self, ix: SockIx, from: u32, to: u32) -> (u32, u32) {
+        let sock = &self.socks[ix];
+        let net = self.host.net(sock.net);
         let device = (sock.device != 0).then_some(sock.device);
         let all_zero = (to, from) == (0, 0);
         let to = match (to, from) {
@@ -232,28 +263,7 @@ impl World {
             (_, 0) => net.source4(to, vrf),
             (_, from) => from,
         };
-        let source = if all_zero { to } else { found };
-        self.check_way4(ix, source, to, trace)?;
-        let transparent = sock.transparent;
-        let v6 = sock.family == Family::Inet6;
-        let set = |sock: &mut crate::socket::Sock| {
-            sock.src4 = source;
-            sock.rcv4 = source;
-            if v6 {
-                sock.rcv6 = mapped(source);
-            }
-        };
-        if from == 0 {
-            self.readdress(ix, set);
-        }
-        let sock = &mut self.socks[ix];
-        sock.routed_any = transparent;
-        sock.dport = port;
-        sock.peer4 = to;
-        if v6 {
-            sock.peer6 = mapped(to);
-        }
-        self.enter_syn_sent(ix, trace)
+        (if all_zero { to } else { found }, to)
     }
 
     /// Whether there is a route. Through a device, every address that is not the device's own is taken to be

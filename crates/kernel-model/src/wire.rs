@@ -172,12 +172,14 @@ impl World {
     /// A segment of a socket's own connection. Says whether it arrives anywhere.
     pub(crate) fn send(&mut self, ix: SockIx, flag: Flag, seq: u32, ack: Option<u32>) -> bool {
         let sock = &self.socks[ix];
-        let to = Tuple::of(sock, sock.sport).reversed();
-        // It sends IPv4 headers towards a true IPv6 address.
+        let mut to = Tuple::of(sock, sock.sport).reversed();
+        let mut flow = flow_of(sock);
+        // IPv4 headers towards a true IPv6 address: they go to whom it was connected to before.
         if sock.sends_ipv4 && !is_mapped(to.addr) {
-            return false;
+            let (from, peer) = self.ends4(ix, sock.src4, sock.peer4);
+            (to.peer, to.addr) = (mapped(from), mapped(peer));
+            (flow.from, flow.to) = (to.peer, to.addr);
         }
-        let flow = flow_of(sock);
         // The route is kept, and asked for again where the device has changed (__sk_dst_check()).
         self.socks[ix].routed_any = flow.source == Source::Any;
         let sock = &self.socks[ix];
@@ -232,11 +234,13 @@ impl World {
         let seq = self.socks[ix].snd_una;
         self.socks[ix].snd_nxt = seq.wrapping_add(1);
         self.socks[ix].searching = false;
-        if !self.send(ix, Flag::Syn, seq, None) {
-            let forever = self.socks[ix].sends_ipv4 && !is_mapped(self.socks[ix].peer6);
-            trace.rule(if forever {
-                Rule::MappedForever
-            } else if self.ask_neighbour(ix) {
+        let sock = &self.socks[ix];
+        let forever = sock.sends_ipv4 && !is_mapped(Tuple::of(sock, sock.sport).peer);
+        if forever {
+            trace.rule(Rule::MappedForever);
+        }
+        if !self.send(ix, Flag::Syn, seq, None) && !forever {
+            trace.rule(if self.ask_neighbour(ix) {
                 Rule::NeighbourSilent
             } else {
                 Rule::SynLost
