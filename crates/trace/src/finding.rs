@@ -11,6 +11,9 @@ use crate::call::Abi;
 use crate::privilege::Gift;
 use crate::record::{ErrorNumber, Family};
 
+/// A backlog from here on asks for as much as there may be: that it is less is a note.
+const AS_MUCH_AS_THERE_IS: i32 = 65_535;
+
 /// Something to tell of a watched program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
@@ -191,19 +194,20 @@ impl Kind {
     /// How severe it is.
     pub fn severity(&self) -> Severity {
         match self {
+            Kind::BacklogCut { asked, .. } if *asked < AS_MUCH_AS_THERE_IS => Severity::Warning,
             Kind::BindRefused { .. } | Kind::ListenRefused { .. } => Severity::Error,
             // An option of another protocol or a newer kernel: programs try, and live without.
             Kind::OptionRefused { error, .. } if error.0 == libc::ENOPROTOOPT => Severity::Note,
             Kind::SocketRefused { .. }
             | Kind::OptionRefused { .. }
             | Kind::EveryDevice { .. }
-            | Kind::BacklogCut { .. }
             | Kind::OnlyIpv6 { .. }
             | Kind::OptionTooLate { .. }
             | Kind::SharedSilently { .. }
             | Kind::ListenUnbound { .. }
             | Kind::PrivilegeLost { .. } => Severity::Warning,
-            Kind::RandomPort { .. }
+            Kind::BacklogCut { .. }
+            | Kind::RandomPort { .. }
             | Kind::IoUring
             | Kind::Sandbox
             | Kind::Debugger
@@ -252,6 +256,9 @@ impl Kind {
     /// What would help, where it does not depend on anything else.
     pub(crate) fn advice(&self) -> Option<String> {
         Some(match self {
+            Kind::BacklogCut { asked, limit, .. } if *asked >= AS_MUCH_AS_THERE_IS => format!(
+                "where {limit} waiting connections are too few, set net.core.somaxconn higher and start the program again"
+            ),
             Kind::BacklogCut { asked, .. } => format!(
                 "set net.core.somaxconn = {asked}, or ask for less; then start the program again"
             ),

@@ -12,8 +12,6 @@ use crate::record::{Family, OptionSet, Setting, Socket, What};
 use crate::recorder::{Made, Recorder, Settling};
 use crate::words::DEVICE_OPTIONS;
 
-/// A backlog from here on asks for as much as there is.
-const AS_MUCH_AS_THERE_IS: i32 = 65_535;
 /// What bind compares, set too late without an error.
 const BIND_OPTIONS: [&str; 2] = ["SO_REUSEADDR", "SO_REUSEPORT"];
 
@@ -61,8 +59,9 @@ impl Recorder {
             .skip(1)
             .any(|step| matches!(step.what, What::Listen { .. }) && step.error.is_none());
         let mut found = Vec::new();
-        let ordinary = (0..AS_MUCH_AS_THERE_IS).contains(&asked);
-        if let Some(limit) = limit.filter(|&limit| ordinary && limit < asked as u32) {
+        // A negative one asks for all there is, and gets it.
+        let wanted = u32::try_from(asked).unwrap_or(0);
+        if let Some(limit) = limit.filter(|&limit| limit < wanted) {
             found.push(Kind::BacklogCut {
                 address: address.clone(),
                 asked,

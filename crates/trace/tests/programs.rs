@@ -153,7 +153,11 @@ fn traps_that_succeed_are_found() {
     private_network(|| {
         set_sysctl("net.core.somaxconn", "9");
         add_address("2001:db8::1".parse().unwrap()).unwrap();
-        let traps: [(&str, &[&str]); 8] = [
+        let traps: [(&str, &[&str]); 9] = [
+            (
+                "my $s = v4; at4($s, '127.0.0.1', 7010) or die; listen($s, 65535) or die",
+                &["127.0.0.1:7010 listens with a backlog of 9, not 65535"],
+            ),
             (
                 "my $s = v4; at4($s, '127.0.0.1', 7001) or die; listen($s, 100) or die",
                 &["127.0.0.1:7001 listens with a backlog of 9, not 100"],
