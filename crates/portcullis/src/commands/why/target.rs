@@ -123,9 +123,16 @@ fn parts(text: &str) -> Result<(&str, u16), NoAddress> {
             None => Err(wrong()),
         };
     }
-    // A bare IPv6 address has no port; `:::80` is one of a bind line.
+    // A bare IPv6 address may have none; `:::80` is one of a bind line.
     if text.parse::<Ipv6Addr>().is_ok() && text != "::" && !text.starts_with(":::") {
-        return Ok((text, 0));
+        // Behind the last colon stands the port, where that leaves an address.
+        let with_port = text.rsplit_once(':').filter(|(host, port)| {
+            host.parse::<Ipv6Addr>().is_ok() && port.bytes().all(|c| c.is_ascii_digit())
+        });
+        return match with_port {
+            Some((host, port)) => Ok((host, number(port)?)),
+            None => Ok((text, 0)),
+        };
     }
     match text.rsplit_once(':') {
         Some((host, port)) if text != "::" => Ok((host, number(port)?)),
@@ -188,6 +195,10 @@ mod tests {
             ("*", "0.0.0.0:0"),
             ("::", "[::]:0"),
             ("::1", "[::1]:0"),
+            ("::1:80", "[::1]:80"),
+            ("2001:db8::7:443", "[2001:db8::7]:443"),
+            ("2001:db8::7:beef", "[2001:db8::7:beef]:0"),
+            ("1:2:3:4:5:6:7:8", "[1:2:3:4:5:6:7:8]:0"),
             ("[::1]", "[::1]:0"),
             ("2001:db8::7", "[2001:db8::7]:0"),
             ("[2001:db8::7]:443", "[2001:db8::7]:443"),
