@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::limits;
+use crate::plain::make_plain;
 use crate::snapshot::{Files, KernelName, Process, Refusers, Snapshot, Sources};
 
 /// The version of the format that this program writes.
@@ -76,8 +77,9 @@ impl Snapshot {
                 head.version
             )));
         }
-        let snapshot: Snapshot =
+        let mut snapshot: Snapshot =
             serde_json::from_slice(text).map_err(|error| invalid(error.to_string()))?;
+        make_plain(&mut snapshot);
         match limits::out_of_bounds(&snapshot) {
             Some(what) => Err(invalid(what)),
             None => Ok(snapshot),

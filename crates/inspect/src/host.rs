@@ -28,6 +28,7 @@ use crate::place::{
     At, Means, Others, PROC, Wanted, caller, has_proc, main_namespace, other_namespaces,
     owner_of_net, uids_are_the_hosts, user_namespaces,
 };
+use crate::plain;
 use crate::process::process;
 use crate::refusers;
 use crate::snapshot::{
@@ -106,6 +107,7 @@ pub fn read(wanted: &Wanted) -> io::Result<Snapshot> {
     snapshot.refusers = refusers::read(&snapshot);
     snapshot.files = sysctls::files(Path::new(PROC));
     snapshot.user_namespaces = user_namespaces(&snapshot);
+    plain::make_plain(&mut snapshot);
     Ok(snapshot)
 }
 

@@ -80,6 +80,7 @@ mod links;
 mod model_host;
 mod owners;
 mod place;
+mod plain;
 mod process;
 mod program;
 pub mod recorded;
@@ -93,4 +94,5 @@ mod world;
 
 pub use host::read;
 pub use place::{Caller, Means, Others, Place, Wanted};
+pub use plain::plain;
 pub use world::{Focus, Nonsense, Outcome, Possible, Supposed, Worlds};

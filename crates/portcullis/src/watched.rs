@@ -15,6 +15,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use portcullis_inspect::plain;
 use portcullis_sys::errno;
 use portcullis_sys::process::{Received, Sender, SignalMask, Signals};
 use portcullis_trace::{Ending, Error, Finding, Handle, Observer, Outcome, Record, Watch};
@@ -193,7 +194,7 @@ impl Report {
     fn finding(&self, finding: &Finding) {
         if self.form == Form::Text {
             // What cannot be written now cannot be written at the end either, where it is told.
-            let _ = self.text(&format!("{finding}\n"));
+            let _ = self.text(&told(finding));
         }
     }
 
@@ -216,11 +217,27 @@ impl Report {
     }
 }
 
+/// A finding, with no control character of what the program named.
+fn told(finding: &Finding) -> String {
+    let mut finding = finding.clone();
+    finding.program = plain(&finding.program);
+    for holder in &mut finding.holders {
+        holder.program = plain(&holder.program);
+        holder.what = plain(&holder.what);
+    }
+    for way in &mut finding.ways {
+        way.text = plain(&way.text);
+    }
+    let kind = finding.kind.to_string();
+    finding.to_string().replace(&kind, &plain(&kind)) + "\n"
+}
+
 /// What was told once and happened more often, and who listened.
 fn summary(record: &Record) -> String {
     let mut text = String::new();
     for finding in record.findings.iter().filter(|finding| finding.times > 1) {
-        let (program, kind, times) = (&finding.program, &finding.kind, finding.times);
+        let (program, times) = (plain(&finding.program), finding.times);
+        let kind = plain(&finding.kind.to_string());
         text += &format!(
             "note: {program} (pid {}): {times} times: {kind}\n",
             finding.process
@@ -243,7 +260,7 @@ fn summary(record: &Record) -> String {
     };
     let listened = match listened.as_slice() {
         [] => "nothing listened".to_owned(),
-        many => format!("listened on {}", many.join(", ")),
+        many => format!("listened on {}", plain(&many.join(", "))),
     };
     text + &format!("note: {listened}; {found}{left}\n")
 }
@@ -284,5 +301,39 @@ impl Observer for Reporter<'_> {
         };
         let text = format!("note: the program {how}; {rest}\n");
         let _ = self.report.text(&text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portcullis_trace::{Holder, Kind};
+
+    #[test]
+    fn a_finding_moves_no_cursor_and_begins_no_line_by_a_name() {
+        let bad = "x\u{1b}[2Jy\nerror: z".to_owned();
+        let kind = Kind::RandomPort {
+            address: bad.clone(),
+        };
+        let finding = Finding {
+            severity: kind.severity(),
+            kind,
+            process: 7,
+            program: bad.clone(),
+            socket: None,
+            holders: vec![Holder {
+                program: bad.clone(),
+                process: None,
+                fd: None,
+                what: bad,
+            }],
+            rule: None,
+            ways: Vec::new(),
+            times: 1,
+        };
+        let text = told(&finding);
+        assert_eq!(text.matches("x?[2Jy?error: z").count(), 4, "{text}");
+        assert_eq!(text.matches('\n').count(), 2, "{text}");
+        assert!(!text.contains('\u{1b}'), "{text}");
     }
 }

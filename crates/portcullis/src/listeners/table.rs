@@ -5,6 +5,8 @@
 
 use std::fmt::Write as _;
 
+use portcullis_inspect::plain;
+
 use super::rows::{Options, Row};
 use super::watch::Rates;
 
@@ -276,13 +278,6 @@ fn cell(column: Column, row: &Row, rates: Option<&Rates>) -> String {
         },
         Column::Age => row.age_s.map_or_else(none, age),
     }
-}
-
-/// What a peer of ours named must not write on the terminal.
-fn plain(text: &str) -> String {
-    text.chars()
-        .map(|one| if one.is_control() { '?' } else { one })
-        .collect()
 }
 
 fn options(row: &Row) -> String {
