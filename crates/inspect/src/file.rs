@@ -144,6 +144,7 @@ mod tests {
             names: vec!["blue".into()],
             user_namespace: None,
             owner_outside: Some(false),
+            local_routes: None,
             sysctls: Sysctls::default(),
             interfaces: Vec::new(),
             sockets: Vec::new(),

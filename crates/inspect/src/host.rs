@@ -197,6 +197,8 @@ impl Reader<'_> {
             owner_outside: owner.outside,
             sysctls: sysctls::sysctls(proc),
             interfaces,
+            // Where there is no such table yet, or none can be asked for.
+            local_routes: links::local_routes().ok(),
             sockets,
             buckets: Vec::new(),
             groups: Vec::new(),

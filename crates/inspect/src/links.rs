@@ -3,7 +3,8 @@
 //! Decides:  which interfaces are VRFs or belong to one; which addresses cannot be bound yet.
 //! Kernel:   rtnetlink(7); net/core/rtnetlink.c, rtnl_fill_ifinfo(); net/ipv4/devinet.c,
 //!           inet_fill_ifaddr(); net/ipv6/addrconf.c, inet6_fill_ifaddr()
-//! Not here: routes.
+//!           net/ipv4/fib_frontend.c, inet_dump_fib(); net/ipv4/fib_trie.c, fib_dump_info()
+//! Not here: routes to others.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,12 +12,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use portcullis_sys::netlink::{Attributes, Message, Netlink, malformed, u32_at};
 
-use crate::snapshot::{Address, Interface, Vrf};
+use crate::snapshot::{Address, Interface, LocalRoute, Vrf};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_GETROUTE: u16 = 26;
+const ROUTE_MESSAGE: usize = 12;
+const RT_TABLE_LOCAL: u8 = 255;
+const RTN_LOCAL: u8 = 2;
+const RTA_DST: u16 = 1;
 const LINK_MESSAGE: usize = 16;
 const ADDRESS_MESSAGE: usize = 8;
 const IFLA_IFNAME: u16 = 3;
@@ -79,6 +86,44 @@ pub(crate) fn interfaces() -> io::Result<Vec<Interface>> {
         interface
     });
     Ok(interfaces.collect())
+}
+
+/// What the table of local routes says is this network's own; IPv4 alone, as IPv6 asks the addresses.
+pub(crate) fn local_routes() -> io::Result<Vec<LocalRoute>> {
+    const AF_INET: u8 = 2;
+    let mut netlink = Netlink::open(None)?;
+    netlink.filter_dumps()?;
+    let mut request = [0; ROUTE_MESSAGE];
+    (request[0], request[4], request[7]) = (AF_INET, RT_TABLE_LOCAL, RTN_LOCAL);
+    let mut routes = Vec::new();
+    netlink.dump(RTM_GETROUTE, &request, |message| {
+        match message {
+            None => routes.clear(),
+            Some(Message { kind, body, .. }) if kind == RTM_NEWROUTE => {
+                routes.extend(route_in(body)?);
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    })?;
+    Ok(routes)
+}
+
+fn route_in(body: &[u8]) -> io::Result<Option<LocalRoute>> {
+    let Some((fixed, rest)) = body.split_at_checked(ROUTE_MESSAGE) else {
+        return Err(malformed("a route's description is cut short"));
+    };
+    if (fixed[4], fixed[7]) != (RT_TABLE_LOCAL, RTN_LOCAL) {
+        return Ok(None);
+    }
+    let to = Attributes(rest).find(|&(kind, _)| kind == RTA_DST);
+    Ok(match to.and_then(|(_, value)| ip_in(value)) {
+        Some(IpAddr::V4(net)) => Some(LocalRoute {
+            net,
+            length: fixed[1],
+        }),
+        _ => None,
+    })
 }
 
 /// How many interfaces or addresses a message describes.

@@ -4,8 +4,8 @@
 //!           namespace stands that nobody could see.
 //! Not here: sockets (found.rs).
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 
 use portcullis_kernel_model as model;
 use portcullis_kernel_model::{Caps, FilesId, Kernel, NetId, ProcessId, Uid, UserNsId};
@@ -13,6 +13,7 @@ use portcullis_kernel_model::{Caps, FilesId, Kernel, NetId, ProcessId, Uid, User
 use crate::snapshot::{Interface, Namespace, Process, Snapshot, Sysctls, Vrf};
 use crate::world::{NOBODY_ELSE, Nonsense};
 
+const LOOPBACK: u32 = 1;
 const CAP_NET_BIND_SERVICE: u32 = 10;
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_NET_RAW: u32 = 13;
@@ -20,9 +21,54 @@ const CAP_NET_RAW: u32 = 13;
 fn namespace(kernel: Kernel, from: &Namespace, user_ns: UserNsId) -> model::Namespace {
     model::Namespace {
         user_ns,
-        interfaces: from.interfaces.iter().map(interface).collect(),
+        interfaces: interfaces(from),
         sysctls: sysctls(kernel, &from.sysctls),
     }
+}
+
+/// Interfaces with their addresses, as the local routes have them: an address whose route was taken away is
+/// nobody's, and a network of which all is local is one of the loopback's. Those of a VRF are in its table.
+fn interfaces(from: &Namespace) -> Vec<model::Interface> {
+    let mut all: Vec<model::Interface> = from.interfaces.iter().map(interface).collect();
+    let Some(routes) = &from.local_routes else {
+        return all;
+    };
+    let first = |ip: Ipv4Addr, length: u8| {
+        let rest = u32::MAX.checked_shr(u32::from(length)).unwrap_or(0);
+        ip.to_bits() & !rest
+    };
+    let routes: BTreeSet<(u32, u8)> = routes
+        .iter()
+        .map(|route| (first(route.net, route.length), route.length))
+        .collect();
+    let lengths: BTreeSet<u8> = routes.iter().map(|&(_, length)| length).collect();
+    let is_local = |ip: Ipv4Addr| {
+        let mut lengths = lengths.iter();
+        lengths.any(|&length| routes.contains(&(first(ip, length), length)))
+    };
+    let mut known: BTreeSet<(u32, u8)> = BTreeSet::new();
+    for one in &mut all {
+        let is_loopback = one.index == LOOPBACK;
+        if one.vrf == model::Vrf::Outside {
+            one.v4.retain(|&(own, _)| is_local(own));
+        }
+        for (own, prefix) in &mut one.v4 {
+            let net = (first(*own, *prefix), *prefix);
+            if is_loopback && !routes.contains(&net) {
+                *prefix = 32;
+            }
+            known.insert((own.to_bits(), 32));
+            known.extend(is_loopback.then_some(net));
+        }
+    }
+    let more = routes
+        .difference(&known)
+        .filter(|(_, length)| *length <= 32);
+    if let Some(lo) = all.iter_mut().find(|one| one.index == LOOPBACK) {
+        lo.v4
+            .extend(more.map(|&(net, length)| (Ipv4Addr::from_bits(net), length)));
+    }
+    all
 }
 
 fn interface(from: &Interface) -> model::Interface {

@@ -115,6 +115,9 @@ pub struct Namespace {
     pub sysctls: Sysctls,
     /// Its interfaces.
     pub interfaces: Vec<Interface>,
+    /// The IPv4 addresses that the table of local routes says are its own; unknown before 4.20.
+    #[serde(default)]
+    pub local_routes: Option<Vec<LocalRoute>>,
     /// Its TCP and MPTCP sockets that own a port, and half-open connections. Listeners stand in the order in
     /// which a SYN meets them.
     pub sockets: Vec<Socket>,
@@ -374,6 +377,15 @@ pub struct Address {
     pub duplicate: bool,
     /// It is being replaced: no new connection should use it.
     pub deprecated: bool,
+}
+
+/// IPv4 addresses that a local route makes the host's own, on whichever interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalRoute {
+    /// The first of them.
+    pub net: std::net::Ipv4Addr,
+    /// How many of its bits they have in common: of one address, 32.
+    pub length: u8,
 }
 
 /// The sysctls that decide something; `null` where this kernel has none of the name.

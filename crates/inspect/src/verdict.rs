@@ -622,6 +622,7 @@ mod tests {
             names: Vec::new(),
             user_namespace: None,
             owner_outside: Some(false),
+            local_routes: None,
             sysctls: Sysctls::default(),
             interfaces: vec![loopback()],
             sockets,

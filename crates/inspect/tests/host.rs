@@ -851,3 +851,41 @@ fn capabilities_of_a_user_namespace_that_does_not_own_the_network_do_not_count()
         "{old}"
     );
 }
+
+#[test]
+fn local_routes_tell_which_addresses_may_be_bound() {
+    if need_program("ip").is_none() {
+        return;
+    }
+    private_network(|| {
+        let ip = |words: &str| {
+            let done = Command::new("ip").args(words.split(' ')).status().unwrap();
+            assert!(done.success(), "ip {words}");
+        };
+        ip("route add local 10.50.0.0/16 dev lo");
+        ip("route add local 10.60.0.7 dev lo");
+        ip("addr add 10.70.0.1/32 dev lo");
+        ip("route del local 10.70.0.1 dev lo table local");
+        let snapshot = read(&Wanted::default()).unwrap();
+        let text = snapshot.render().unwrap();
+        assert_eq!(Snapshot::parse(text.as_bytes()).unwrap(), snapshot);
+        for (asked, works) in [
+            ("10.50.3.4:8080", true),
+            ("10.50.0.0:8080", true),
+            ("10.51.0.0:8080", false),
+            ("10.60.0.7:8080", true),
+            ("10.60.0.8:8080", false),
+            ("10.70.0.1:8080", false),
+            ("127.9.9.9:8080", true),
+        ] {
+            let told = ask(&snapshot, &Opening::new(at(asked))).unwrap();
+            let expected = match works {
+                true => verdict::Outcome::Works,
+                false => verdict::Outcome::Refused,
+            };
+            assert_eq!(told.outcome, expected, "{told}");
+            let live = TcpListener::bind(asked);
+            assert_eq!(live.is_ok(), works, "{asked}: {live:?}");
+        }
+    });
+}

@@ -77,6 +77,14 @@ impl Netlink {
         })
     }
 
+    /// From now on a dump is filtered as its request says (`NETLINK_GET_STRICT_CHK`, 4.20).
+    pub fn filter_dumps(&self) -> io::Result<()> {
+        const SOL_NETLINK: i32 = 270;
+        const NETLINK_GET_STRICT_CHK: i32 = 12;
+        crate::sockopt::set_int(&self.socket, SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
+            .map_err(io::Error::from)
+    }
+
     /// Asks for all of a table; `each` gets every message of the answer. A table that changed meanwhile is
     /// read again; `each` is then told to begin anew by `None`.
     pub fn dump(

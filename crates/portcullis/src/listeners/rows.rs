@@ -494,6 +494,7 @@ pub mod tests {
             names: Vec::new(),
             user_namespace: None,
             owner_outside: Some(false),
+            local_routes: None,
             sysctls: Sysctls::default(),
             interfaces: Vec::new(),
             sockets,
