@@ -145,6 +145,7 @@ mod tests {
             user_namespace: None,
             owner_outside: Some(false),
             local_routes: None,
+            without_routes4: false,
             sysctls: Sysctls::default(),
             interfaces: Vec::new(),
             sockets: Vec::new(),

@@ -189,7 +189,7 @@ impl Reader<'_> {
             Vec::new()
         });
         let proc = Path::new(PROC);
-        let owner = owner_of_net();
+        let (owner, routes) = (owner_of_net(), links::local_routes());
         let mut namespace = Namespace {
             inode: place.inode,
             names: place.names.clone(),
@@ -197,8 +197,8 @@ impl Reader<'_> {
             owner_outside: owner.outside,
             sysctls: sysctls::sysctls(proc),
             interfaces,
-            // Where there is no such table yet, or none can be asked for.
-            local_routes: links::local_routes().ok(),
+            without_routes4: matches!(&routes, Err(error) if error.kind() == io::ErrorKind::NotFound),
+            local_routes: routes.ok(),
             sockets,
             buckets: Vec::new(),
             groups: Vec::new(),

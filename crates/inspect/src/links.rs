@@ -89,6 +89,7 @@ pub(crate) fn interfaces() -> io::Result<Vec<Interface>> {
 }
 
 /// What the table of local routes says is this network's own; IPv4 alone, as IPv6 asks the addresses.
+/// ENOENT where there is no such table yet (`inet_dump_fib`).
 pub(crate) fn local_routes() -> io::Result<Vec<LocalRoute>> {
     const AF_INET: u8 = 2;
     let mut netlink = Netlink::open(None)?;

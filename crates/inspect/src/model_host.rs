@@ -22,6 +22,7 @@ fn namespace(kernel: Kernel, from: &Namespace, user_ns: UserNsId) -> model::Name
     model::Namespace {
         user_ns,
         interfaces: interfaces(from),
+        without_routes4: from.without_routes4,
         sysctls: sysctls(kernel, &from.sysctls),
     }
 }

@@ -118,6 +118,9 @@ pub struct Namespace {
     /// The IPv4 addresses that the table of local routes says are its own; unknown before 4.20.
     #[serde(default)]
     pub local_routes: Option<Vec<LocalRoute>>,
+    /// No IPv4 address or route was ever made in it: every IPv4 address can be bound then.
+    #[serde(default)]
+    pub without_routes4: bool,
     /// Its TCP and MPTCP sockets that own a port, and half-open connections. Listeners stand in the order in
     /// which a SYN meets them.
     pub sockets: Vec<Socket>,

@@ -623,6 +623,7 @@ mod tests {
             user_namespace: None,
             owner_outside: Some(false),
             local_routes: None,
+            without_routes4: false,
             sysctls: Sysctls::default(),
             interfaces: vec![loopback()],
             sockets,

@@ -889,3 +889,43 @@ fn local_routes_tell_which_addresses_may_be_bound() {
         }
     });
 }
+
+#[test]
+fn in_a_network_that_never_had_an_address_every_ipv4_one_can_be_bound() {
+    const INNER: &str = "INSPECT_TEST_FRESH";
+    const NAME: &str = "in_a_network_that_never_had_an_address_every_ipv4_one_can_be_bound";
+    if std::env::var_os(INNER).is_none() {
+        private_network(|| {
+            let mut command = Command::new("unshare");
+            command.arg("-n").arg(std::env::current_exe().unwrap());
+            command
+                .args([NAME, "--exact", "--nocapture"])
+                .env(INNER, "1");
+            let output = command.output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(
+                output.status.success() && text.contains("1 passed"),
+                "{text}{errors}"
+            );
+        });
+        return;
+    }
+    let compare = |expected: &[(&str, bool)]| {
+        let snapshot = read(&Wanted::default()).unwrap();
+        for &(asked, works) in expected {
+            let told = ask(&snapshot, &Opening::new(at(asked))).unwrap();
+            let ok = told.outcome == verdict::Outcome::Works;
+            let live = TcpListener::bind(asked);
+            assert_eq!((ok, live.is_ok()), (works, works), "{told}{live:?}");
+        }
+    };
+    compare(&[
+        ("127.0.0.1:8001", true),
+        ("192.0.2.1:8001", true),
+        ("[::1]:8001", false),
+    ]);
+    // The table comes with the first address.
+    add_address("10.0.0.1".parse().unwrap()).unwrap();
+    compare(&[("10.0.0.1:8001", true), ("192.0.2.1:8001", false)]);
+}

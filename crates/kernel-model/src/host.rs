@@ -115,6 +115,9 @@ pub struct Namespace {
     pub user_ns: UserNsId,
     /// Interfaces; number 1 is the loopback.
     pub interfaces: Vec<Interface>,
+    /// No IPv4 address or route was ever made here, so that there is no table of local routes: the kernel
+    /// then takes every address for a broadcast one, which can be bound (`inet_addr_type_table`).
+    pub without_routes4: bool,
     /// Its sysctls.
     pub sysctls: Sysctls,
 }
@@ -339,6 +342,7 @@ impl Namespace {
         Namespace {
             user_ns,
             interfaces: alloc::vec![lo],
+            without_routes4: false,
             sysctls: Sysctls::of(kernel),
         }
     }
@@ -378,6 +382,9 @@ impl Namespace {
         }
         if is_multicast4(addr) {
             return Kind4::Multicast;
+        }
+        if self.without_routes4 {
+            return Kind4::Broadcast;
         }
         // The longest prefix decides; of a VRF's tables the local one is asked before.
         let merged = !self.interfaces.iter().any(|i| i.vrf == Vrf::Itself);
