@@ -83,9 +83,11 @@ fn numbers(sysctls: &Sysctls) -> [(&'static str, Option<u32>, RangeInclusive<u32
 mod tests {
     use super::*;
 
+    type Change = fn(&mut Sysctls);
+
     #[test]
     fn what_a_kernel_can_have_is_taken_and_its_neighbour_is_not() {
-        let table: [(&str, fn(&mut Sysctls), Option<&str>); 12] = [
+        let table: [(&str, Change, Option<&str>); 12] = [
             (
                 "one port",
                 |all| all.ip_local_port_range = Some((1, 1)),
