@@ -86,8 +86,16 @@ pub fn run(settings: &Settings) -> Exit {
         Ok(()) => exit::OK,
         Err(error) => {
             terminal::err(&format!("error: cannot list the listeners: {error}\n"));
-            exit::INTERNAL
+            code(settings, &error)
         }
+    }
+}
+
+/// A file that cannot be read, and a namespace that is not there, are the command line's fault, as for `why`.
+fn code(settings: &Settings, error: &io::Error) -> Exit {
+    match settings.host.is_some() || error.kind() == io::ErrorKind::NotFound {
+        true => exit::USAGE,
+        false => exit::INTERNAL,
     }
 }
 

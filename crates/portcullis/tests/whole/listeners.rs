@@ -380,7 +380,7 @@ fn a_host_that_was_written_down_is_shown_like_this_one_and_a_wrong_file_is_an_er
     assert!(stdout.ends_with("0 listeners\n"), "{stdout}");
     std::fs::write(&file, "{}").unwrap();
     let mut wrong = listeners(&["--host", name]);
-    assert_eq!(wrong.exit_code(Duration::from_secs(20)), 5);
+    assert_eq!(wrong.exit_code(Duration::from_secs(20)), 2);
     assert!(
         wrong
             .stderr()
