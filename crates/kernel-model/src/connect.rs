@@ -554,6 +554,17 @@ mod tests {
     }
 
     #[test]
+    fn a_bind_forgets_the_old_peer() {
+        let (mut world, ix) = connected(Family::Inet, "127.0.0.1", &[]);
+        world.disconnect(ix, &mut crate::explain::NoTrace);
+        assert_ne!(world.socks[ix].peer4, 0);
+        let client = world.handle(ix);
+        let to = SockAddr::new("127.0.0.1".parse().unwrap(), 0);
+        assert_eq!(world.call(client, Call::Bind(to)), Answer::Ok);
+        assert_eq!(world.socks[ix].peer4, 0);
+    }
+
+    #[test]
     fn a_new_connection_knows_no_window() {
         let (mut world, ix) = connected(Family::Inet, "127.0.0.1", &[]);
         assert_ne!(world.socks[ix].max_window, 0);
