@@ -504,6 +504,7 @@ pub mod tests {
             unix: Vec::new(),
             drops: Drops::default(),
         });
+        snapshot.namespaces[0].sysctls.ip_unprivileged_port_start = Some(1024);
         snapshot
     }
 
