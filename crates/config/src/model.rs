@@ -5,6 +5,7 @@
 //! Not here: names are not resolved, users not looked up, nothing is opened (the control plane does).
 
 mod backend;
+mod stats;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use crate::source::{At, Place};
 
 pub use backend::*;
+pub use stats::*;
 
 /// A whole configuration, consistent in itself: every name that it refers to is there.
 #[derive(Debug, Clone)]
@@ -84,6 +86,8 @@ pub struct Global {
     pub spread_checks: u8,
     /// `maxconnrate` and `maxsessrate`, the lesser: connections a second.
     pub max_connection_rate: Option<u32>,
+    /// `stats socket`, `stats timeout`, `stats maxconn`.
+    pub stats: Stats,
     /// `quiet`: no messages at start.
     pub quiet: bool,
     /// `zero-warning`: a warning refuses the configuration.

@@ -648,7 +648,7 @@ fn a_file_like_debians_with_a_tcp_section_loads() {
     assert_eq!(worst, Some(Severity::Warning), "{:#?}", outcome.diagnostics);
     let mut codes: Vec<&str> = outcome.diagnostics.iter().map(|d| d.code).collect();
     codes.sort_unstable();
-    assert_eq!(codes, ["http-only", "no-effect", "no-effect"]);
+    assert_eq!(codes, ["http-only"]);
     let config = outcome.config.unwrap();
     assert_eq!(config.global.logs.len(), 2);
     assert!(config.global.daemon);
@@ -731,4 +731,34 @@ fn rings_and_samples_are_read() {
         (ring.size, ring.max_length, ring.format),
         (2048, Some(300), Some(LogFormat::Json))
     );
+}
+
+#[test]
+fn a_runtime_socket_has_haproxys_defaults_and_takes_no_part_in_unix_bind() {
+    let text = format!(
+        "global\n unix-bind prefix /pre mode 600\n stats socket /run/a.sock\n \
+         stats socket ipv4@127.0.0.1:9999,[::1]:9998 level admin severity-output number expose-fd listeners user bin\n \
+         stats maxconn 3\n stats timeout 2m\n stats timeout 30s\n{TIMES}listen l\n bind :2\n server s 10.0.0.1:1\n"
+    );
+    let stats = config(&text).global.stats;
+    assert_eq!(
+        (stats.maxconn, stats.timeout),
+        (Some(3), Some(Duration::from_secs(30)))
+    );
+    let [plain, admin] = stats.sockets.as_slice() else {
+        panic!("{stats:?}");
+    };
+    let path = BindAddress::UnixPath("/run/a.sock".into());
+    assert_eq!(plain.bind.addresses[0].value, path);
+    assert_eq!(plain.bind.options.mode, None);
+    assert_eq!(plain.options, StatsOptions::default());
+    assert_eq!(plain.options.level, StatsLevel::Operator);
+    assert_eq!(admin.bind.addresses.len(), 2);
+    assert!(admin.options.exposes_listeners);
+    assert_eq!(admin.options.level, StatsLevel::Admin);
+    assert_eq!(admin.options.severity, SeverityOutput::Number);
+    let none = config(&format!(
+        "{TIMES}listen l\n bind :2\n server s 10.0.0.1:1\n"
+    ));
+    assert!(none.global.stats.sockets.is_empty());
 }

@@ -6,6 +6,7 @@
 //!           order of defaults (2.6 and 3.x).
 //! Not here: opening anything, runtime state (registry.rs), privileges' use (privileges.rs).
 
+mod admin;
 mod backends;
 mod duplicates;
 mod frontends;
@@ -30,6 +31,7 @@ use portcullis_proxy::snapshot::{Keepalive, ServerAddress, Tuning};
 use crate::logs::LogPlan;
 use crate::privileges;
 
+pub use admin::{AdminPlan, AdminSocket};
 pub use lookup::{HostLookup, Lookup};
 use problems::Problems;
 
@@ -55,6 +57,8 @@ pub struct Overrides {
 pub struct Plan {
     /// The listeners, in the order of the file.
     pub listeners: Vec<ListenerPlan>,
+    /// The runtime sockets.
+    pub admin: AdminPlan,
     /// The enabled frontends.
     pub frontends: Vec<FrontendPlan>,
     /// The enabled backends.
@@ -69,6 +73,35 @@ pub struct Plan {
     pub logs: LogPlan,
     /// The workers' tuning. How many pipes there may be follows from the limits at the start.
     pub tuning: Tuning,
+}
+
+/// A socket that is to be open while the plan serves.
+#[derive(Debug, Clone, Copy)]
+pub struct ToOpen<'a> {
+    /// What to open.
+    pub spec: &'a ListenerSpec,
+    /// The address in the file.
+    pub place: Place,
+    /// The frontend that it is for; `None`: it is a runtime socket.
+    pub frontend: Option<&'a FrontendPlan>,
+}
+
+impl Plan {
+    /// Every socket to open: the listeners, then the runtime sockets. Their places in this order are
+    /// their numbers wherever sockets are opened and held.
+    pub fn to_open(&self) -> Vec<ToOpen<'_>> {
+        let listeners = self.listeners.iter().map(|listener| ToOpen {
+            spec: &listener.spec,
+            place: listener.place,
+            frontend: self.frontends.get(listener.frontend),
+        });
+        let admin = self.admin.sockets.iter().map(|socket| ToOpen {
+            spec: &socket.spec,
+            place: socket.place,
+            frontend: None,
+        });
+        listeners.chain(admin).collect()
+    }
 }
 
 /// One listener: one address of one `bind` line.
@@ -282,6 +315,7 @@ pub fn compile(
         lookup,
         &mut problems,
     );
+    let admin = admin::plan(config, lookup, &mut problems);
     backends::may_be_foreign(config, &process.privileges, &mut problems);
     duplicates::find(&listeners, config.global.no_reuse_port, &mut problems);
     let tuning = process::tuning(&config.global);
@@ -299,6 +333,7 @@ pub fn compile(
     });
     let plan = Plan {
         listeners,
+        admin,
         frontends,
         backends,
         workers,

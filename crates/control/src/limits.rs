@@ -370,11 +370,21 @@ pub enum Raising {
 
 /// What a plan needs, and what it asks for.
 pub fn of_plan(plan: &crate::Plan) -> (Demand, Wishes) {
-    let listeners = plan.listeners.iter();
+    let sockets = plan.to_open();
+    let admin = &plan.admin;
+    let askers = match admin.sockets.is_empty() {
+        true => 0,
+        false => u64::from(admin.maxconn),
+    };
     let servers = plan.backends.iter().flat_map(|backend| &backend.servers);
     let splices = plan.tuning.pipe_size > 0;
     let demand = Demand {
-        listeners: listeners.map(|one| u64::from(one.spec.shards)).sum(),
+        // Whoever asks at a runtime socket has a descriptor too.
+        listeners: sockets
+            .iter()
+            .map(|one| u64::from(one.spec.shards))
+            .sum::<u64>()
+            + askers,
         checks: servers.filter(|server| server.check.is_some()).count() as u64,
         workers: u64::from(plan.workers),
         pipes: match (splices, plan.process.max_pipes) {

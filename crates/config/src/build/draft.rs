@@ -11,7 +11,7 @@ use crate::arguments::{Args, Seen};
 use crate::diagnostic::Diagnostic;
 use crate::model::{
     Balance, Bind, BindOptions, Global, HashType, Host, Id, InitAddr, InitState, Ipv6Bind,
-    Keepalive, LogTarget, OnError, ServerAddress, Source,
+    Keepalive, LogTarget, OnError, ServerAddress, Source, StatsOptions,
 };
 use crate::source::{At, Place};
 use crate::syntax::SectionKind;
@@ -62,6 +62,8 @@ pub struct BindDraft {
     pub v4v6: bool,
     /// `v6only`
     pub v6only: bool,
+    /// What only a `stats socket` has a use for.
+    pub stats: StatsOptions,
     /// Where `tcp-md5sig-peers` says its prefixes.
     pub md5_peers_place: Option<Place>,
 }

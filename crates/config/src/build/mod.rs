@@ -121,7 +121,7 @@ fn refuse_warnings(diagnostics: &mut Vec<Diagnostic>) {
 }
 
 fn read_global(document: &Document, report: &mut Report) -> GlobalDraft {
-    // A `stats socket` is not opened yet, so `unix-bind` matters for no line of `global`.
+    // HAProxy applies `unix-bind` to `bind` lines only, not to `stats socket`.
     let context = Context {
         environment: &document.environment,
         unix: &UnixDefaults::default(),

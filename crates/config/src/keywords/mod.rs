@@ -21,6 +21,7 @@ pub const GLOBAL: Table<GlobalDraft> = &[
     global::process::ENTRIES,
     global::limits::ENTRIES,
     global::log::ENTRIES,
+    global::stats::ENTRIES,
     global::threads::ENTRIES,
     global::network::ENTRIES,
     global::tune::ENTRIES,

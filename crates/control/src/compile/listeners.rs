@@ -100,6 +100,19 @@ fn template<'a>(
             ),
         );
     }
+    Template {
+        options,
+        permissions: permissions(options, lookup, problems),
+        shards,
+    }
+}
+
+/// Owner and mode of the line's Unix sockets.
+pub(super) fn permissions(
+    options: &BindOptions,
+    lookup: &dyn Lookup,
+    problems: &mut Problems,
+) -> UnixPermissions {
     let uid = options
         .user
         .as_ref()
@@ -108,18 +121,15 @@ fn template<'a>(
         .group
         .as_ref()
         .and_then(|id| process::group(id, lookup, problems));
-    Template {
-        options,
-        permissions: UnixPermissions {
-            uid,
-            gid,
-            mode: options.mode,
-        },
-        shards,
+    UnixPermissions {
+        uid,
+        gid,
+        mode: options.mode,
     }
 }
 
-fn address(
+/// Where to listen, names looked up.
+pub(super) fn address(
     from: &BindAddress,
     place: Place,
     lookup: &dyn Lookup,
@@ -166,8 +176,8 @@ fn spec(
     around: &Surroundings<'_>,
 ) -> ListenerSpec {
     let options = template.options;
-    let is_tcp = matches!(address, Address::Tcp(_) | Address::Mptcp(_));
-    let mut spec = ListenerSpec::new(address);
+    let mut spec = common(options, template.permissions, address);
+    let is_tcp = matches!(spec.address, Address::Tcp(_) | Address::Mptcp(_));
     spec.name = frontend.name.clone();
     if let Some(name) = &options.name {
         spec.name = format!("{}/{name}", frontend.name);
@@ -185,6 +195,25 @@ fn spec(
         .flatten()
         .find(|&n| n > 0)
         .unwrap_or(BACKLOG);
+    spec.no_linger = frontend.flow.no_linger;
+    spec.no_quick_ack = frontend.smart_accept;
+    spec.no_delay = is_tcp;
+    if options.incoming_cpu && !around.cpus.is_empty() {
+        spec.incoming_cpus = (0..usize::from(spec.shards))
+            .map(|shard| around.cpus[shard % around.cpus.len()])
+            .collect();
+    }
+    spec
+}
+
+/// What the words of a line say of a socket, whoever serves it.
+pub(super) fn common(
+    options: &BindOptions,
+    permissions: UnixPermissions,
+    address: Address,
+) -> ListenerSpec {
+    let mut spec = ListenerSpec::new(address);
+    spec.backlog = options.backlog;
     spec.foreign = options.foreign.map(|wanted| match wanted {
         ForeignBind::Transparent => Foreign::TransparentOrFreebind,
         ForeignBind::Freebind => Foreign::Freebind,
@@ -199,22 +228,14 @@ fn spec(
         Ipv6Bind::V6Only => Ipv6Only::On,
         Ipv6Bind::V4V6 => Ipv6Only::Off,
     });
-    spec.no_linger = frontend.flow.no_linger;
-    spec.no_quick_ack = frontend.smart_accept;
     spec.user_timeout = options.user_timeout;
     spec.congestion_control = options
         .congestion_control
         .as_ref()
         .map(|at| at.value.clone());
     spec.md5_keys = md5_keys(options);
-    spec.no_delay = is_tcp;
-    if options.incoming_cpu && !around.cpus.is_empty() {
-        spec.incoming_cpus = (0..usize::from(spec.shards))
-            .map(|shard| around.cpus[shard % around.cpus.len()])
-            .collect();
-    }
     spec.network_namespace = options.namespace.as_ref().map(|at| at.value.clone());
-    spec.unix_permissions = template.permissions;
+    spec.unix_permissions = permissions;
     spec.strict = options.strict;
     spec
 }

@@ -64,14 +64,16 @@ pub(super) fn put(held: &mut [Held], opened: Vec<Placed>) {
     }
 }
 
-/// The listening sockets of each worker. `held` is in the order of the plan's listeners.
+/// The listening sockets of each worker. `held` is in the order of [`Plan::to_open`].
 pub(super) fn deal(
     held: &[Held],
     states: &[Arc<ListenerState>],
     plan: &Plan,
 ) -> Vec<Vec<WorkerListener>> {
+    // The runtime sockets come after the listeners, and no worker has them.
     let all: Vec<(usize, &HeldSocket)> = held
         .iter()
+        .take(plan.listeners.len())
         .enumerate()
         .flat_map(|(index, held)| held.sockets.iter().map(move |socket| (index, socket)))
         .collect();

@@ -60,9 +60,10 @@ pub(super) fn open(
 ) -> Result<(Vec<Placed>, Vec<Note>), RunError> {
     let Telling { plan, sources, .. } = telling;
     let indexes = wanted.indexes;
+    let all = plan.to_open();
     let specs: Vec<ListenerSpec> = indexes
         .iter()
-        .map(|&index| plan.listeners[index].spec.clone())
+        .map(|&index| all[index].spec.clone())
         .collect();
     // Before ours are there: they would be found.
     let held: Vec<bool> = specs
@@ -103,7 +104,7 @@ pub(super) fn open(
 }
 
 fn shared_with(index: usize, plan: &Plan, sources: &Sources) -> String {
-    let listener = &plan.listeners[index];
+    let listener = plan.to_open()[index];
     format!(
         "another process of this user listens on {} too, or on a part of it, and \
          gets a share of the connections: is this server running already? ({})",
@@ -114,7 +115,7 @@ fn shared_with(index: usize, plan: &Plan, sources: &Sources) -> String {
 
 /// What was refused is a warning; what is only worth knowing is a notice.
 pub(super) fn tell(report: &Report, index: Option<usize>, plan: &Plan, sources: &Sources) -> Note {
-    let text = match index.and_then(|index| plan.listeners.get(index)) {
+    let text = match index.and_then(|index| plan.to_open().get(index).copied()) {
         Some(listener) => format!("{report} ({})", shown(listener.place, sources)),
         None => report.to_string(),
     };
@@ -129,14 +130,14 @@ pub(super) fn failure(error: &OpenError, index: Option<usize>, telling: Telling<
     let Telling { plan, sources, .. } = telling;
     let mut text = error.to_string();
     let mut explained = None;
-    if let Some(listener) = index.and_then(|index| plan.listeners.get(index)) {
-        let frontend = &plan.frontends[listener.frontend].name;
-        text += &format!(
-            "\n  --> {}, frontend `{frontend}`",
-            shown(listener.place, sources)
-        );
+    if let Some(listener) = index.and_then(|index| plan.to_open().get(index).copied()) {
+        let owner = match listener.frontend {
+            Some(frontend) => format!("frontend `{}`", frontend.name),
+            None => "`stats socket`".to_owned(),
+        };
+        text += &format!("\n  --> {}, {owner}", shown(listener.place, sources));
         let refused = Refused {
-            spec: &listener.spec,
+            spec: listener.spec,
             error,
             owner: telling.owner,
         };

@@ -134,7 +134,7 @@ impl Stage {
             explain: job.explain.as_ref(),
         };
         let wanted = Wanted {
-            indexes: &(0..self.plan.listeners.len()).collect::<Vec<_>>(),
+            indexes: &(0..self.plan.to_open().len()).collect::<Vec<_>>(),
             ours: &[],
         };
         let mut opening = self.opening();
@@ -145,8 +145,8 @@ impl Stage {
                 false => self.messages.notice(&text),
             }
         }
-        let plans = self.plan.listeners.iter();
-        let mut held: Vec<Held> = plans.map(|it| Held::nothing(&it.spec)).collect();
+        let all = self.plan.to_open();
+        let mut held: Vec<Held> = all.iter().map(|it| Held::nothing(it.spec)).collect();
         held::put(&mut held, listeners);
         Ok(held)
     }

@@ -7,7 +7,7 @@
 use crate::arguments::Args;
 use crate::build::draft::BindDraft;
 use crate::keyword::{Entry, entries};
-use crate::model::Shards;
+use crate::model::{SeverityOutput, Shards, StatsLevel};
 use crate::units;
 
 const STATS: &str = "`stats socket`";
@@ -27,9 +27,9 @@ pub const ENTRIES: &[Entry<BindDraft>] = entries! {
     "accept-proxy" "" BIND supported(accept_proxy) "every connection begins with a PROXY header";
     "accept-netscaler-cip" "<magic>" BIND refused("the header would pass for data") "every connection begins with a NetScaler header";
     "proto" "none" BIND supported(proto) "the protocol that is forced; only `none` in a TCP proxy";
-    "level" "user|operator|admin" BIND inert(STATS) "what the runtime socket allows";
-    "severity-output" "none|number|string" BIND inert(STATS) "severities in its answers";
-    "expose-fd" "listeners" BIND inert(STATS) "hand sockets over through it";
+    "level" "user|operator|admin" BIND supported(level) "what the clients of a `stats socket` may do" default("`operator`");
+    "severity-output" "none|number|string" BIND supported(severity_output) "the severity of each message of a `stats socket`" default("`none`");
+    "expose-fd" "listeners" BIND supported(expose_fd) "another process may take the listeners through this `stats socket`";
     "idle-ping" "<time>" BIND inert("HTTP") "probe idle clients";
     "nbconn" "<number>" BIND refused("reverse HTTP is not served") "connections of reverse HTTP";
     "quic-cc-algo" "<algorithm>" BIND inert("QUIC") "QUIC's congestion control";
@@ -101,5 +101,29 @@ fn strict(bind: &mut BindDraft, _: &mut Args<'_>) -> Option<()> {
 
 fn incoming_cpu(bind: &mut BindDraft, _: &mut Args<'_>) -> Option<()> {
     bind.options.incoming_cpu = true;
+    Some(())
+}
+
+/// On a `bind` line HAProxy takes these too, and makes nothing of them.
+fn level(bind: &mut BindDraft, args: &mut Args<'_>) -> Option<()> {
+    let levels = [StatsLevel::User, StatsLevel::Operator, StatsLevel::Admin];
+    let choices = levels.map(|level| (level.word(), level));
+    bind.stats.level = args.choice("a level", &choices)?.value;
+    Some(())
+}
+
+fn severity_output(bind: &mut BindDraft, args: &mut Args<'_>) -> Option<()> {
+    let choices = [
+        ("none", SeverityOutput::None),
+        ("number", SeverityOutput::Number),
+        ("string", SeverityOutput::String),
+    ];
+    bind.stats.severity = args.choice("a form of severities", &choices)?.value;
+    Some(())
+}
+
+fn expose_fd(bind: &mut BindDraft, args: &mut Args<'_>) -> Option<()> {
+    args.choice("what to expose", &[("listeners", ())])?;
+    bind.stats.exposes_listeners = true;
     Some(())
 }

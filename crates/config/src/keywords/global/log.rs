@@ -1,4 +1,4 @@
-//! Where the process logs, and its runtime socket.
+//! Where the process logs.
 //!
 //! Decides:  the global `log` lines, to which a proxy's `log global` refers.
 //! Source:   HAProxy's manual, chapters 3.1 and 4.2 `log`; src/log.c, parse_logger(), 3.5-dev5.
@@ -9,17 +9,11 @@ use crate::build::draft::GlobalDraft;
 use crate::keyword::{Entry, Prefixes, entries};
 use crate::keywords::proxy::log::log_target;
 
-const NO_RUNTIME: &str = "there is no runtime socket yet";
-
 /// The family's entries.
 pub const ENTRIES: &[Entry<GlobalDraft>] = entries! {
     "log" "<target> [len <bytes>] [format <format>] [sample <ranges>:<size>] <facility> [<level> [<minimum>]]" G supported(log) "a target of the process's logs, and of `log global`" prefixes(Prefixes::No) default("none");
     "log-tag" "<text>" G supported(log_tag) "the program's name in log lines" default("`portcullis`") note("HAProxy's default is its own name");
     "log-send-hostname" "[<name>]" G supported(log_send_hostname) "a host name in syslog headers" default("none");
-    "stats socket" "<address> [<parameter>…]" G warned(NO_RUNTIME) "the runtime socket";
-    "stats timeout" "<time>" G warned(NO_RUNTIME) "the runtime socket's idle limit" default("10s");
-    "stats maxconn" "<number>" G warned(NO_RUNTIME) "connections to the runtime socket" default("10");
-    "stats bind-process" "<processes>" G removed("left HAProxy in 2.5") "which processes serve the runtime socket";
     "stats-file" "<file>" G warned("counters are not read from a file") "counters to start from";
     "shm-stats-file" "<file>" G warned("counters are not kept in a file") "counters in shared memory";
     "shm-stats-file-max-objects" "<number>" G inert("`shm-stats-file`") "its size";

@@ -9,6 +9,7 @@ pub mod limits;
 pub mod log;
 pub mod network;
 pub mod process;
+pub mod stats;
 pub mod threads;
 pub mod tls;
 pub mod tune;

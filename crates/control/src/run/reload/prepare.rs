@@ -141,7 +141,7 @@ impl<'a> Change<'a> {
         sources: &'a Sources,
     ) -> Change<'a> {
         let old: Vec<&ListenerSpec> = held.iter().map(|held| &held.spec).collect();
-        let new: Vec<&ListenerSpec> = plan.listeners.iter().map(|it| &it.spec).collect();
+        let new: Vec<&ListenerSpec> = plan.to_open().iter().map(|it| it.spec).collect();
         Change {
             running,
             old: held,
@@ -180,9 +180,10 @@ impl<'a> Change<'a> {
         which: impl Fn(&ListenerSpec) -> bool,
     ) -> Result<Vec<Placed>, RunError> {
         let plan = self.plan;
-        let indexes: Vec<usize> = (0..plan.listeners.len())
+        let all = plan.to_open();
+        let indexes: Vec<usize> = (0..all.len())
             .filter(|&index| self.fates[index].kept().is_none())
-            .filter(|&index| which(&plan.listeners[index].spec))
+            .filter(|&index| which(all[index].spec))
             .collect();
         if indexes.is_empty() {
             return Ok(Vec::new());
@@ -209,6 +210,7 @@ impl<'a> Change<'a> {
 
     /// Takes over the sockets that stay, with the options that they are to have.
     fn keep(&mut self) -> Result<(), RunError> {
+        let all = self.plan.to_open();
         for index in 0..self.fates.len() {
             let Some(old) = self.fates[index].kept() else {
                 if let Fate::Replace(_, what) = self.fates[index] {
@@ -221,7 +223,7 @@ impl<'a> Change<'a> {
                 continue;
             };
             let old = &self.old[old];
-            let new = &self.plan.listeners[index].spec;
+            let new = all[index].spec;
             if let Fate::Adjust(_) = self.fates[index] {
                 self.adjust(index, old, new)?;
             }
@@ -270,7 +272,7 @@ impl<'a> Change<'a> {
     }
 
     fn place_of(&self, index: usize) -> String {
-        let listener = &self.plan.listeners[index];
+        let listener = self.plan.to_open()[index];
         let place = open::shown(listener.place, self.sources);
         format!("{} ({place})", listener.spec.address)
     }

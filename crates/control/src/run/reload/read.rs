@@ -119,7 +119,7 @@ impl Clerk {
 }
 
 fn specs(plan: &Plan) -> Vec<ListenerSpec> {
-    plan.listeners.iter().map(|it| it.spec.clone()).collect()
+    plan.to_open().iter().map(|it| it.spec.clone()).collect()
 }
 
 /// Bytes that are mostly text.
