@@ -31,6 +31,9 @@ const DROP_SYNS: [Instruction; 5] = [
     (0x06, 0, 0, 0x40000), // else all
 ];
 
+/// Of a listener that nothing depends on, in its last moment.
+const DROP_ALL: [Instruction; 1] = [(0x06, 0, 0, 0)];
+
 /// What can be done to keep new connections from a listener depends on what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -113,11 +116,7 @@ impl std::error::Error for CannotPause {}
 /// ```
 pub fn pause(listener: impl AsFd) -> Result<(), CannotPause> {
     let listener = listener.as_fd();
-    match kind(listener) {
-        Ok(Kind::Tcp) => {}
-        Ok(other) => return Err(CannotPause::NotTcp(other)),
-        Err(error) => return Err(refused(&error)),
-    }
+    tcp(listener)?;
     match owner(listener).map_err(|error| refused(&error))? {
         Owner::Ours => Ok(()),
         Owner::Foreign => Err(CannotPause::ForeignFilter),
@@ -142,6 +141,34 @@ pub fn pause_all<F: AsFd>(listeners: &[F]) -> Result<(), (usize, CannotPause)> {
         }
     }
     Ok(())
+}
+
+/// Drops whatever comes to a listener itself, in the moment before it is closed.
+///
+/// A member of a group that closes leaves the group before it leaves the table of listeners, and is listening
+/// all that time: a SYN that is looked up in between, and finds this one first, is given to it, whatever the
+/// group's program says. The client has its answer, says more, and is reset, since the listener is gone by then.
+/// With this filter the SYN is lost instead, and the client sends it again, a second later.
+///
+/// Only for a listener on which nothing depends any more: the rest of a handshake would be lost too. It takes
+/// the place of our filter of [`pause`]; [`resume`] takes it off.
+pub fn seal(listener: impl AsFd) -> Result<(), CannotPause> {
+    let listener = listener.as_fd();
+    tcp(listener)?;
+    match owner(listener).map_err(|error| refused(&error))? {
+        Owner::Foreign => Err(CannotPause::ForeignFilter),
+        Owner::Ours | Owner::Nobody => {
+            filter::attach_filter(listener, &DROP_ALL).map_err(CannotPause::Refused)
+        }
+    }
+}
+
+fn tcp(listener: BorrowedFd<'_>) -> Result<(), CannotPause> {
+    match kind(listener) {
+        Ok(Kind::Tcp) => Ok(()),
+        Ok(other) => Err(CannotPause::NotTcp(other)),
+        Err(error) => Err(refused(&error)),
+    }
 }
 
 /// Takes the filter off again; `false` where the listener was not paused. Another filter stays.
@@ -181,7 +208,7 @@ enum Owner {
 fn owner(listener: BorrowedFd<'_>) -> io::Result<Owner> {
     match filter::filter(listener) {
         Ok(code) if code.is_empty() => Ok(Owner::Nobody),
-        Ok(code) if code == DROP_SYNS => Ok(Owner::Ours),
+        Ok(code) if code == DROP_SYNS || code == DROP_ALL => Ok(Owner::Ours),
         // Extended BPF cannot be read back.
         Ok(_) | Err(Errno::ACCESS) => Ok(Owner::Foreign),
         // Multipath TCP knows of no filters.

@@ -18,6 +18,7 @@
 //! | [`Action::Settle`] | a packet that was being received may have chosen by the old program |
 //! | [`Action::AcceptUntilEmpty`] | a full queue keeps half-open connections from becoming whole |
 //! | [`Action::WaitHalfOpen`] | those stay with their listener, and would be reset; with `tcp_migrate_req` the kernel moves them, and this step is left out |
+//! | [`Action::Seal`] it | a member that closes leaves the group before it leaves the table of listeners: for that moment it is found without a program |
 //! | [`Action::AcceptUntilEmpty`] | what became whole meanwhile |
 //! | [`Action::Close`] one | the last member takes its place, so the program is wrong now: from the first step again |
 //!
@@ -74,6 +75,8 @@ pub enum Action {
     Defer(u32),
     /// Wait for the packets on their way ([`crate::steer::settle`]): [`Event::Settled`].
     Settle,
+    /// Drop all that comes to it (pause.rs, [`crate::pause::seal`]): [`Event::Done`] or [`Event::Failed`].
+    Seal(u32),
     /// Accept until there is nothing to accept: [`Event::Emptied`].
     AcceptUntilEmpty(u32),
     /// Look how many connections depend on the member, again and again until there are none or it is late, and
@@ -182,6 +185,8 @@ enum State {
     Cookies {
         until: Instant,
     },
+    /// While others are wanted: SYNs for them come to one that is being closed.
+    Seal,
     LastDrain,
     Close,
     /// What was changed is put back, as far as it belongs to members that are open.
@@ -275,6 +280,7 @@ impl Retirement {
             State::Drain | State::LastDrain => first.map(Action::AcceptUntilEmpty),
             State::HalfOpen { until } => first.map(|member| Action::WaitHalfOpen { member, until }),
             State::Cookies { until } => Some(Action::Wait { until }),
+            State::Seal => first.map(Action::Seal),
             State::Close => first.map(Action::Close),
             State::Admit => self.filtered.first().copied().map(Action::AdmitSyns),
             State::Redefer => self.undeferred.first().copied().map(Action::Defer),
@@ -314,6 +320,12 @@ impl Retirement {
                 State::LastDrain
             }
             (State::Cookies { .. }, Event::Done) => self.state,
+            (State::Seal, Event::Done) => {
+                self.filtered.extend(self.leaving.first());
+                State::LastDrain
+            }
+            // The moment is short, and there is nothing else to be done.
+            (State::Seal, Event::Failed) => State::LastDrain,
             (State::LastDrain, Event::Emptied) => State::Close,
             (State::Close, Event::Refilled) => State::LastDrain,
             (State::Close, Event::Closed { cut }) => self.closed(cut),
@@ -473,7 +485,11 @@ impl Retirement {
             let until = now + self.bounds.cookies;
             return State::Cookies { until };
         }
-        State::LastDrain
+        // A filter against SYNs does it as well.
+        match self.way {
+            Way::Program { .. } => State::Seal,
+            _ => State::LastDrain,
+        }
     }
 
     fn closed(&mut self, cut: Option<u32>) -> State {

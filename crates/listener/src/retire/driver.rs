@@ -218,6 +218,7 @@ impl<F: AsFd> Driver<F> {
             Action::DropSyns(member) => {
                 pause::pause(self.socket(*member)?).map_err(io::Error::other)
             }
+            Action::Seal(member) => pause::seal(self.socket(*member)?).map_err(io::Error::other),
             Action::AdmitSyns(member) => pause::resume(self.socket(*member)?).map(drop),
             Action::Shut(member) => Ok(shutdown(self.socket(*member)?, Shutdown::Read)?),
             Action::EndDeferring(member) => {

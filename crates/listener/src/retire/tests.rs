@@ -128,7 +128,7 @@ impl Site {
                     self.program = None;
                     Event::Done
                 }
-                Action::EndDeferring(_) => Event::Done,
+                Action::EndDeferring(_) | Action::Seal(_) => Event::Done,
                 Action::Settle => Event::Settled {
                     strangers: false,
                     cookies: false,
@@ -279,19 +279,21 @@ fn of_three(leaving: &[u32]) -> Retirement {
     Retirement::new(plan(&order, leaving, Choice::Even, false)).unwrap()
 }
 
-const ALL_BUT_ONE: [&str; 15] = [
+const ALL_BUT_ONE: [&str; 17] = [
     "attach {1}",
     "EndDeferring(2)",
     "EndDeferring(0)",
     "Settle",
     "AcceptUntilEmpty(2)",
     "half-open 2",
+    "Seal(2)",
     "AcceptUntilEmpty(2)",
     "Close(2)",
     "attach {1}",
     "Settle",
     "AcceptUntilEmpty(0)",
     "half-open 0",
+    "Seal(0)",
     "AcceptUntilEmpty(0)",
     "Close(0)",
     "Detach",
@@ -304,6 +306,33 @@ fn members_leave_one_by_one_the_last_of_the_order_first() {
     let outcome = machine.outcome().unwrap();
     assert_eq!(outcome.order.as_ref().unwrap().members(), [1]);
     assert!(!outcome.by_filter && outcome.kept.is_empty());
+}
+
+#[test]
+fn a_member_that_cannot_be_sealed_is_closed_and_one_that_was_is_opened_by_cancelling() {
+    let mut machine = of_three(&[2]);
+    let said = transcript(&mut machine, |action| {
+        matches!(action, Action::Seal(_)).then_some(Event::Failed)
+    });
+    assert_eq!(said.last().unwrap(), "Detach");
+    assert_eq!(machine.outcome().unwrap().closed.len(), 1);
+
+    let mut machine = of_three(&[2]);
+    let now = Instant::now();
+    while !matches!(machine.next(), Action::Close(_)) {
+        let event = match machine.next() {
+            Action::Settle => Event::Settled {
+                strangers: false,
+                cookies: false,
+            },
+            Action::AcceptUntilEmpty(_) => Event::Emptied,
+            Action::WaitHalfOpen { .. } => Event::Pending(Some(0)),
+            _ => Event::Done,
+        };
+        machine.took(event, now).unwrap();
+    }
+    machine.cancel();
+    assert_eq!(machine.next(), Action::AdmitSyns(2));
 }
 
 #[test]
