@@ -30,6 +30,7 @@ mod ending;
 pub mod gather;
 mod greeting;
 mod install;
+pub mod leave;
 mod mailbox;
 pub mod pools;
 mod queue;
@@ -93,6 +94,8 @@ pub struct Engine<N: Net> {
     /// The gates that are wanted, by what tells their listeners apart.
     wanted: HashMap<u64, Key>,
     installs: u64,
+    /// It ends with its last listener and session.
+    ending: bool,
     door: Door,
     /// Until when listeners are left alone since something ran out; 0: nothing did.
     starved_until_ms: u64,
@@ -135,6 +138,7 @@ impl<N: Net> Engine<N> {
             gates: Slab::default(),
             wanted: HashMap::new(),
             installs: 0,
+            ending: false,
             door: Door::Open,
             starved_until_ms: 0,
             rest_until_ms: 0,
@@ -170,7 +174,8 @@ impl<N: Net> Engine<N> {
 
     /// Will it take no connections any more, and are all gone?
     pub fn is_drained(&self) -> bool {
-        self.door == Door::Closed && self.sessions.is_empty()
+        let no_listener = self.door == Door::Closed || (self.ending && self.gates.is_empty());
+        no_listener && self.sessions.is_empty()
     }
 
     /// Sets the clocks; once a wake-up, before anything else.

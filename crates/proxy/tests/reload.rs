@@ -10,11 +10,13 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use common::*;
 use portcullis_balance::{AllBackups, Member, MemberId};
 use portcullis_proxy::snapshot::*;
+use portcullis_proxy::worker::leave::{Reply, Sessions};
+use portcullis_proxy::worker::thread::WorkerEvent;
 
 /// Says this byte to whoever comes, then repeats what it hears.
 fn named(name: u8) -> SocketAddr {
@@ -128,6 +130,94 @@ fn a_limit_that_keeps_clients_in_a_retired_queue_does_not_lose_them() {
     eventually("it is closed", || refused(address));
     proxy.assert_idle();
     proxy.stop();
+}
+
+/// A reply, and how often it was given.
+fn reply() -> (Reply, Arc<AtomicU32>) {
+    let given = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&given);
+    let reply = Reply::new(move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+    });
+    (reply, given)
+}
+
+#[test]
+fn a_listener_that_leaves_is_served_until_it_is_let_go_of() {
+    let proxy = start(plan(named(b'a')));
+    let worker = &proxy.handles[0];
+    let (leaves, address) = socket();
+    proxy.take(&proxy.snapshot, &[&leaves]);
+    worker.remote().leave(&leaves);
+    proxy.take(&proxy.snapshot, &[]);
+    let mut early = connect(address);
+    assert_eq!(heard(&mut early), b'a');
+    let (empty, given) = reply();
+    worker.remote().empty_queue(&leaves, empty);
+    eventually("the reply", || given.load(Ordering::SeqCst) == 1);
+    let mut late = connect(address);
+    assert_eq!(heard(&mut late), b'a');
+    worker.remote().let_go(&leaves);
+    drop(leaves);
+    eventually("it is closed", || refused(address));
+    drop((early, late));
+    proxy.assert_idle();
+    proxy.stop();
+}
+
+#[test]
+fn the_queue_of_a_listener_that_leaves_is_not_empty_while_a_limit_keeps_clients_in_it() {
+    let proxy = start(Plan {
+        frontend_maxconn: 1,
+        ..plan(named(b'a'))
+    });
+    let worker = &proxy.handles[0];
+    let (leaves, address) = socket();
+    proxy.take(&proxy.snapshot, &[&leaves]);
+    let mut clients: Vec<TcpStream> = (0..5).map(|_| connect(address)).collect();
+    assert_eq!(heard(&mut clients[0]), b'a');
+    worker.remote().leave(&leaves);
+    let (empty, given) = reply();
+    worker.remote().empty_queue(&leaves, empty);
+    eventually("the worker has obeyed", || worker.has_obeyed());
+    assert_eq!(given.load(Ordering::SeqCst), 0);
+    drop(clients.remove(0));
+    for mut client in clients {
+        assert_eq!(heard(&mut client), b'a');
+    }
+    eventually("the reply", || given.load(Ordering::SeqCst) == 1);
+    worker.remote().let_go(&leaves);
+    proxy.assert_idle();
+    proxy.stop();
+}
+
+#[test]
+fn a_worker_winds_down_with_its_last_listener_and_answers_for_what_it_does_not_have() {
+    let proxy = start(plan(named(b'a')));
+    let worker = &proxy.handles[0];
+    let (leaves, address) = socket();
+    let (nobodys, _) = socket();
+    proxy.take(&proxy.snapshot, &[&leaves]);
+    let mut client = connect(address);
+    assert_eq!(heard(&mut client), b'a');
+    worker.remote().leave(&leaves);
+    worker.remote().wind_down(Sessions::GoOn);
+    let (empty, given) = reply();
+    worker.remote().empty_queue(&nobodys, empty);
+    eventually("the reply", || given.load(Ordering::SeqCst) == 1);
+    client.write_all(b"x").unwrap();
+    assert_eq!(heard(&mut client), b'x');
+    worker.remote().let_go(&leaves);
+    client.write_all(b"y").unwrap();
+    assert_eq!(heard(&mut client), b'y');
+    drop(client);
+    assert_eq!(proxy.wait_for_event(), WorkerEvent::Drained { worker: 0 });
+    // Who asks a worker that is gone has the answer too.
+    let remote = worker.remote();
+    proxy.stop();
+    let (empty, given) = reply();
+    remote.empty_queue(&leaves, empty);
+    eventually("the reply", || given.load(Ordering::SeqCst) == 1);
 }
 
 #[test]

@@ -22,6 +22,7 @@ use crate::session::{Route, Session};
 use crate::slab::Key;
 use crate::snapshot::{Sharing, Tuning};
 
+use super::leave::Reply;
 use super::token::Token;
 
 /// Connections taken from one listener's queue before it is closed.
@@ -41,6 +42,10 @@ pub(super) struct Gate<L> {
     pub(super) resting: bool,
     /// The configuration has it no more: what is in its queue is taken, then it is closed.
     pub(super) retiring: bool,
+    /// Somebody else says when it is closed: an empty queue is no reason.
+    pub(super) held: bool,
+    /// Who waits for an empty queue.
+    pub(super) asked: Vec<Reply>,
     /// The installation that asked for it last.
     pub(super) asked_at: u64,
     /// How many to take at the next event.
@@ -61,10 +66,19 @@ impl<L> Gate<L> {
             limited: false,
             resting: false,
             retiring: false,
+            held: false,
+            asked: Vec::new(),
             asked_at: 0,
             burst: 1,
             full_at: 0,
         }
+    }
+}
+
+impl<L> Gate<L> {
+    /// Is all to be taken that waits in its queue, at a stretch?
+    pub(super) fn is_emptied(&self) -> bool {
+        self.retiring && (!self.held || !self.asked.is_empty())
     }
 }
 
@@ -197,7 +211,7 @@ impl<N: Net> Engine<N> {
     /// A listener has something: takes some of it, and all where it is being retired.
     pub(super) fn accept_from(&mut self, key: Key) {
         match self.gates.get(key) {
-            Some(gate) if gate.retiring => self.empty(key),
+            Some(gate) if gate.is_emptied() => self.empty(key),
             Some(_) => {
                 self.accept_burst(key);
             }
@@ -219,9 +233,19 @@ impl<N: Net> Engine<N> {
         let Some(gate) = self.gates.get_mut(key) else {
             return Left::Nothing;
         };
-        if gate.retiring && matches!(stop, Stop::Empty | Stop::Broken) {
-            self.close_gate(key);
-            return Left::Nothing;
+        match stop {
+            // Its socket was shut down: it has nothing any more.
+            Stop::Broken if gate.retiring => {
+                self.close_gate(key);
+                return Left::Nothing;
+            }
+            Stop::Empty if gate.retiring && !gate.held => {
+                self.close_gate(key);
+                return Left::Nothing;
+            }
+            // Replies answer when they are dropped.
+            Stop::Empty => gate.asked.clear(),
+            _ => {}
         }
         // A listener is level-triggered: what is left rings again at the next wake-up. So only then
         // is more taken at once, and a quiet listener is not asked twice.

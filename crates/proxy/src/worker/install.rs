@@ -132,7 +132,7 @@ impl<N: Net> Engine<N> {
     /// Listeners that were being retired while nothing could be accepted: are they empty now?
     pub(super) fn go_on_retiring(&mut self) {
         for key in self.gates.keys() {
-            if self.gates.get(key).is_some_and(|gate| gate.retiring) {
+            if self.gates.get(key).is_some_and(Gate::is_emptied) {
                 self.empty(key);
             }
         }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::event::EventfdFlags;
 
+use super::leave::{Reply, Sessions};
 use super::token::Token;
 use super::{Engine, Opening, Reports};
 use crate::limits::Bell;
@@ -87,6 +88,10 @@ impl std::fmt::Debug for WorkerConfig {
 #[derive(Debug)]
 enum Command {
     Install(Arc<Snapshot>, Vec<WorkerListener>),
+    Leave(Arc<OwnedFd>),
+    EmptyQueue(Arc<OwnedFd>, Reply),
+    LetGo(Arc<OwnedFd>),
+    WindDown(Sessions),
     StopAccepting,
     Pause,
     Resume,
@@ -241,6 +246,28 @@ impl Remote {
         self.tell(Command::EndSessionsOf(Arc::clone(server), cause));
     }
 
+    /// It serves this listener until it is let go of, whatever is installed meanwhile; to be told before an
+    /// installation that does not have it. A worker without the listener does nothing.
+    pub fn leave(&self, listener: &Arc<OwnedFd>) {
+        self.tell(Command::Leave(Arc::clone(listener)));
+    }
+
+    /// Drops the reply when there was nothing left to accept from a listener that leaves; at once where it has
+    /// no such listener.
+    pub fn empty_queue(&self, listener: &Arc<OwnedFd>, reply: Reply) {
+        self.tell(Command::EmptyQueue(Arc::clone(listener), reply));
+    }
+
+    /// It has no more to do with this listener. Whoever lets go last closes it.
+    pub fn let_go(&self, listener: &Arc<OwnedFd>) {
+        self.tell(Command::LetGo(Arc::clone(listener)));
+    }
+
+    /// Reports [`WorkerEvent::Drained`] when its last listener was let go of and its last session ended.
+    pub fn wind_down(&self, sessions: Sessions) {
+        self.tell(Command::WindDown(sessions));
+    }
+
     fn tell(&self, command: Command) {
         self.told.fetch_add(1, Ordering::SeqCst);
         // A worker that is gone has reported why.
@@ -362,6 +389,10 @@ impl Setting {
                     took: began.elapsed(),
                 });
             }
+            Command::Leave(listener) => engine.leave(&listener),
+            Command::EmptyQueue(listener, reply) => engine.empty_queue(&listener, reply),
+            Command::LetGo(listener) => engine.let_go(&listener),
+            Command::WindDown(sessions) => engine.wind_down(sessions),
             Command::StopAccepting => engine.stop_accepting(),
             Command::Pause => engine.pause(),
             Command::Resume => engine.resume(),
