@@ -9,6 +9,7 @@ mod error;
 mod held;
 mod messages;
 mod open;
+mod pausing;
 mod probe;
 mod reload;
 mod serve;

@@ -24,6 +24,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::held::{self, Held};
 use super::open::Opening;
+use super::pausing::Paused;
 use super::workers::Workers;
 use super::{Explain, status};
 use crate::control_socket::{self, Asked};
@@ -51,6 +52,8 @@ pub(super) struct Serving {
     /// How the configuration is read again; `None`: it cannot be.
     pub(super) read: Option<Read>,
     pub(super) reloads: Reloads,
+    /// Frontends that take no new connections.
+    pub(super) paused: Paused,
 }
 
 /// What is under way.
@@ -238,6 +241,9 @@ impl Serving {
             .life
             .set_times(plan.process.grace, plan.process.hard_stop_after);
         tell_of_proxies(&before, plan, &self.registry, others.log);
+        for (level, text) in self.paused.carry_over(plan, &held) {
+            others.log.say(Audience::Global, level, text);
+        }
         let sockets = held::deal(&held, &applied.listeners, plan);
         self.held = Arc::new(held);
         gone.iter().for_each(Held::remove_path);

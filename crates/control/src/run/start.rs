@@ -19,6 +19,7 @@ use portcullis_sys::process::Signals;
 use super::held::{self, Held};
 use super::messages::Messages;
 use super::open::{self, Opening, Telling, Wanted};
+use super::pausing::Paused;
 use super::reload::read::Clerk;
 use super::reload::{Reloads, Serving};
 use super::serve::{self, Control, SIGNALS};
@@ -228,6 +229,7 @@ impl Stage {
                 explain: job.explain,
                 read: job.read,
                 reloads: Reloads::default(),
+                paused: Paused::default(),
             },
             run_for: job.run_for,
             on_hangup: job.on_hangup,
