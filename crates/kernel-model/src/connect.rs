@@ -290,8 +290,7 @@ impl World {
             device if net.is_on4(to, device) => return Ok(()),
             device => Some(device),
         };
-        let beyond = leaves.is_some_and(|device| device != LOOPBACK_DEVICE);
-        if from >> 24 == 127 && beyond {
+        if leaves.is_some_and(|device| !net.may_leave4(from, device)) {
             return refuse(trace, Rule::LoopbackSource, Errno::EINVAL);
         }
         let neighbour = match sock.device {

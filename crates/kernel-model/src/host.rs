@@ -362,6 +362,12 @@ impl Namespace {
         }
     }
 
+    /// Whether an IPv4 source may leave by an interface: one of 127.0.0.0/8 leaves by the loopback and by
+    /// VRFs alone, without the sysctl `route_localnet` (`__mkroute_output()`).
+    pub(crate) fn may_leave4(&self, from: u32, device: u32) -> bool {
+        from >> 24 != 127 || device == LOOPBACK_DEVICE || self.vrf_of(device) == device
+    }
+
     /// The interfaces whose addresses a VRF has; 0 for those outside of any. Being down takes no address
     /// from the host.
     fn in_vrf(&self, vrf: u32) -> impl Iterator<Item = &Interface> {

@@ -93,11 +93,15 @@ impl World {
         if flow.source != Source::Any && own != Kind4::Local {
             return Some(Errno::ENETUNREACH);
         }
-        match net.interface(flow.device) {
-            None if flow.device != 0 => Some(Errno::ENODEV),
-            None if net.link_of4(self.host.kernel, flow.to as u32).is_some() => None,
-            Some(through) if through.up => None,
-            _ => Some(Errno::ENETUNREACH),
+        let leaves = match net.interface(flow.device) {
+            None if flow.device != 0 => return Some(Errno::ENODEV),
+            None => net.link_of4(self.host.kernel, flow.to as u32),
+            Some(through) => Some(through.index).filter(|_| through.up),
+        };
+        match leaves {
+            None => Some(Errno::ENETUNREACH),
+            Some(device) if !net.may_leave4(flow.from as u32, device) => Some(Errno::EINVAL),
+            Some(_) => None,
         }
     }
 
