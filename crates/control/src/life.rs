@@ -54,8 +54,10 @@ pub enum Action {
     PauseListeners,
     /// Workers poll their listeners again.
     ResumeListeners,
-    /// Workers close their listeners.
+    /// The listeners are retired.
     StopAccepting,
+    /// Workers close their listeners at once.
+    CloseListeners,
     /// Workers end all their sessions.
     EndSessions,
     /// [`Event::GraceOver`] after this time.
@@ -167,7 +169,11 @@ const RESUMED: &str = "resumed";
 const NO_RELOAD: &str = "not reloaded: the process is stopping";
 
 fn end(why: &'static str) -> Vec<Action> {
-    vec![Action::Say(why), Action::StopAccepting, Action::EndSessions]
+    vec![
+        Action::Say(why),
+        Action::CloseListeners,
+        Action::EndSessions,
+    ]
 }
 
 #[cfg(test)]
@@ -198,7 +204,7 @@ mod tests {
                 [
                     (
                         Phase::Ending,
-                        vec![Action::StopAccepting, Action::EndSessions]
+                        vec![Action::CloseListeners, Action::EndSessions]
                     ),
                     (Phase::Ending, vec![Action::Leave]),
                 ]
@@ -241,7 +247,7 @@ mod tests {
                 ),
                 (
                     Phase::Ending,
-                    vec![Action::StopAccepting, Action::EndSessions]
+                    vec![Action::CloseListeners, Action::EndSessions]
                 ),
             ]
         );

@@ -6,12 +6,14 @@
 //! Not here: the life after the start (run/serve.rs), each step itself.
 
 mod error;
+mod groups;
 mod held;
 mod messages;
 mod open;
 mod pausing;
 mod probe;
 mod reload;
+mod retire;
 mod serve;
 mod share;
 mod start;

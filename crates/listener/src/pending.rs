@@ -75,6 +75,17 @@ impl Looker {
         }
     }
 
+    /// Another one, of the same tables: for a second retirement in the namespace.
+    pub fn try_clone(&self) -> io::Result<Looker> {
+        let clone = |file: &Option<File>| file.as_ref().map(File::try_clone).transpose();
+        Ok(Looker {
+            ipv4: self.ipv4.try_clone()?,
+            ipv6: clone(&self.ipv6)?,
+            counters: clone(&self.counters)?,
+            migrate: clone(&self.migrate)?,
+        })
+    }
+
     /// All listening TCP sockets of the namespace.
     pub fn listeners(&mut self) -> io::Result<Vec<Row>> {
         let mut rows = Vec::new();

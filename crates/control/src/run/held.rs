@@ -5,11 +5,13 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use portcullis_listener::{Listener, ListenerFacts, ListenerSpec};
 use portcullis_proxy::snapshot::WorkerListener;
 use portcullis_proxy::state::ListenerState;
 
+use super::groups::Orders;
 use super::open::Placed;
 use super::share::{Socket, share};
 use crate::Plan;
@@ -28,6 +30,26 @@ pub(super) struct Held {
 pub(super) struct HeldSocket {
     pub(super) fd: Arc<OwnedFd>,
     pub(super) facts: ListenerFacts,
+    /// Its number in this process, which no other socket ever has.
+    pub(super) member: u32,
+}
+
+impl HeldSocket {
+    /// One that was opened just now, or came from somebody else.
+    pub(super) fn new(listener: Listener) -> HeldSocket {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let (fd, facts) = listener.into_parts();
+        HeldSocket {
+            fd: Arc::new(fd),
+            facts,
+            member: NEXT.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    /// Did we open it? Else somebody else may hold it too, and it is not to be shut down.
+    pub(super) fn is_ours(&self) -> bool {
+        self.facts.inherited.is_none()
+    }
 }
 
 impl Held {
@@ -54,12 +76,12 @@ impl Held {
 }
 
 /// Gives each listener that was opened to the place of `held` that comes with it.
-pub(super) fn put(held: &mut [Held], opened: Vec<Placed>) {
+pub(super) fn put(held: &mut [Held], opened: Vec<Placed>, orders: &mut Orders) {
     for (index, listener) in opened {
         if let Some(held) = held.get_mut(index) {
-            let (fd, facts) = listener.into_parts();
-            let fd = Arc::new(fd);
-            held.sockets.push(HeldSocket { fd, facts });
+            let socket = HeldSocket::new(listener);
+            orders.joined(&held.spec, std::slice::from_ref(&socket));
+            held.sockets.push(socket);
         }
     }
 }
@@ -71,19 +93,22 @@ pub(super) fn deal(
     plan: &Plan,
 ) -> Vec<Vec<WorkerListener>> {
     // The runtime sockets come after the listeners, and no worker has them.
-    let all: Vec<(usize, &HeldSocket)> = held
+    let all: Vec<(usize, Socket, &HeldSocket)> = held
         .iter()
         .take(plan.listeners.len())
         .enumerate()
-        .flat_map(|(index, held)| held.sockets.iter().map(move |socket| (index, socket)))
+        .flat_map(|(index, held)| {
+            let sockets = held.sockets.iter().enumerate();
+            sockets.map(move |(at, socket)| (index, shard(held, at), socket))
+        })
         .collect();
-    let sockets: Vec<Socket> = all.iter().map(|(_, it)| socket(&it.facts)).collect();
+    let sockets: Vec<Socket> = all.iter().map(|(_, shard, _)| *shard).collect();
     share(&sockets, plan.workers)
         .into_iter()
         .map(|mine| {
             mine.into_iter()
                 .map(|(at, sharing)| {
-                    let (index, socket) = all[at];
+                    let (index, _, socket) = all[at];
                     WorkerListener {
                         socket: Arc::clone(&socket.fd),
                         sharing,
@@ -98,15 +123,16 @@ pub(super) fn deal(
 
 /// Only sockets that we opened as one SO_REUSEPORT group share one queue of connections; those
 /// that were inherited may be anything, so each is polled by all.
-fn socket(facts: &ListenerFacts) -> Socket {
-    match facts.inherited {
+fn shard(held: &Held, at: usize) -> Socket {
+    match held.sockets[at].facts.inherited {
         Some(_) => Socket {
             shard: 0,
             shards: 1,
         },
+        // As many as there are now: some may have come or gone with a reload.
         None => Socket {
-            shard: facts.shard,
-            shards: facts.shards,
+            shard: u16::try_from(at).unwrap_or(u16::MAX),
+            shards: u16::try_from(held.sockets.len()).unwrap_or(u16::MAX),
         },
     }
 }

@@ -194,7 +194,7 @@ mod tests {
         let mut held: Vec<Held> = specs.iter().map(Held::nothing).collect();
         let opened = portcullis_listener::open_set(&specs, &Default::default()).unwrap();
         let placed = opened.listeners.into_iter().map(|one| (one.spec(), one));
-        held::put(&mut held, placed.collect());
+        held::put(&mut held, placed.collect(), &mut Default::default());
         held
     }
 

@@ -25,6 +25,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::held::{self, Held};
 use super::open::Opening;
 use super::pausing::Paused;
+use super::retire::{self, Retirer, Summary};
 use super::workers::Workers;
 use super::{Explain, status};
 use crate::control_socket::{self, Asked};
@@ -54,6 +55,8 @@ pub(super) struct Serving {
     pub(super) reloads: Reloads,
     /// Frontends that take no new connections.
     pub(super) paused: Paused,
+    /// Who closes listeners.
+    pub(super) retirer: Retirer,
 }
 
 /// What is under way.
@@ -170,6 +173,7 @@ impl Serving {
             logs: log.targets(),
             plan: Arc::clone(&self.plan),
             held: Arc::downgrade(&self.held),
+            groups: self.retirer.groups().clone(),
         };
         let sender = self.reloads.sender.clone();
         let started = std::thread::Builder::new()
@@ -225,6 +229,7 @@ impl Serving {
             maxconn,
             held,
             gone,
+            gone_admin,
             notes,
             counts: _,
         } = prepared;
@@ -246,14 +251,42 @@ impl Serving {
         }
         let sockets = held::deal(&held, &applied.listeners, plan);
         self.held = Arc::new(held);
-        gone.iter().for_each(Held::remove_path);
-        // A socket that goes is closed by the worker that has emptied its queue.
+        gone.iter().chain(&gone_admin).for_each(Held::remove_path);
+        // Before the workers are given what they have besides.
+        self.retire(&gone, others.workers, others.log);
         drop(gone);
         let old = others.workers.install(&applied.snapshot, sockets);
         for server in &applied.ended {
             others.workers.end_sessions_of(server, EndCause::Down);
         }
         old
+    }
+
+    /// Closes these as the library says; it goes on after the reload.
+    fn retire(&self, gone: &[Held], workers: &Workers, log: &LogHandle) {
+        let batch = retire::leaving(gone, &*self.held);
+        if batch.is_empty() {
+            return;
+        }
+        let log = log.clone();
+        let told = Box::new(move |summary: Summary| {
+            for why in &summary.kept {
+                log.say(
+                    Audience::Global,
+                    Level::Warning,
+                    format!("not closed: {why}"),
+                );
+            }
+            log.say(Audience::Global, summary.level(), summary.to_string());
+        });
+        self.retirer.retire(batch, workers.remotes(), told);
+    }
+
+    /// All listeners go, since the process does.
+    pub(super) fn retire_all(&mut self, workers: &Workers, log: &LogHandle) {
+        let held = std::mem::take(&mut self.held);
+        let listeners = held.get(..self.plan.listeners.len()).unwrap_or(&held);
+        self.retire(listeners, workers, log);
     }
 
     /// All workers have the new plan; the slowest did nothing else for so long.

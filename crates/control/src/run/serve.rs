@@ -184,6 +184,11 @@ impl Process {
                 Action::ResumeListeners => self.workers.tell(Command::Resume),
                 Action::StopAccepting => {
                     self.notifier.stopping("no longer accepting");
+                    self.serving.retire_all(&self.workers, &self.log);
+                    self.workers.tell(Command::WindDown);
+                }
+                Action::CloseListeners => {
+                    self.notifier.stopping("no longer accepting");
                     // Workers are to be the last ones to hold them.
                     self.serving.held = Arc::default();
                     self.workers.tell(Command::StopAccepting);

@@ -16,12 +16,14 @@ use portcullis_proxy::log::{Level, Zone};
 use portcullis_proxy::record;
 use portcullis_sys::process::Signals;
 
+use super::groups::Groups;
 use super::held::{self, Held};
 use super::messages::Messages;
 use super::open::{self, Opening, Telling, Wanted};
 use super::pausing::Paused;
 use super::reload::read::Clerk;
 use super::reload::{Reloads, Serving};
+use super::retire::Retirer;
 use super::serve::{self, Control, SIGNALS};
 use super::workers::{Ears, Workers};
 use super::{End, Job, Ready, RunError};
@@ -80,6 +82,7 @@ pub(super) fn start(mut plan: Plan, sources: &Sources, job: Job) -> Result<End, 
         readiness,
         notifier,
         messages,
+        groups: Groups::default(),
     };
     stage.serve(signals, sources, job).map(|()| End::Served)
 }
@@ -95,6 +98,7 @@ struct Stage {
     readiness: Option<Readiness>,
     notifier: Notifier,
     messages: Messages,
+    groups: Groups,
 }
 
 impl Stage {
@@ -138,7 +142,10 @@ impl Stage {
             indexes: &(0..self.plan.to_open().len()).collect::<Vec<_>>(),
             ours: &[],
         };
+        let all = self.plan.to_open();
         let mut opening = self.opening();
+        let mut orders = self.groups.hold();
+        orders.begin(all.iter().map(|it| it.spec));
         let (listeners, notes) = open::open(opening.opener(), telling, wanted)?;
         for (level, text) in notes {
             match level <= Level::Warning {
@@ -146,9 +153,9 @@ impl Stage {
                 false => self.messages.notice(&text),
             }
         }
-        let all = self.plan.to_open();
         let mut held: Vec<Held> = all.iter().map(|it| Held::nothing(it.spec)).collect();
-        held::put(&mut held, listeners);
+        held::put(&mut held, listeners, &mut orders);
+        orders.opened();
         Ok(held)
     }
 
@@ -211,6 +218,8 @@ impl Stage {
         let applied = registry.apply(plan, None, self.maxconn);
         let health = HealthPlan::new(plan, &registry);
         let sockets = held::deal(&held, &applied.listeners, plan);
+        let retirer = Retirer::start(self.groups.clone());
+        let retirer = retirer.map_err(RunError::host("start a thread"))?;
         let workers = Workers::start(&applied.snapshot, sockets, &plan.pinned, ears)?;
         Ok(Control {
             life: Life::new(plan.process.grace, plan.process.hard_stop_after),
@@ -230,6 +239,7 @@ impl Stage {
                 read: job.read,
                 reloads: Reloads::default(),
                 paused: Paused::default(),
+                retirer,
             },
             run_for: job.run_for,
             on_hangup: job.on_hangup,

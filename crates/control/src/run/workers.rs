@@ -11,6 +11,7 @@ use std::time::Duration;
 use portcullis_proxy::record::{EndCause, LogSink, ObserverSink};
 use portcullis_proxy::snapshot::{Snapshot, WorkerListener};
 use portcullis_proxy::state::ServerState;
+use portcullis_proxy::worker::leave::Sessions;
 use portcullis_proxy::worker::thread::{
     self, EventSink, Remote, WorkerConfig, WorkerEvent, WorkerHandle,
 };
@@ -28,8 +29,10 @@ pub(super) enum Command {
     Pause,
     /// Poll them again.
     Resume,
-    /// Close the listeners; sessions go on.
+    /// Close the listeners at once.
     StopAccepting,
+    /// End with the last listener and session; who retires the listeners lets go of them.
+    WindDown,
     /// End all sessions.
     EndSessions,
 }
@@ -148,6 +151,7 @@ impl Workers {
                 Command::Pause => handle.pause(),
                 Command::Resume => handle.resume(),
                 Command::StopAccepting => handle.stop_accepting(),
+                Command::WindDown => handle.remote().wind_down(Sessions::Drain),
                 Command::EndSessions => handle.end_sessions(),
             }
         }

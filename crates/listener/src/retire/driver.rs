@@ -128,36 +128,58 @@ impl<F: AsFd> Driver<F> {
     /// ([`steer::settle`]), so it is not for a thread that serves connections.
     pub fn step(&mut self, now: Instant) -> Step {
         loop {
+            if let Some(step) = self.step_awake(now) {
+                return step;
+            }
+            match self.settle(now) {
+                Ok(event) => self.took(event, now),
+                Err(until) => return Step::Wait(until),
+            }
+        }
+    }
+
+    /// The same, without the sleep: `None` where it would. Who drives several sleeps for all of them at once
+    /// ([`steer::settle`]), and then calls [`Driver::settled`] on each; or [`Driver::step`], where the kernel
+    /// offers no such sleep.
+    pub fn step_awake(&mut self, now: Instant) -> Option<Step> {
+        loop {
             let action = self.machine.next();
             let event = match action {
-                Action::AcceptUntilEmpty(member) => return Step::Accept(member),
+                Action::AcceptUntilEmpty(member) => return Some(Step::Accept(member)),
                 Action::WaitHalfOpen { member, until } => {
                     if let Some(step) = self.half_open(member, until, now) {
-                        return step;
+                        return Some(step);
                     }
                     continue;
                 }
-                Action::Wait { until } if now < until => return Step::Wait(until),
-                Action::Settle => match self.settle(now) {
-                    Ok(event) => event,
-                    Err(until) => return Step::Wait(until),
-                },
+                Action::Wait { until } if now < until => return Some(Step::Wait(until)),
+                Action::Settle => return self.settled_at.filter(|at| now < *at).map(Step::Wait),
                 Action::Close(member) => {
                     let event = self.close(member);
                     self.took(event, now);
                     if let Event::Closed { cut } = event {
-                        return Step::Closed(Closed { member, cut });
+                        return Some(Step::Closed(Closed { member, cut }));
                     }
                     continue;
                 }
                 Action::Finish => {
-                    return Step::Done(self.machine.outcome().cloned().unwrap_or_default());
+                    let outcome = self.machine.outcome().cloned();
+                    return Some(Step::Done(outcome.unwrap_or_default()));
                 }
                 action => match self.call(&action) {
                     Ok(()) => Event::Done,
                     Err(_) => Event::Failed,
                 },
             };
+            self.took(event, now);
+        }
+    }
+
+    /// The caller slept, after [`Driver::step_awake`] gave `None`.
+    pub fn settled(&mut self, now: Instant) {
+        if self.machine.next() == Action::Settle {
+            self.settled_at = None;
+            let event = self.look_around();
             self.took(event, now);
         }
     }
@@ -258,6 +280,10 @@ impl<F: AsFd> Driver<F> {
             return Err(until);
         }
         self.settled_at = None;
+        Ok(self.look_around())
+    }
+
+    fn look_around(&mut self) -> Event {
         let mut strangers = false;
         let mut cookies = true;
         if let Some(looker) = &mut self.looker {
@@ -266,7 +292,7 @@ impl<F: AsFd> Driver<F> {
             cookies = looker.cookies_sent() != Some(0);
         }
         self.look = LOOK_FIRST;
-        Ok(Event::Settled { strangers, cookies })
+        Event::Settled { strangers, cookies }
     }
 
     /// `None` where the machine goes on.

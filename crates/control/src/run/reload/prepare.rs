@@ -15,8 +15,9 @@ use super::fate::{Fate, fates};
 use super::fixed::fixed;
 use super::read::{self, Read, Reading};
 use crate::logs::LogTargets;
+use crate::run::groups::{Group, Groups};
 use crate::run::held::{self, Held, HeldSocket};
-use crate::run::open::{self, Note, Opening, Placed, Telling, Wanted};
+use crate::run::open::{self, Note, Opening, Telling, Wanted};
 use crate::run::{Explain, RunError};
 use crate::{Plan, limits};
 
@@ -32,6 +33,8 @@ pub(super) struct Running {
     /// The plan that serves, and its listeners: gone when the process stops accepting meanwhile.
     pub(super) plan: Arc<Plan>,
     pub(super) held: Weak<Vec<Held>>,
+    /// In which order sockets listen.
+    pub(super) groups: Groups,
 }
 
 /// What only has to be put in place.
@@ -40,8 +43,10 @@ pub(in crate::run) struct Prepared {
     pub(super) maxconn: u32,
     /// The listeners of the plan, all open.
     pub(super) held: Vec<Held>,
-    /// Those of the old plan that go.
+    /// Those of the old plan that go: listeners,
     pub(super) gone: Vec<Held>,
+    /// and runtime sockets, which no worker has.
+    pub(super) gone_admin: Vec<Held>,
     pub(super) notes: Vec<Note>,
     pub(super) counts: Counts,
 }
@@ -103,12 +108,14 @@ pub(super) fn prepare(running: &Running) -> Result<Prepared, String> {
     let changed = change.make(&mut opening);
     changed.map_err(|why| error_text(&report, &why))?;
     notes.append(&mut change.notes);
-    let (held, gone, counts) = change.outcome();
+    let (held, mut gone, counts) = change.outcome();
+    let gone_admin = gone.split_off(counts.retired);
     Ok(Prepared {
         plan,
         maxconn: settled.maxconn,
         held,
         gone,
+        gone_admin,
         notes,
         counts,
     })
@@ -166,19 +173,17 @@ impl<'a> Change<'a> {
 
     /// A Unix path is taken from its old socket at once: these come last.
     fn try_all(&mut self, opening: &mut Opening) -> Result<(), RunError> {
-        let mut opened = self.open(opening, |spec| !has_path(spec))?;
+        self.open(opening, |spec| !has_path(spec))?;
         self.keep()?;
         self.change_logs()?;
-        opened.append(&mut self.open(opening, has_path)?);
-        held::put(&mut self.held, opened);
-        Ok(())
+        self.open(opening, has_path)
     }
 
     fn open(
         &mut self,
         opening: &mut Opening,
         which: impl Fn(&ListenerSpec) -> bool,
-    ) -> Result<Vec<Placed>, RunError> {
+    ) -> Result<(), RunError> {
         let plan = self.plan;
         let all = plan.to_open();
         let indexes: Vec<usize> = (0..all.len())
@@ -186,7 +191,7 @@ impl<'a> Change<'a> {
             .filter(|&index| which(all[index].spec))
             .collect();
         if indexes.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let ours: Vec<&ListenerSpec> = self.old.iter().map(|held| &held.spec).collect();
         let telling = self.telling();
@@ -194,9 +199,13 @@ impl<'a> Change<'a> {
             indexes: &indexes,
             ours: &ours,
         };
+        let mut orders = self.running.groups.hold();
+        orders.begin(indexes.iter().map(|&index| all[index].spec));
         let (listeners, notes) = open::open(opening.opener(), telling, wanted)?;
         self.notes.extend(notes);
-        Ok(listeners)
+        held::put(&mut self.held, listeners, &mut orders);
+        orders.opened();
+        Ok(())
     }
 
     fn telling(&self) -> Telling<'a> {
@@ -289,8 +298,21 @@ impl<'a> Change<'a> {
         Ok(())
     }
 
-    /// What was opened closes by itself. What is refused here was had a moment ago.
+    /// What was opened is closed. What is refused here was had a moment ago.
     fn take_back(&mut self) {
+        let mut orders = self.running.groups.hold();
+        for (index, held) in self.held.iter_mut().enumerate() {
+            let kept = match self.fates[index].kept() {
+                Some(old) => self.old[old].sockets.len(),
+                None => 0,
+            };
+            while held.sockets.len() > kept {
+                if let Some(socket) = held.sockets.pop() {
+                    orders.left(&Group::of(&held.spec, &socket), socket.member);
+                }
+            }
+        }
+        drop(orders);
         for (socket, old, new) in self.adjusted.drain(..) {
             let _ = adjust(&*socket.fd, socket.facts.shard, new, old, 0);
         }
@@ -299,6 +321,7 @@ impl<'a> Change<'a> {
         }
     }
 
+    /// What is held from now on, and what goes: listeners first.
     fn outcome(self) -> (Vec<Held>, Vec<Held>, Counts) {
         let kept: std::collections::BTreeSet<usize> =
             self.fates.iter().filter_map(|fate| fate.kept()).collect();
@@ -307,12 +330,14 @@ impl<'a> Change<'a> {
             .filter(|(index, _)| !kept.contains(index))
             .map(|(_, held)| held.clone())
             .collect();
+        let listeners = 0..self.running.plan.listeners.len();
+        let gone_listeners = listeners.filter(|index| !kept.contains(index)).count();
         let count = |which: fn(&Fate) -> bool| self.fates.iter().filter(|fate| which(fate)).count();
         let counts = Counts {
             kept: count(|fate| matches!(fate, Fate::Keep(_))),
             adjusted: count(|fate| matches!(fate, Fate::Adjust(_))),
             opened: count(|fate| fate.kept().is_none()),
-            retired: gone.len(),
+            retired: gone_listeners,
         };
         (self.held, gone, counts)
     }

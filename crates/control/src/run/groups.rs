@@ -1,0 +1,197 @@
+//! In which order our sockets listen at each address.
+//!
+//! Decides:  which sockets are of one SO_REUSEPORT group, as far as we know; that nobody listens or closes there
+//!           while the order is written down.
+//! Kernel:   net/ipv4/inet_hashtables.c, inet_reuseport_add_sock(): one family, address, port, device,
+//!           IPV6_V6ONLY and user.
+//! Not here: what the order is for (the listener crate's steer.rs and retire.rs).
+//!
+//! A group whose beginning we did not see (sockets that were inherited) has no order here; nor has one in which
+//! somebody else listened when one of ours came (a restart of the old kind, where two processes overlap).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use portcullis_listener::pending::{Looker, Row, inode_of};
+use portcullis_listener::spec::Ipv6Only;
+use portcullis_listener::steer::Order;
+use portcullis_listener::{Address, ListenerSpec, LocalAddress};
+
+use super::held::HeldSocket;
+
+/// What the members of a group have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Group {
+    local: LocalAddress,
+    multipath: bool,
+    namespace: Option<String>,
+    interface: Option<String>,
+    ipv6_only: Option<bool>,
+}
+
+impl Group {
+    /// That of a socket.
+    pub(super) fn of(spec: &ListenerSpec, socket: &HeldSocket) -> Group {
+        Group {
+            local: socket.facts.local.clone(),
+            multipath: matches!(spec.address, Address::Mptcp(_)),
+            namespace: spec.network_namespace.clone(),
+            interface: spec.interface.clone(),
+            ipv6_only: spec.ipv6_only.map(|only| only == Ipv6Only::On),
+        }
+    }
+
+    /// The network namespace, where it is another one than ours.
+    pub(super) fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
+    }
+
+    /// Where it listens.
+    pub(super) fn local(&self) -> &LocalAddress {
+        &self.local
+    }
+}
+
+/// The orders; whoever opens or closes sockets of ours does so while it holds them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Groups(Arc<Mutex<Orders>>);
+
+/// By group; and the tables that tell who else is there.
+#[derive(Debug, Default)]
+pub(super) struct Orders {
+    known: HashMap<Group, Known>,
+    lookers: HashMap<Option<String>, Looker>,
+    /// What listened before those that are being opened, by namespace.
+    before: HashMap<Option<String>, Vec<Row>>,
+    /// The sockets that are being opened.
+    fresh: Vec<(Group, u64)>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    order: Order,
+    /// By member.
+    inodes: HashMap<u32, u64>,
+    /// Somebody else's socket was in the group before one of ours: the kernel put one of ours in its place when
+    /// it left, and nothing tells when.
+    lost: bool,
+}
+
+impl Groups {
+    /// Nobody else opens or closes meanwhile.
+    pub(super) fn hold(&self) -> MutexGuard<'_, Orders> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Orders {
+    /// The tables of a network namespace. Those of this process and of the namespaces of its first listeners are
+    /// opened at the start, since they cannot be any more in a chroot, or by another user. Without one, listeners
+    /// are retired by filters, and their half-open connections are given all the time of the bound.
+    pub(super) fn looker(&mut self, namespace: Option<&str>) -> Option<Looker> {
+        let name = namespace.map(str::to_owned);
+        if let Some(looker) = self.lookers.get(&name) {
+            return looker.try_clone().ok();
+        }
+        let looker = namespace.map_or_else(Looker::open, Looker::open_in);
+        let looker = looker.ok()?;
+        let copy = looker.try_clone().ok();
+        self.lookers.insert(name, looker);
+        copy
+    }
+
+    /// Sockets of these are opened next.
+    pub(super) fn begin<'a>(&mut self, specs: impl IntoIterator<Item = &'a ListenerSpec>) {
+        self.before.clear();
+        self.fresh.clear();
+        for spec in specs {
+            let namespace = &spec.network_namespace;
+            if !self.before.contains_key(namespace)
+                && let Some(rows) = self.rows(namespace)
+            {
+                self.before.insert(namespace.clone(), rows);
+            }
+        }
+    }
+
+    /// These were opened just now, one after the other.
+    pub(super) fn joined(&mut self, spec: &ListenerSpec, sockets: &[HeldSocket]) {
+        for socket in sockets.iter().filter(|socket| socket.is_ours()) {
+            let group = Group::of(spec, socket);
+            let known = self.known.entry(group.clone()).or_default();
+            known.order.joined(socket.member);
+            match inode_of(&*socket.fd) {
+                Ok(inode) => {
+                    known.inodes.insert(socket.member, inode);
+                    self.fresh.push((group, inode));
+                }
+                Err(_) => known.lost = true,
+            }
+        }
+    }
+
+    /// All are open: is somebody else there, or was when they were opened?
+    pub(super) fn opened(&mut self) {
+        let before = std::mem::take(&mut self.before);
+        let namespaces = before.keys().cloned().collect::<Vec<_>>();
+        let after: HashMap<_, _> = namespaces
+            .into_iter()
+            .filter_map(|namespace| Some((namespace.clone(), self.rows(&namespace)?)))
+            .collect();
+        let before: HashMap<_, _> = before
+            .iter()
+            .map(|(it, rows)| (it, by_place(rows)))
+            .collect();
+        let places: HashMap<_, _> = after
+            .iter()
+            .map(|(it, rows)| (it, by_place(rows)))
+            .collect();
+        let rows = after.values().flatten();
+        let places_of: HashMap<u64, &str> = rows.map(|row| (row.inode, &*row.local)).collect();
+        for (group, inode) in std::mem::take(&mut self.fresh) {
+            let Some(known) = self.known.get_mut(&group) else {
+                continue;
+            };
+            let ours = |inode: &u64| known.inodes.values().any(|one| one == inode);
+            let alone = places_of.get(&inode).is_some_and(|place| {
+                [&before, &places].into_iter().all(|tables| {
+                    let table = tables.get(&group.namespace);
+                    table.is_some_and(|table| {
+                        table.get(place).is_none_or(|all| all.iter().all(ours))
+                    })
+                })
+            });
+            known.lost |= !alone;
+        }
+    }
+
+    fn rows(&mut self, namespace: &Option<String>) -> Option<Vec<Row>> {
+        self.looker(namespace.as_deref())?.listeners().ok()
+    }
+
+    /// This one was closed.
+    pub(super) fn left(&mut self, group: &Group, member: u32) {
+        if let Some(known) = self.known.get_mut(group) {
+            known.order.left(member);
+            known.inodes.remove(&member);
+            if known.order.members().is_empty() {
+                self.known.remove(group);
+            }
+        }
+    }
+
+    /// The order of a group, where it is known.
+    pub(super) fn order(&self, group: &Group) -> Option<&Order> {
+        let known = self.known.get(group).filter(|known| !known.lost);
+        known.map(|known| &known.order)
+    }
+}
+
+/// The inodes at each address.
+fn by_place(rows: &[Row]) -> HashMap<&str, Vec<u64>> {
+    let mut places: HashMap<&str, Vec<u64>> = HashMap::new();
+    for row in rows {
+        places.entry(&row.local).or_default().push(row.inode);
+    }
+    places
+}
