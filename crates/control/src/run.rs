@@ -24,8 +24,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_config::Sources;
-use portcullis_listener::ListenerSpec;
 use portcullis_listener::error::OpenError;
+use portcullis_listener::{ListenerSpec, Pool};
 use portcullis_proxy::record::ObserverSink;
 use portcullis_sys::process::Signals;
 /// Signals that are kept from the program's threads.
@@ -69,6 +69,9 @@ pub struct Job {
     pub run_for: Option<Duration>,
     /// What HUP does.
     pub on_hangup: OnHangup,
+    /// Listening sockets of another process, which are taken in place of new ones where they fit. To be
+    /// filled before the run; those that nothing takes are closed, which ends nothing for their holder.
+    pub pool: Pool,
 }
 
 /// What HUP does.

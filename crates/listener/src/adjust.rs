@@ -8,7 +8,8 @@
 //!           SO_INCOMING_CPU -1 is "any"; 6.1 to 6.18
 //! Not here: opening the other socket (set.rs), what becomes of the old one (the program).
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use portcullis_sockopt as sockopt;
 use portcullis_sys::sockopt::{congestion, get_int};
@@ -18,7 +19,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, listen, socket_with};
 use crate::address::LocalAddress;
 use crate::error::{Cause, OpenError, Report};
 use crate::options::{self, Kind, Origin, Setting, Value};
-use crate::spec::{Address, ListenerSpec};
+use crate::spec::{Address, FastOpenQueue, ListenerSpec};
 use crate::step::{Step, Strict};
 
 /// What a new specification means for a socket that was opened by an old one.
@@ -131,6 +132,52 @@ pub fn adjust(
         let _ = back.run(new);
     }
     adjusted.map(|()| adjusting.reports)
+}
+
+/// Gives a socket, of which nothing is known but that it listens, the options of `spec`, and takes back every
+/// option that can be adjusted and is not asked for. TCP-MD5 keys of others stay: nothing tells them.
+pub fn enforce(
+    socket: impl AsFd,
+    shard: u16,
+    spec: &ListenerSpec,
+    index: usize,
+) -> Result<Vec<Report>, OpenError> {
+    // What cannot be taken back was not there, or this kind of socket does not have it.
+    let _ = clear(socket.as_fd());
+    let mut before = ListenerSpec::new(spec.address.clone());
+    before.backlog = Some(options::backlog(spec).wrapping_add(1));
+    let mut adjusting = Adjusting {
+        socket: &socket,
+        shard,
+        spec,
+        index,
+        reports: Vec::new(),
+    };
+    adjusting.run(&before).map(|()| adjusting.reports)
+}
+
+/// As if no option had been set that can be taken back.
+fn clear(socket: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let kind = match LocalAddress::of(socket)?.inet() {
+        Some(address) if address.is_ipv4() => Kind::V4,
+        Some(_) => Kind::V6,
+        None => return Ok(()),
+    };
+    let mut all = ListenerSpec::new(Address::Inherited(0));
+    all.no_linger = true;
+    all.mss = Some(1_000);
+    all.defer_accept = Some(Duration::from_secs(1));
+    all.fast_open = Some(FastOpenQueue::Length(1));
+    all.no_quick_ack = true;
+    all.user_timeout = Some(Duration::from_secs(1));
+    all.congestion_control = Some(String::new());
+    all.no_delay = true;
+    all.incoming_cpus = vec![0];
+    let none = ListenerSpec::new(Address::Inherited(0));
+    for setting in changes(&all, &none, kind, 0)? {
+        let _ = setting.apply(socket);
+    }
+    Ok(())
 }
 
 struct Adjusting<'a, S> {

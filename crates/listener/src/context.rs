@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::activation::Activation;
+use crate::adopt::Pool;
 
 /// What opening depends on besides the specifications.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +22,8 @@ pub struct OpenContext {
     pub retry: RetryPolicy,
     /// The sockets that systemd passed; `None` takes the process's own ([`Activation::of_process`]).
     pub activation: Option<Activation>,
+    /// Sockets that are taken in place of new ones, where they fit; none unless given.
+    pub pool: Pool,
 }
 
 impl OpenContext {

@@ -88,6 +88,7 @@
 pub mod activation;
 pub mod address;
 pub mod adjust;
+pub mod adopt;
 pub mod context;
 pub mod error;
 pub mod flags;
@@ -109,7 +110,8 @@ mod unix;
 
 pub use activation::Activation;
 pub use address::LocalAddress;
-pub use adjust::{Change, adjust, compare};
+pub use adjust::{Change, adjust, compare, enforce};
+pub use adopt::{Known, Pool};
 pub use context::{OpenContext, RetryPolicy};
 pub use error::{Cause, Hint, OpenError, Report, SetError};
 pub use flags::Flags;

@@ -58,6 +58,9 @@ pub struct ListenerFacts {
     pub inherited: Option<i32>,
     /// The file of a Unix socket that was bound here.
     pub socket_file: Option<SocketFile>,
+    /// It was taken from another process ([`crate::Pool`]), which may hold it still.
+    #[serde(default)]
+    pub adopted: bool,
 }
 
 /// The file of a Unix socket, by path and identity.

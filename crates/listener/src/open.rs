@@ -334,6 +334,7 @@ impl Opening<'_> {
             shards: 1,
             inherited: self.inherited,
             socket_file: file,
+            adopted: false,
         };
         Ok(OpenSocket {
             listener: Listener::new(fd, facts),

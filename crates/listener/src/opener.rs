@@ -196,9 +196,22 @@ impl InProcess {
 }
 
 impl Opener for InProcess {
+    /// Sockets of the pool that do not fit the first set are closed: others hold them.
     fn open(&mut self, specs: &[ListenerSpec]) -> Result<Opened, OpenerError> {
+        let opened = self.open_all(specs)?;
+        self.context.pool.close_rest();
+        Ok(opened)
+    }
+
+    fn detach(&mut self) -> Result<(), OpenerError> {
+        Ok(())
+    }
+}
+
+impl InProcess {
+    fn open_all(&self, specs: &[ListenerSpec]) -> Result<Opened, SetError> {
         if self.owner_uid.is_none() {
-            return Ok(open_set(specs, &self.context)?);
+            return open_set(specs, &self.context);
         }
         let owned: Vec<ListenerSpec> = specs
             .iter()
@@ -208,10 +221,6 @@ impl Opener for InProcess {
                 spec
             })
             .collect();
-        Ok(open_set(&owned, &self.context)?)
-    }
-
-    fn detach(&mut self) -> Result<(), OpenerError> {
-        Ok(())
+        open_set(&owned, &self.context)
     }
 }

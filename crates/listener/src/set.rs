@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use crate::activation::Activation;
 use crate::address::LocalAddress;
+use crate::adopt::{adopt, adopt_declared};
 use crate::context::{OpenContext, RetryPolicy};
 use crate::error::{Cause, OpenError, Report, SetError};
 use crate::open::{OpenSocket, Source, Which, abstract_source, open_socket};
@@ -121,6 +122,19 @@ enum State {
 struct Fresh {
     sockets: Vec<OpenSocket>,
     reports: Vec<Report>,
+}
+
+impl Fresh {
+    /// These sockets, and what was told of any of them, once.
+    fn of(mut sockets: Vec<OpenSocket>) -> Fresh {
+        let mut reports: Vec<Report> = Vec::new();
+        for report in sockets.iter_mut().flat_map(|it| it.reports.drain(..)) {
+            if !reports.iter().any(|known| told(known) == told(&report)) {
+                reports.push(report);
+            }
+        }
+        Fresh { sockets, reports }
+    }
 }
 
 impl OpenSet {
@@ -310,8 +324,17 @@ fn open_spec(spec: &ListenerSpec, index: usize, context: &OpenContext) -> Result
             abstract_source(name, *form).map_err(|errno| fail(Step::Create, errno.into()))?
         }
         Address::Inherited(number) => Source::Inherited(*number),
-        Address::Activated(name) => return open_activated(spec, index, name, context),
+        Address::Activated(_) => Source::Inherited(-1), // asked for below, by name
     };
+    if let Address::Inherited(_) | Address::Activated(_) = &spec.address {
+        let adopted = adopt_declared(spec, index, &context.pool)?;
+        if !adopted.is_empty() {
+            return Ok(Fresh::of(adopted));
+        }
+    }
+    if let Address::Activated(name) = &spec.address {
+        return open_activated(spec, index, name, context);
+    }
     match shards::planned(spec) {
         Ok(count) => open_shards(spec, index, &source, count, context),
         Err(why) => {
@@ -331,20 +354,23 @@ fn open_shards(
     context: &OpenContext,
 ) -> Result<Fresh, OpenError> {
     let which = |shard| Which { spec, index, shard };
-    let mut fresh = Fresh {
-        sockets: vec![open_socket(which(0), source, context)?],
-        reports: Vec::new(),
-    };
-    let first = &mut fresh.sockets[0];
-    fresh.reports.append(&mut first.reports);
+    let mut fresh = Fresh::of(adopt(spec, index, source, &context.pool)?);
+    let adopted = fresh.sockets.len();
+    // One more than were asked for is a queue that somebody has to serve.
+    let count = count.max(u16::try_from(adopted).unwrap_or(u16::MAX));
+    if adopted == 0 {
+        fresh = Fresh::of(vec![open_socket(which(0), source, context)?]);
+    }
+    let first = &fresh.sockets[0];
     let refused = fresh.reports.iter().any(|r| r.step == Step::ReusePort);
-    if count > 1 && refused {
+    if count > 1 && adopted < 2 && refused {
         let why = NotSharded::ReusePortRefused;
         fresh.reports.push(one_socket(spec, index, why));
         return Ok(fresh);
     }
     let same_port = at_port_of(source, first.listener.local());
-    for shard in 1..count {
+    let had = u16::try_from(fresh.sockets.len()).unwrap_or(u16::MAX);
+    for shard in had..count {
         match open_socket(which(shard), &same_port, context) {
             Ok(mut socket) => {
                 // What was refused to the first is refused to all alike; it is said once.
@@ -355,15 +381,17 @@ fn open_shards(
                 fresh.reports.append(&mut socket.reports);
                 fresh.sockets.push(socket);
             }
-            Err(error) if shard == 1 && in_use(&error) => {
+            // Beside those of another process the kernel may refuse any of them: another user's, say.
+            Err(error) if (shard == 1 || adopted > 0) && in_use(&error) => {
                 let errno = Errno::ADDRINUSE.raw_os_error();
                 let why = NotSharded::SecondRefused { errno };
                 fresh.reports.push(one_socket(spec, index, why));
-                return Ok(fresh);
+                break;
             }
             Err(error) => return Err(error),
         }
     }
+    let count = u16::try_from(fresh.sockets.len()).unwrap_or(u16::MAX);
     for socket in &mut fresh.sockets {
         socket.listener.set_shards(count);
     }

@@ -333,6 +333,12 @@ fn is_live(path: &Path) -> bool {
     !matches!(probe(), Err(Errno::CONNREFUSED | Errno::NOENT))
 }
 
+/// The socket's file at a path, whosever it is.
+pub(crate) fn file_at(path: &Path) -> Option<SocketFile> {
+    let stat = socket_at(path).ok().flatten()?;
+    Some(socket_file(path, &stat))
+}
+
 fn socket_file(path: &Path, stat: &Stat) -> SocketFile {
     SocketFile {
         path: path.to_owned(),

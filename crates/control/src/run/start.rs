@@ -10,8 +10,8 @@ use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use portcullis_config::Sources;
-use portcullis_listener::ListenerSpec;
 use portcullis_listener::opener::{InProcess, OpenerProcess, Split, split};
+use portcullis_listener::{ListenerSpec, OpenContext, Pool};
 use portcullis_proxy::log::{Level, Zone};
 use portcullis_proxy::record;
 use portcullis_sys::process::Signals;
@@ -62,18 +62,25 @@ pub(super) fn start(mut plan: Plan, sources: &Sources, job: Job) -> Result<End, 
     // control thread takes them, they wait, and none ends or stops a half-started process.
     let signals = Signals::block(&SIGNALS).map_err(RunError::host("take over signals"))?;
     let owner = dropping.owner_uid(&present);
+    let takes_over = !job.pool.is_empty();
     let opening = match dropping.needs_opener() {
-        false => Opening::Here(in_process(owner)),
+        false => Opening::Here(in_process(owner, &job.pool)),
         true => match split().map_err(RunError::host("start the opener"))? {
             Split::Opener(process) => {
                 drop(readiness);
                 let clerk = Clerk::new(&plan, job.read);
-                return be_the_opener(process, &plan, &clerk, owner);
+                let mut opener = in_process(owner, &job.pool);
+                return be_the_opener(process, &plan, &clerk, &mut opener);
             }
-            Split::Worker(parent) => Opening::There(parent),
+            Split::Worker(parent) => {
+                // The opener has them; this process is given what they become.
+                job.pool.close_rest();
+                Opening::There(parent)
+            }
         },
     };
     let stage = Stage {
+        takes_over,
         plan: Arc::new(plan),
         owner,
         maxconn,
@@ -89,6 +96,8 @@ pub(super) fn start(mut plan: Plan, sources: &Sources, job: Job) -> Result<End, 
 
 /// The process that serves, before it does.
 struct Stage {
+    /// From another process, which may serve the same addresses meanwhile.
+    takes_over: bool,
     plan: Arc<Plan>,
     /// The user that sockets are given to.
     owner: Option<u32>,
@@ -138,9 +147,15 @@ impl Stage {
             owner: self.owner,
             explain: job.explain.as_ref(),
         };
+        let all = self.plan.to_open();
+        // Whose sockets are taken over has them still, and is no surprise.
+        let ours: Vec<&ListenerSpec> = match self.takes_over {
+            true => all.iter().map(|it| it.spec).collect(),
+            false => Vec::new(),
+        };
         let wanted = Wanted {
-            indexes: &(0..self.plan.to_open().len()).collect::<Vec<_>>(),
-            ours: &[],
+            indexes: &(0..all.len()).collect::<Vec<_>>(),
+            ours: &ours,
         };
         let all = self.plan.to_open();
         let mut opening = self.opening();
@@ -324,8 +339,11 @@ fn background(plan: &Plan) -> Result<Background, RunError> {
     }
 }
 
-fn in_process(owner: Option<u32>) -> InProcess {
-    owner.map_or_else(InProcess::new, InProcess::for_user)
+fn in_process(owner: Option<u32>, pool: &Pool) -> InProcess {
+    let mut context = OpenContext::default();
+    context.pool = pool.clone();
+    let opener = owner.map_or_else(InProcess::new, InProcess::for_user);
+    opener.with_context(context)
 }
 
 /// The privileged parent's whole life: it opens what the configuration says and nothing else, reads
@@ -334,12 +352,12 @@ fn be_the_opener(
     process: OpenerProcess,
     plan: &Plan,
     clerk: &Clerk,
-    owner: Option<u32>,
+    opener: &mut InProcess,
 ) -> Result<End, RunError> {
     let mut permit = |spec: &ListenerSpec| clerk.permit(spec);
     let mut answer = |question: &str| clerk.answer(question);
     let end = process
-        .serve_with(&mut in_process(owner), &mut permit, &mut answer)
+        .serve_with(opener, &mut permit, &mut answer)
         .map_err(RunError::host("open for the worker process"))?;
     if let Some(path) = &plan.process.pidfile
         && let Ok(file) = Pidfile::claim(path, std::process::id())
