@@ -1,31 +1,20 @@
 //! The socket beside the pid file: who may ask for a reload and hear how it went.
 //!
 //! Decides:  where it is (the pid file's path and `.sock`), that it is its owner's alone (mode 0600,
-//!           and root), the words on it, and what a client makes of them. The words are those of
-//!           HAProxy's master socket, so that an admin socket can answer them too.
+//!           and root), the answer to `reload`, and what a client makes of it. Everything else on it is
+//!           as on any runtime socket; nothing there is a command of its own.
 //! Source:   HAProxy 3.5-dev5, doc/management.txt, 9.4.1, `reload`: `Success=0` or `Success=1`, a line
 //!           of two dashes, the messages.
 //! Kernel:   net/unix/af_unix.c: connecting needs the right to write to the file; a name in the file
 //!           system is found from every network namespace, 6.1 to 6.18
-//! Not here: the reload (run/reload.rs), other commands.
+//! Not here: the reload (run/reload.rs), commands and clients (admin.rs).
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::oneshot;
-
-/// The longest command.
-const MOST_COMMAND: usize = 256;
-/// Who asks at once; others wait in the socket's queue.
-const MOST_ASKING: usize = 8;
-/// How long a command may take to come, and its answer to be taken.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest report that a client takes.
 const MOST_REPORT: u64 = 8 << 20;
 
@@ -114,67 +103,9 @@ impl SocketFile {
     }
 }
 
-/// Whoever asks gets the answer here.
-pub(crate) type Asked = oneshot::Sender<Outcome>;
-
-/// Takes questions, in tasks of the runtime, until the receiver is dropped.
-pub(crate) fn listen(listener: UnixListener) -> io::Result<UnboundedReceiver<Asked>> {
-    let listener = tokio::net::UnixListener::from_std(listener)?;
-    let (sender, receiver) = unbounded_channel();
-    let places = std::sync::Arc::new(tokio::sync::Semaphore::new(MOST_ASKING));
-    tokio::spawn(async move {
-        loop {
-            let Ok(place) = std::sync::Arc::clone(&places).acquire_owned().await else {
-                return;
-            };
-            let Ok((stream, _)) = listener.accept().await else {
-                // Descriptors ran out, most likely.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            };
-            if sender.is_closed() {
-                return;
-            }
-            let sender = sender.clone();
-            tokio::spawn(async move {
-                answer(stream, &sender).await;
-                drop(place);
-            });
-        }
-    });
-    Ok(receiver)
-}
-
-async fn answer(mut stream: tokio::net::UnixStream, sender: &UnboundedSender<Asked>) {
-    let Ok(Ok(command)) = tokio::time::timeout(PATIENCE, command(&mut stream)).await else {
-        return;
-    };
-    let text = match command.trim() {
-        "reload" => {
-            let (asked, outcome) = oneshot::channel();
-            let _ = sender.send(asked);
-            let outcome = outcome.await.unwrap_or_else(|_| Outcome {
-                done: false,
-                report: "the process is stopping\n".to_owned(),
-            });
-            format!("Success={}\n--\n{}", u8::from(outcome.done), outcome.report)
-        }
-        other => format!("unknown command `{other}`; this socket knows `reload`\n"),
-    };
-    // Who went away does not want to know.
-    let _ = tokio::time::timeout(PATIENCE, stream.write_all(text.as_bytes())).await;
-}
-
-/// The first line.
-async fn command(stream: &mut tokio::net::UnixStream) -> io::Result<String> {
-    let mut line = Vec::new();
-    while line.len() < MOST_COMMAND {
-        match stream.read_u8().await? {
-            b'\n' => return Ok(String::from_utf8_lossy(&line).into_owned()),
-            byte => line.push(byte),
-        }
-    }
-    Err(io::Error::other("a command without an end"))
+/// The answer to `reload`.
+pub(crate) fn text(outcome: &Outcome) -> String {
+    format!("Success={}\n--\n{}", u8::from(outcome.done), outcome.report)
 }
 
 /// Asks the process whose pid file this is for a reload, and waits for its end.
@@ -183,7 +114,9 @@ pub fn ask_for_reload(pidfile: &Path) -> io::Result<Outcome> {
     stream.write_all(b"reload\n")?;
     let mut text = String::new();
     stream.take(MOST_REPORT).read_to_string(&mut text)?;
-    understand(&text).ok_or_else(|| io::Error::other("the answer is not understood"))
+    // The empty line at the end of every answer.
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    understand(text).ok_or_else(|| io::Error::other("the answer is not understood"))
 }
 
 fn understand(text: &str) -> Option<Outcome> {
@@ -236,47 +169,5 @@ mod tests {
         ] {
             assert_eq!(understand(text), expected, "{text:?}");
         }
-    }
-
-    #[test]
-    fn who_asks_hears_the_outcome_and_who_says_nonsense_or_nothing_holds_nobody_up() {
-        let directory = tempfile::tempdir().unwrap();
-        let pidfile = directory.path().join("x.pid");
-        let socket = ControlSocket::bind(&beside(&pidfile)).unwrap();
-        let (listener, _file) = socket.into_parts();
-        let server = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(async move {
-                let mut asked = listen(listener).unwrap();
-                for done in [true, false] {
-                    let report = format!("it is {done}\n");
-                    let one = asked.recv().await.unwrap();
-                    one.send(Outcome { done, report }).unwrap();
-                }
-                // The third is not answered: the process ends.
-                drop(asked.recv().await.unwrap());
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            });
-        });
-        let silent = UnixStream::connect(beside(&pidfile)).unwrap();
-        let mut nonsense = UnixStream::connect(beside(&pidfile)).unwrap();
-        nonsense.write_all(b"dance\n").unwrap();
-        let mut said = String::new();
-        nonsense.read_to_string(&mut said).unwrap();
-        assert!(said.contains("unknown command `dance`"), "{said}");
-        let mut long = UnixStream::connect(beside(&pidfile)).unwrap();
-        let _ = long.write_all(&[b'x'; 2 * MOST_COMMAND]);
-        for done in [true, false] {
-            let outcome = ask_for_reload(&pidfile).unwrap();
-            let report = format!("it is {done}\n");
-            assert_eq!(outcome, Outcome { done, report });
-        }
-        let last = ask_for_reload(&pidfile).unwrap();
-        assert!(!last.done && last.report.contains("stopping"));
-        server.join().unwrap();
-        drop((silent, long));
     }
 }

@@ -3,6 +3,7 @@
 //! Decides:  which modules there are.
 //! Not here: the path of a byte (the proxy crate), the opening of a socket (the listener crate).
 
+pub mod admin;
 pub mod compile;
 pub mod control_socket;
 pub mod daemon;

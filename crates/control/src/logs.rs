@@ -56,7 +56,8 @@ pub struct Dropped {
 }
 
 impl Dropped {
-    fn total(self) -> u64 {
+    /// All of them.
+    pub fn total(self) -> u64 {
         self.by_queues + self.by_targets
     }
 

@@ -5,6 +5,7 @@
 //! Source:   HAProxy's order (src/haproxy.c, main()): bind, pid file, chroot, ids, threads.
 //! Not here: the life after the start (run/serve.rs), each step itself.
 
+mod asked;
 mod error;
 mod groups;
 mod held;

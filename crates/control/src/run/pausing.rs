@@ -64,8 +64,6 @@ impl fmt::Display for NotPaused {
 
 impl std::error::Error for NotPaused {}
 
-// The admin socket calls these.
-#[allow(dead_code)]
 impl Serving {
     /// Drops new connections of this frontend from now on. It does not block, and workers are not asked.
     pub(super) fn pause_frontend(&mut self, name: &str) -> Result<Change, NotPaused> {
@@ -75,11 +73,6 @@ impl Serving {
     /// Takes new connections again.
     pub(super) fn resume_frontend(&mut self, name: &str) -> Result<Change, NotPaused> {
         self.paused.resume(name, &self.plan, &self.held)
-    }
-
-    /// Is this frontend paused?
-    pub(super) fn is_frontend_paused(&self, name: &str) -> bool {
-        self.paused.0.contains(name)
     }
 }
 

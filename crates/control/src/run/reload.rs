@@ -21,14 +21,17 @@ use portcullis_proxy::log::Level;
 use portcullis_proxy::record::EndCause;
 use portcullis_proxy::snapshot::Snapshot;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 
+use super::asked::Admin;
 use super::held::{self, Held};
 use super::open::Opening;
 use super::pausing::Paused;
 use super::retire::{self, Retirer, Summary};
 use super::workers::Workers;
 use super::{Explain, status};
-use crate::control_socket::{self, Asked};
+use crate::admin::server::Answer;
+use crate::control_socket;
 use crate::health::{Checker, HealthPlan};
 use crate::life::Life;
 use crate::logs::{Audience, LogHandle};
@@ -57,7 +60,12 @@ pub(super) struct Serving {
     pub(super) paused: Paused,
     /// Who closes listeners.
     pub(super) retirer: Retirer,
+    /// The runtime sockets.
+    pub(super) admin: Admin,
 }
+
+/// Whoever asks gets the answer here.
+pub(super) type Asked = oneshot::Sender<Answer>;
 
 /// What is under way.
 pub(super) struct Reloads {
@@ -108,9 +116,7 @@ impl Reloads {
     /// Tells those who wait for what was under way.
     fn answer(&mut self, done: bool, report: &str) {
         for asked in self.waiting.drain(..) {
-            let report = report.to_owned();
-            // Who went away does not want to know.
-            let _ = asked.send(control_socket::Outcome { done, report });
+            send(asked, done, report);
         }
     }
 
@@ -134,7 +140,7 @@ pub(super) struct Others<'a> {
 }
 
 impl Serving {
-    /// Somebody asks for a reload through the control socket, and waits for its outcome.
+    /// Somebody asks for a reload through a runtime socket, and waits for its outcome.
     pub(super) fn asked(&mut self, asked: Asked, life: &Life, log: &LogHandle, told: &Notifier) {
         let why = match &self.read {
             _ if !life.serves() => STOPPING,
@@ -145,10 +151,7 @@ impl Serving {
                 return self.reload(log, told);
             }
         };
-        let _ = asked.send(control_socket::Outcome {
-            done: false,
-            report: format!("error: {why}\n"),
-        });
+        send(asked, false, &format!("error: {why}\n"));
     }
 
     /// Somebody asks for a reload.
@@ -250,6 +253,7 @@ impl Serving {
             others.log.say(Audience::Global, level, text);
         }
         let sockets = held::deal(&held, &applied.listeners, plan);
+        self.admin.open(plan, &held, others.log);
         self.held = Arc::new(held);
         gone.iter().chain(&gone_admin).for_each(Held::remove_path);
         // Before the workers are given what they have besides.
@@ -327,6 +331,13 @@ impl Serving {
             self.reload(log, notifier);
         }
     }
+}
+
+fn send(asked: Asked, done: bool, report: &str) {
+    let report = report.to_owned();
+    let outcome = control_socket::Outcome { done, report };
+    // Who went away does not want to know.
+    let _ = asked.send(Answer::Text(control_socket::text(&outcome)));
 }
 
 fn milliseconds(time: Duration) -> f64 {

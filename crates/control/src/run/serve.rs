@@ -17,11 +17,13 @@ use rustix::process::Signal;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Interval, Sleep};
 
+use super::asked::Known;
 use super::reload::{Others, Outcome, Serving};
 use super::status::{self, Report};
 use super::workers::{Command, News, Workers};
 use super::{OnHangup, RunError};
-use crate::control_socket::{self, Asked};
+use crate::admin::commands::Question;
+use crate::admin::server::Ask;
 use crate::health::{Checker, HealthPlan};
 use crate::life::{Action, Event, Life};
 use crate::logs::{Audience, LogHandle};
@@ -66,8 +68,10 @@ pub(super) struct Control {
     pub(super) notifier: Notifier,
     pub(super) serving: Serving,
     pub(super) health: HealthPlan,
-    /// Where a reload can be asked for, beside signals.
-    pub(super) asking: Option<UnixListener>,
+    /// The socket beside the pid file.
+    pub(super) beside: Option<UnixListener>,
+    /// What clients of the runtime sockets ask.
+    pub(super) asks: UnboundedReceiver<Ask>,
     /// Ends by itself after this time.
     pub(super) run_for: Option<Duration>,
     /// What HUP does.
@@ -97,8 +101,7 @@ impl Control {
     async fn serve(self, checker: Checker) -> Result<(), RunError> {
         let signals = heard(self.signals, self.on_hangup);
         let mut signals = signals.map_err(RunError::host("wait for signals"))?;
-        let asking = self.asking.map(control_socket::listen).transpose();
-        let mut asking = asking.map_err(RunError::host("listen beside the pid file"))?;
+        let mut asks = self.asks;
         let mut watchdog = self.notifier.watchdog().map(tokio::time::interval);
         let mut process = Process {
             life: self.life,
@@ -112,6 +115,7 @@ impl Control {
                 ..Timers::default()
             },
         };
+        process.open_admin(self.beside)?;
         for (audience, name) in status::proxies(&process.serving.plan) {
             process
                 .log
@@ -143,8 +147,8 @@ impl Control {
                     }
                     continue;
                 }
-                Some(asked) = next_of(&mut asking) => {
-                    process.asked(asked);
+                Some(ask) = asks.recv() => {
+                    process.asked(ask);
                     continue;
                 }
                 event = process.timers.next() => event,
@@ -184,6 +188,7 @@ impl Process {
                 Action::ResumeListeners => self.workers.tell(Command::Resume),
                 Action::StopAccepting => {
                     self.notifier.stopping("no longer accepting");
+                    self.serving.admin.close();
                     self.serving.retire_all(&self.workers, &self.log);
                     self.workers.tell(Command::WindDown);
                 }
@@ -191,6 +196,7 @@ impl Process {
                     self.notifier.stopping("no longer accepting");
                     // Workers are to be the last ones to hold them.
                     self.serving.held = Arc::default();
+                    self.serving.admin.close();
                     self.workers.tell(Command::StopAccepting);
                 }
                 Action::EndSessions => {
@@ -215,10 +221,35 @@ impl Process {
         Next::Serve
     }
 
-    /// Somebody asks for a reload, and waits.
-    fn asked(&mut self, asked: Asked) {
+    /// Serves the runtime sockets.
+    fn open_admin(&mut self, beside: Option<UnixListener>) -> Result<(), RunError> {
         let serving = &mut self.serving;
-        serving.asked(asked, &self.life, &self.log, &self.notifier);
+        if let Some(beside) = beside {
+            let opened = serving.admin.open_beside(beside);
+            opened.map_err(RunError::host("listen beside the pid file"))?;
+        }
+        let (plan, held) = (&serving.plan, &serving.held);
+        serving.admin.open(plan, held, &self.log);
+        Ok(())
+    }
+
+    /// Somebody asks through a runtime socket, and waits.
+    fn asked(&mut self, ask: Ask) {
+        let serving = &mut self.serving;
+        match ask {
+            Ask::Question(Question::Reload, asked) => {
+                serving.asked(asked, &self.life, &self.log, &self.notifier);
+            }
+            Ask::Question(question, asked) => {
+                let known = Known {
+                    life: &self.life,
+                    log: &self.log,
+                };
+                // Who went away does not want to know.
+                let _ = asked.send(serving.answer(&question, &known));
+            }
+            Ask::Sockets(_stream) => {}
+        }
     }
 
     /// A reload is prepared, or refused.
@@ -273,14 +304,6 @@ struct Timers {
     grace: Option<Pin<Box<Sleep>>>,
     hard_stop: Option<Pin<Box<Sleep>>>,
     patience: Option<Pin<Box<Sleep>>>,
-}
-
-/// The next one who asks; waits for ever where nobody can.
-async fn next_of(asking: &mut Option<UnboundedReceiver<Asked>>) -> Option<Asked> {
-    match asking {
-        Some(asking) => asking.recv().await,
-        None => std::future::pending().await,
-    }
 }
 
 /// The next turn of an interval; waits for ever without one.

@@ -16,6 +16,7 @@ use portcullis_proxy::log::{Level, Zone};
 use portcullis_proxy::record;
 use portcullis_sys::process::Signals;
 
+use super::asked::Admin;
 use super::groups::Groups;
 use super::held::{self, Held};
 use super::messages::Messages;
@@ -210,7 +211,7 @@ impl Stage {
         let count = held.iter().map(|held| held.sockets.len()).sum();
         let ready = job.ready.take();
         let mut control = self.control(held, ears, signals, &writer, job)?;
-        control.asking = asking;
+        control.beside = asking;
         let result = serve::serve(control, || self.announce(count, ready));
         if result.is_ok() {
             // After a failure a worker may still hold its end, and this would wait for it.
@@ -229,6 +230,7 @@ impl Stage {
         job: Job,
     ) -> Result<Control, RunError> {
         let plan = &*self.plan;
+        let (admin, asks) = Admin::new();
         let mut registry = Registry::default();
         let applied = registry.apply(plan, None, self.maxconn);
         let health = HealthPlan::new(plan, &registry);
@@ -243,7 +245,8 @@ impl Stage {
             log: writer.handle(),
             notifier: self.notifier.clone(),
             health,
-            asking: None,
+            beside: None,
+            asks,
             serving: Serving {
                 plan: Arc::clone(&self.plan),
                 registry,
@@ -255,6 +258,7 @@ impl Stage {
                 reloads: Reloads::default(),
                 paused: Paused::default(),
                 retirer,
+                admin,
             },
             run_for: job.run_for,
             on_hangup: job.on_hangup,

@@ -12,6 +12,7 @@ mod clients;
 mod harness;
 mod servers;
 
+mod admin;
 mod balance;
 mod beside;
 mod check;

@@ -220,7 +220,7 @@ impl<'a> Change<'a> {
     /// Takes over the sockets that stay, with the options that they are to have.
     fn keep(&mut self) -> Result<(), RunError> {
         let all = self.plan.to_open();
-        for index in 0..self.fates.len() {
+        for (index, to_open) in all.iter().enumerate() {
             let Some(old) = self.fates[index].kept() else {
                 if let Fate::Replace(_, what) = self.fates[index] {
                     let text = format!(
@@ -232,7 +232,7 @@ impl<'a> Change<'a> {
                 continue;
             };
             let old = &self.old[old];
-            let new = all[index].spec;
+            let new = to_open.spec;
             if let Fate::Adjust(_) = self.fates[index] {
                 self.adjust(index, old, new)?;
             }
