@@ -9,8 +9,8 @@
 //! A world is copied for each way out that is tried on it, and fifty thousand connections of one listener
 //! are all the same obstacle.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 
 use crate::snapshot::{InGroup, Options, Socket, State};
 
@@ -22,7 +22,8 @@ pub(crate) const KEPT: usize = 100;
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Kind<'a> {
     net: usize,
-    local: SocketAddr,
+    at: At,
+    port: u16,
     state: State,
     half_closed: bool,
     device: u32,
@@ -35,12 +36,35 @@ struct Kind<'a> {
     listener: Option<usize>,
 }
 
+/// Where an owner of a port is, as a newcomer sees it.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum At {
+    /// At an address that is asked about, now or by a way out.
+    Asked(IpAddr),
+    /// At another: in the way of a wildcard, like all others there, and of nobody else.
+    Elsewhere { six: bool, mapped: bool },
+}
+
+impl At {
+    fn of(ip: IpAddr, asked: &BTreeSet<IpAddr>) -> At {
+        let mapped = ip.is_ipv6() && ip.to_canonical().is_ipv4();
+        match ip.is_unspecified() || asked.contains(&ip.to_canonical()) {
+            true => At::Asked(ip),
+            false => At::Elsewhere {
+                six: ip.is_ipv6(),
+                mapped,
+            },
+        }
+    }
+}
+
 /// A socket, its network namespace, and the listener that it waits at.
 pub(crate) type Member<'a> = (usize, &'a Socket, Option<usize>);
 
 /// Whether each of these stays. The first and the last of each kind do, so that whoever is met first, from
-/// either end, is the same; and of those that end by themselves the one that ends last.
-pub(crate) fn few(all: &[Member<'_>]) -> Vec<bool> {
+/// either end, is the same; and of those that end by themselves the one that ends last. Of `asked` are the
+/// addresses, in their canonical form, that anything is asked about but a wildcard.
+pub(crate) fn few(all: &[Member<'_>], asked: &BTreeSet<IpAddr>) -> Vec<bool> {
     let mut kinds: BTreeMap<Kind<'_>, Vec<usize>> = BTreeMap::new();
     let mut stays = vec![true; all.len()];
     for (at, &(net, socket, listener)) in all.iter().enumerate() {
@@ -50,7 +74,8 @@ pub(crate) fn few(all: &[Member<'_>]) -> Vec<bool> {
         }
         let kind = Kind {
             net,
-            local: socket.local,
+            at: At::of(socket.local.ip(), asked),
+            port: socket.local.port(),
             state: socket.state,
             half_closed: socket.half_closed,
             device: socket.device,
@@ -62,19 +87,79 @@ pub(crate) fn few(all: &[Member<'_>]) -> Vec<bool> {
         };
         kinds.entry(kind).or_default().push(at);
     }
-    for crowd in kinds.into_values() {
+    let met = first_met(all);
+    for (kind, crowd) in kinds {
         let longest = crowd.iter().copied().max_by_key(|&at| all[at].1.timer_ms);
-        let behind = crowd.len().saturating_sub(KEPT);
-        for &at in crowd.get(KEPT..behind).unwrap_or_default() {
-            stays[at] = Some(at) == longest;
+        for &at in &crowd {
+            stays[at] = false;
+        }
+        for at in ends(&crowd).chain(longest) {
+            stays[at] = true;
+        }
+        if let At::Elsewhere { .. } = kind.at {
+            // A wildcard meets the owners address by address: the newest one, then those of that one.
+            let mut by_address = crowd;
+            by_address.sort_by_key(|&at| (met[&bucket(&all[at])], at));
+            for at in ends(&by_address) {
+                stays[at] = true;
+            }
         }
     }
+    // An address is as new as the first that came there.
+    let kept = (0..all.len()).filter(|&at| stays[at]);
+    let firsts: Vec<usize> = kept.map(|at| met[&bucket(&all[at])]).collect();
+    for first in firsts {
+        stays[first] = true;
+    }
     stays
+}
+
+/// The first and the last of a crowd.
+fn ends(crowd: &[usize]) -> impl Iterator<Item = usize> {
+    let behind = crowd.len().saturating_sub(KEPT).max(KEPT.min(crowd.len()));
+    let (before, after) = (&crowd[..KEPT.min(crowd.len())], &crowd[behind..]);
+    before.iter().chain(after).copied()
+}
+
+/// What the kernel keeps the owners of one address in.
+fn bucket(member: &Member<'_>) -> (usize, SocketAddr, u32) {
+    (member.0, member.1.local, member.1.device)
+}
+
+/// The first member of each address.
+fn first_met(all: &[Member<'_>]) -> BTreeMap<(usize, SocketAddr, u32), usize> {
+    let mut met = BTreeMap::new();
+    for (at, member) in all.iter().enumerate() {
+        met.entry(bucket(member)).or_insert(at);
+    }
+    met
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn asked() -> BTreeSet<IpAddr> {
+        BTreeSet::from(["127.0.0.1".parse().unwrap()])
+    }
+
+    #[test]
+    fn sockets_at_addresses_that_nobody_asks_about_are_one_crowd() {
+        let sockets: Vec<Socket> = (0..3000u32)
+            .map(|at| {
+                let first = u32::from_be_bytes([127, 0, 0, 1]);
+                let ip = std::net::Ipv4Addr::from_bits(first + at / 3);
+                let mut one = Socket::unknown((ip, 80).into());
+                one.state = State::TimeWait;
+                one
+            })
+            .collect();
+        let all: Vec<Member<'_>> = sockets.iter().map(|socket| (0, socket, None)).collect();
+        let stays = few(&all, &asked());
+        assert_eq!(&stays[..3], [true; 3], "those at the address");
+        let kept = stays.iter().filter(|stays| **stays).count();
+        assert!((2 * KEPT..5 * KEPT).contains(&kept), "{kept}");
+    }
 
     #[test]
     fn a_crowd_keeps_its_ends_and_the_one_that_lasts_longest() {
@@ -86,7 +171,7 @@ mod tests {
         sockets[800].options.reuseaddr = Some(true);
         sockets[900].state = State::Listen;
         let all: Vec<Member<'_>> = sockets.iter().map(|socket| (0, socket, None)).collect();
-        let stays = few(&all);
+        let stays = few(&all, &asked());
         let kept: Vec<usize> = (0..1000).filter(|&at| stays[at]).collect();
         let odd = [500, 700, 800, 900];
         // The listener is within the last hundred, and none of the crowd.
@@ -98,9 +183,12 @@ mod tests {
     fn who_is_not_many_stays() {
         let socket = Socket::unknown("127.0.0.1:80".parse().unwrap());
         for many in [0, 1, 2 * KEPT] {
-            assert_eq!(few(&vec![(0, &socket, None); many]), vec![true; many]);
+            assert_eq!(
+                few(&vec![(0, &socket, None); many], &asked()),
+                vec![true; many]
+            );
         }
-        let more = few(&vec![(0, &socket, None); 2 * KEPT + 2]);
+        let more = few(&vec![(0, &socket, None); 2 * KEPT + 2], &asked());
         assert_eq!(more.iter().filter(|stays| **stays).count(), 2 * KEPT);
     }
 }

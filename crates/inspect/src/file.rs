@@ -9,8 +9,10 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::limits;
+use crate::model_host::host_of;
 use crate::plain::make_plain;
 use crate::snapshot::{Files, KernelName, Process, Refusers, Snapshot, Sources};
+use crate::world::Nonsense;
 
 /// The version of the format that this program writes.
 pub const VERSION: u32 = 1;
@@ -43,13 +45,15 @@ impl Snapshot {
     ///
     /// # Errors
     ///
-    /// Where it cannot be read, is not such a file, or is one of another version.
+    /// Where it cannot be read, is not such a file, is one of another version, or describes what no host is.
     pub fn load(path: &Path) -> io::Result<Snapshot> {
         let length = std::fs::metadata(path)?.len();
         if length > FILE_MAX {
             return Err(invalid(format!("{length} bytes are no host's description")));
         }
-        Snapshot::parse(&std::fs::read(path)?)
+        let snapshot = Snapshot::parse(&std::fs::read(path)?)?;
+        possible(&snapshot).map_err(|nonsense| invalid(nonsense.to_string()))?;
+        Ok(snapshot)
     }
 
     /// Reads a file's content.
@@ -80,10 +84,10 @@ impl Snapshot {
         let mut snapshot: Snapshot =
             serde_json::from_slice(text).map_err(|error| invalid(error.to_string()))?;
         make_plain(&mut snapshot);
-        match limits::out_of_bounds(&snapshot) {
-            Some(what) => Err(invalid(what)),
-            None => Ok(snapshot),
+        if let Some(what) = limits::out_of_bounds(&snapshot) {
+            return Err(invalid(what));
         }
+        Ok(snapshot)
     }
 
     /// The file's content.
@@ -129,6 +133,13 @@ fn name_alone(name: &str) -> &str {
     word.trim_end_matches(':')
 }
 
+/// Whether a question can be asked about it at all: of its sockets each answer sees for itself.
+fn possible(snapshot: &Snapshot) -> Result<(), Nonsense> {
+    let caller = snapshot.process(snapshot.caller);
+    let caller = caller.ok_or(Nonsense::NoCaller(snapshot.caller))?;
+    host_of(snapshot, caller).map(|_| ())
+}
+
 fn invalid(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
@@ -145,6 +156,7 @@ mod tests {
             user_namespace: None,
             owner_outside: Some(false),
             local_routes: None,
+            other_routes: None,
             without_routes4: false,
             sysctls: Sysctls::default(),
             interfaces: Vec::new(),

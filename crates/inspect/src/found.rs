@@ -205,3 +205,43 @@ impl Builder<'_> {
         }
     }
 }
+
+impl From<portcullis_kernel_model::State> for State {
+    fn from(state: portcullis_kernel_model::State) -> State {
+        use portcullis_kernel_model::State as Model;
+        match state {
+            Model::Established => State::Established,
+            Model::SynSent => State::SynSent,
+            Model::SynRecv => State::SynRecv,
+            Model::FinWait1 => State::FinWait1,
+            Model::FinWait2 => State::FinWait2,
+            Model::TimeWait => State::TimeWait,
+            Model::Close => State::Bound,
+            Model::CloseWait => State::CloseWait,
+            Model::LastAck => State::LastAck,
+            Model::Listen => State::Listen,
+            Model::Closing => State::Closing,
+            Model::NewSynRecv => State::HalfOpen,
+        }
+    }
+}
+
+impl From<State> for portcullis_kernel_model::State {
+    fn from(state: State) -> portcullis_kernel_model::State {
+        use portcullis_kernel_model::State as Model;
+        match state {
+            State::Established => Model::Established,
+            State::SynSent => Model::SynSent,
+            State::SynRecv => Model::SynRecv,
+            State::FinWait1 => Model::FinWait1,
+            State::FinWait2 => Model::FinWait2,
+            State::TimeWait => Model::TimeWait,
+            State::Bound => Model::Close,
+            State::CloseWait => Model::CloseWait,
+            State::LastAck => Model::LastAck,
+            State::Listen => Model::Listen,
+            State::Closing => Model::Closing,
+            State::HalfOpen => Model::NewSynRecv,
+        }
+    }
+}

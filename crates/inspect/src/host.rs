@@ -29,10 +29,12 @@ use crate::place::{
     owner_of_net, uids_are_the_hosts, user_namespaces,
 };
 use crate::plain;
+use crate::polls;
 use crate::process::process;
 use crate::refusers;
 use crate::snapshot::{
-    Bucket, Group, InGroup, KernelName, Known, Namespace, Options, Process, Snapshot, Socket, State,
+    Bucket, Group, InGroup, KernelName, Known, Namespace, Options, Process, Snapshot, Socket,
+    State, Vrf,
 };
 use crate::sysctls;
 
@@ -189,7 +191,14 @@ impl Reader<'_> {
             Vec::new()
         });
         let proc = Path::new(PROC);
-        let (owner, routes) = (owner_of_net(), links::local_routes());
+        let has_vrf = interfaces.iter().any(|one| one.vrf == Vrf::Itself);
+        let (owner, routes) = (owner_of_net(), links::routes(has_vrf));
+        let without_routes4 =
+            matches!(&routes, Err(error) if error.kind() == io::ErrorKind::NotFound);
+        let (local_routes, other_routes) = routes
+            .map(|routes| (routes.local, routes.other))
+            .ok()
+            .unzip();
         let mut namespace = Namespace {
             inode: place.inode,
             names: place.names.clone(),
@@ -197,8 +206,9 @@ impl Reader<'_> {
             owner_outside: owner.outside,
             sysctls: sysctls::sysctls(proc),
             interfaces,
-            without_routes4: matches!(&routes, Err(error) if error.kind() == io::ErrorKind::NotFound),
-            local_routes: routes.ok(),
+            without_routes4,
+            local_routes,
+            other_routes,
             sockets,
             buckets: Vec::new(),
             groups: Vec::new(),
@@ -408,6 +418,7 @@ fn find_owners(snapshot: &mut Snapshot, wanted: &Wanted, caller: Process) {
     others.sort_by_key(|process| process.pid);
     snapshot.processes = vec![caller];
     snapshot.processes.extend(others);
+    polls::fill(proc, snapshot);
 }
 
 /// The numbers of all sockets that somebody may hold, sorted.

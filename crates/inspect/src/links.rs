@@ -4,7 +4,9 @@
 //! Kernel:   rtnetlink(7); net/core/rtnetlink.c, rtnl_fill_ifinfo(); net/ipv4/devinet.c,
 //!           inet_fill_ifaddr(); net/ipv6/addrconf.c, inet6_fill_ifaddr()
 //!           net/ipv4/fib_frontend.c, inet_dump_fib(); net/ipv4/fib_trie.c, fib_dump_info()
-//! Not here: routes to others.
+//!           net/core/fib_rules.c, fib_rule_default(): once there is another rule, the tables of local and of
+//!           ordinary routes are two (`fib_unmerge`)
+//! Not here: routes to others; IPv6, where the addresses of interfaces alone decide.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use portcullis_sys::netlink::{Attributes, Message, Netlink, malformed, u32_at};
 
-use crate::snapshot::{Address, Interface, LocalRoute, Vrf};
+use crate::snapshot::{Address, Interface, LocalRoute, OtherRoute, Vrf};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
@@ -21,9 +23,19 @@ const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
 const ROUTE_MESSAGE: usize = 12;
+const RTM_NEWRULE: u16 = 32;
+const RTM_GETRULE: u16 = 34;
+const RT_TABLE_MAIN: u8 = 254;
 const RT_TABLE_LOCAL: u8 = 255;
 const RTN_LOCAL: u8 = 2;
+const RTN_BROADCAST: u8 = 3;
+const RTN_MULTICAST: u8 = 5;
+const RTNH_F_DEAD: u32 = 1;
 const RTA_DST: u16 = 1;
+/// The rules that a network begins with: local, main, default.
+const RULES_OWN: usize = 3;
+/// Of a router with more ordinary routes, none is taken.
+const ROUTES_MAX: usize = 100_000;
 const LINK_MESSAGE: usize = 16;
 const ADDRESS_MESSAGE: usize = 8;
 const IFLA_IFNAME: u16 = 3;
@@ -88,20 +100,86 @@ pub(crate) fn interfaces() -> io::Result<Vec<Interface>> {
     Ok(interfaces.collect())
 }
 
-/// What the table of local routes says is this network's own; IPv4 alone, as IPv6 asks the addresses.
-/// ENOENT where there is no such table yet (`inet_dump_fib`).
-pub(crate) fn local_routes() -> io::Result<Vec<LocalRoute>> {
+/// What the routes say that IPv4 addresses are.
+pub(crate) struct Routes {
+    pub local: Vec<LocalRoute>,
+    pub other: Vec<OtherRoute>,
+}
+
+/// What the table of local routes says is this network's own, and what not; IPv4 alone, as IPv6 asks the
+/// addresses. ENOENT where there is no such table yet (`inet_dump_fib`).
+pub(crate) fn routes(has_vrf: bool) -> io::Result<Routes> {
+    let mut routes = Routes {
+        local: Vec::new(),
+        other: Vec::new(),
+    };
+    for route in table(RT_TABLE_LOCAL)? {
+        match route.kind {
+            RTN_LOCAL => routes.local.push(LocalRoute {
+                net: route.net,
+                length: route.length,
+            }),
+            _ => routes.other.push(route.other()),
+        }
+    }
+    // A kernel without rules has both tables in one; only within a local network others matter.
+    let within = |net: Ipv4Addr, length: u8| {
+        let mut wide = routes.local.iter();
+        wide.any(|own| own.length < length && !own.net.is_loopback() && covers(own, net))
+    };
+    let wide = routes
+        .local
+        .iter()
+        .any(|own| own.length < 32 && !own.net.is_loopback());
+    if wide && !has_vrf && rules()? <= RULES_OWN {
+        let ordinary = table(RT_TABLE_MAIN).unwrap_or_default();
+        let more: Vec<OtherRoute> = ordinary
+            .iter()
+            .filter(|route| within(route.net, route.length))
+            .map(Route::other)
+            .collect();
+        routes.other.extend(more);
+    }
+    Ok(routes)
+}
+
+fn covers(own: &LocalRoute, net: Ipv4Addr) -> bool {
+    let rest = u32::MAX.checked_shr(u32::from(own.length)).unwrap_or(0);
+    own.net.to_bits() | rest == net.to_bits() | rest
+}
+
+/// A route, as far as it tells what an address is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Route {
+    net: Ipv4Addr,
+    length: u8,
+    /// `rtm_type`.
+    kind: u8,
+}
+
+impl Route {
+    fn other(&self) -> OtherRoute {
+        OtherRoute {
+            net: self.net,
+            length: self.length,
+            broadcast: matches!(self.kind, RTN_BROADCAST | RTN_MULTICAST),
+        }
+    }
+}
+
+fn table(number: u8) -> io::Result<Vec<Route>> {
     const AF_INET: u8 = 2;
     let mut netlink = Netlink::open(None)?;
     netlink.filter_dumps()?;
     let mut request = [0; ROUTE_MESSAGE];
-    (request[0], request[4], request[7]) = (AF_INET, RT_TABLE_LOCAL, RTN_LOCAL);
+    (request[0], request[4]) = (AF_INET, number);
     let mut routes = Vec::new();
     netlink.dump(RTM_GETROUTE, &request, |message| {
         match message {
             None => routes.clear(),
             Some(Message { kind, body, .. }) if kind == RTM_NEWROUTE => {
-                routes.extend(route_in(body)?);
+                let room = routes.len() < ROUTES_MAX;
+                routes.extend(route_in(body, number)?.filter(|_| room));
             }
             Some(_) => {}
         }
@@ -110,21 +188,42 @@ pub(crate) fn local_routes() -> io::Result<Vec<LocalRoute>> {
     Ok(routes)
 }
 
-fn route_in(body: &[u8]) -> io::Result<Option<LocalRoute>> {
+/// How many rules there are for IPv4.
+fn rules() -> io::Result<usize> {
+    const AF_INET: u8 = 2;
+    let mut request = [0; ROUTE_MESSAGE];
+    request[0] = AF_INET;
+    let mut count = 0;
+    Netlink::open(None)?.dump(RTM_GETRULE, &request, |message| {
+        match message {
+            None => count = 0,
+            Some(Message { kind, .. }) => count += usize::from(kind == RTM_NEWRULE),
+        }
+        Ok(())
+    })?;
+    Ok(count)
+}
+
+/// A route of a table that a packet without a type of service can take.
+fn route_in(body: &[u8], table: u8) -> io::Result<Option<Route>> {
     let Some((fixed, rest)) = body.split_at_checked(ROUTE_MESSAGE) else {
         return Err(malformed("a route's description is cut short"));
     };
-    if (fixed[4], fixed[7]) != (RT_TABLE_LOCAL, RTN_LOCAL) {
+    let (length, service, flags) = (fixed[1], fixed[3], u32_at(fixed, 8).unwrap_or(0));
+    if fixed[4] != table || service != 0 || flags & RTNH_F_DEAD != 0 || length > 32 {
         return Ok(None);
     }
     let to = Attributes(rest).find(|&(kind, _)| kind == RTA_DST);
-    Ok(match to.and_then(|(_, value)| ip_in(value)) {
-        Some(IpAddr::V4(net)) => Some(LocalRoute {
-            net,
-            length: fixed[1],
-        }),
-        _ => None,
-    })
+    let net = match (to.and_then(|(_, value)| ip_in(value)), length) {
+        (Some(IpAddr::V4(net)), _) => net,
+        (None, 0) => Ipv4Addr::UNSPECIFIED,
+        _ => return Ok(None),
+    };
+    Ok(Some(Route {
+        net,
+        length,
+        kind: fixed[7],
+    }))
 }
 
 /// How many interfaces or addresses a message describes.

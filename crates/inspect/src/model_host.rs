@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use portcullis_kernel_model as model;
 use portcullis_kernel_model::{Caps, FilesId, Kernel, NetId, ProcessId, Uid, UserNsId};
 
+use crate::routes;
 use crate::snapshot::{Interface, Namespace, Process, Snapshot, Sysctls, Vrf};
 use crate::world::{NOBODY_ELSE, Nonsense};
 
@@ -23,6 +24,7 @@ fn namespace(kernel: Kernel, from: &Namespace, user_ns: UserNsId) -> model::Name
         user_ns,
         interfaces: interfaces(from),
         without_routes4: from.without_routes4,
+        routes4: routes::of(from),
         sysctls: sysctls(kernel, &from.sysctls),
     }
 }
@@ -44,6 +46,9 @@ fn interfaces(from: &Namespace) -> Vec<model::Interface> {
         .collect();
     let lengths: BTreeSet<u8> = routes.iter().map(|&(_, length)| length).collect();
     let is_local = |ip: Ipv4Addr| {
+        if let Some(kind) = routes::kind(from, ip) {
+            return kind == model::RouteKind::Local;
+        }
         let mut lengths = lengths.iter();
         lengths.any(|&length| routes.contains(&(first(ip, length), length)))
     };

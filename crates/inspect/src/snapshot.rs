@@ -118,6 +118,10 @@ pub struct Namespace {
     /// The IPv4 addresses that the table of local routes says are its own; unknown before 4.20.
     #[serde(default)]
     pub local_routes: Option<Vec<LocalRoute>>,
+    /// What else that table says, and the table of ordinary routes where it is asked too: IPv4 addresses that
+    /// are broadcast ones, or not the host's own within a local route. `null`: it is not known.
+    #[serde(default)]
+    pub other_routes: Option<Vec<OtherRoute>>,
     /// No IPv4 address or route was ever made in it: every IPv4 address can be bound then.
     #[serde(default)]
     pub without_routes4: bool,
@@ -391,6 +395,17 @@ pub struct LocalRoute {
     pub length: u8,
 }
 
+/// IPv4 addresses that a route says are not the host's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherRoute {
+    /// The first of them.
+    pub net: std::net::Ipv4Addr,
+    /// How many of its bits they have in common: of one address, 32.
+    pub length: u8,
+    /// Whether they are broadcast or multicast addresses, which can be bound.
+    pub broadcast: bool,
+}
+
 /// The sysctls that decide something; `null` where this kernel has none of the name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sysctls {
@@ -490,6 +505,10 @@ pub struct Process {
     pub descriptor_limit: Option<(u64, u64)>,
     /// How many numbers below that limit it has open; of the caller alone.
     pub descriptors: Option<u64>,
+    /// The inodes of the sockets that each of its epoll instances hears; of a process that holds several shards
+    /// of one listener alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub polls: Vec<Vec<u64>>,
     /// Seccomp: 0 none, 1 strict, 2 a filter.
     pub seccomp: Option<u8>,
     /// Whether it can gain no privilege by exec, as a program that uses Landlock cannot.
@@ -547,46 +566,6 @@ impl Socket {
             options: Options::default(),
             group: None,
             holders: Vec::new(),
-        }
-    }
-}
-
-impl From<portcullis_kernel_model::State> for State {
-    fn from(state: portcullis_kernel_model::State) -> State {
-        use portcullis_kernel_model::State as Model;
-        match state {
-            Model::Established => State::Established,
-            Model::SynSent => State::SynSent,
-            Model::SynRecv => State::SynRecv,
-            Model::FinWait1 => State::FinWait1,
-            Model::FinWait2 => State::FinWait2,
-            Model::TimeWait => State::TimeWait,
-            Model::Close => State::Bound,
-            Model::CloseWait => State::CloseWait,
-            Model::LastAck => State::LastAck,
-            Model::Listen => State::Listen,
-            Model::Closing => State::Closing,
-            Model::NewSynRecv => State::HalfOpen,
-        }
-    }
-}
-
-impl From<State> for portcullis_kernel_model::State {
-    fn from(state: State) -> portcullis_kernel_model::State {
-        use portcullis_kernel_model::State as Model;
-        match state {
-            State::Established => Model::Established,
-            State::SynSent => Model::SynSent,
-            State::SynRecv => Model::SynRecv,
-            State::FinWait1 => Model::FinWait1,
-            State::FinWait2 => Model::FinWait2,
-            State::TimeWait => Model::TimeWait,
-            State::Bound => Model::Close,
-            State::CloseWait => Model::CloseWait,
-            State::LastAck => Model::LastAck,
-            State::Listen => Model::Listen,
-            State::Closing => Model::Closing,
-            State::HalfOpen => Model::NewSynRecv,
         }
     }
 }

@@ -11,9 +11,11 @@ mod text;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use portcullis_kernel_model::RouteKind;
 use serde::Serialize;
 
-use crate::snapshot::{Drops, Interface, Known, Namespace, Snapshot, Socket, State};
+use crate::routes;
+use crate::snapshot::{Drops, Interface, Known, Namespace, Snapshot, Socket, State, Vrf};
 use crate::verdict::Holder;
 use crate::world::{Focus, Nonsense, Outcome, Worlds};
 
@@ -77,8 +79,8 @@ pub struct Arrival {
 pub struct Finding {
     /// Whether connections are lost by it.
     pub fault: bool,
-    /// What, for programs: `nobody-listens`, `address-not-here`, `interface-down`, `address-not-ready`,
-    /// `other-listener`, `bound-device`, `accept-queue-full`, `shard-not-accepting`, `connections-wait`,
+    /// What, for programs: `nobody-listens`, `address-not-here`, `no-address`, `interface-down`,
+    /// `address-not-ready`, `other-listener`, `bound-device`, `accept-queue-full`, `shard-not-accepting`, `connections-wait`,
     /// `syn-queue-full`, `syn-cookies`, `overflows`, `depends`.
     pub kind: &'static str,
     /// In words.
@@ -265,25 +267,54 @@ impl Search<'_> {
         all.dedup();
         all.truncate(ADDRESSES_MAX);
         if all.is_empty() {
-            let text = format!("no interface that is up has an address of the family of {ip}");
-            self.find(
-                true,
-                "address-not-here",
-                text,
-                "give an interface an address",
-            );
+            self.no_destination();
         }
         all
     }
 
+    /// A wildcard listens, and there is no address that anything could be sent to.
+    fn no_destination(&mut self) {
+        let family = match self.from.unwrap_or(self.to.ip()).is_ipv6() {
+            true => "IPv6",
+            false => "IPv4",
+        };
+        if !self.net.interfaces.iter().any(|device| device.up) {
+            let text =
+                "no interface of this network is up, so nothing can be sent to it".to_owned();
+            return self.find(
+                true,
+                "interface-down",
+                text,
+                "ip link set lo up, and those that connect it to others",
+            );
+        }
+        let text =
+            format!("no interface that is up has an {family} address: nothing can be sent here");
+        let hint = "give an interface an address (ip address add)";
+        self.find(true, "no-address", text, hint);
+    }
+
     /// Whether packets to an address are taken in.
     fn is_here(&self, ip: IpAddr) -> bool {
-        self.net.interfaces.iter().any(|device| has(device, ip))
+        let routed = match ip {
+            IpAddr::V4(ip) => routes::kind(self.net, ip),
+            IpAddr::V6(_) => None,
+        };
+        let mut all = self.net.interfaces.iter();
+        match routed {
+            Some(RouteKind::Local) => true,
+            // That of a VRF is in a table of its own.
+            Some(_) => all.any(|device| device.vrf != Vrf::Outside && has(device, ip)),
+            None => all.any(|device| has(device, ip)),
+        }
     }
 
     fn check_address(&mut self, ip: IpAddr) {
         let all = &self.net.interfaces;
         let Some(device) = all.iter().find(|device| has(device, ip)) else {
+            if self.is_here(ip) {
+                return;
+            }
             let text = format!(
                 "no interface has {ip}: packets to it are not taken in here (a listener may be there all the same: IP_FREEBIND, or the address has moved away)"
             );
@@ -450,7 +481,12 @@ impl Search<'_> {
             let hint = "start the server, or look where it listens: ss -ltn, portcullis listeners";
             return self.find(true, "nobody-listens", text, hint);
         }
+        // Where no address is, that was said; one on a wildcard is not to blame.
+        let anywhere = self.to.ip().is_unspecified() && self.ways.is_empty();
         for at in all {
+            if anywhere && covers(&self.net.sockets[at], self.to.ip()) {
+                continue;
+            }
             let known = self.holder(at);
             let text = format!(
                 "{} is {}: no connection to {} reaches it",

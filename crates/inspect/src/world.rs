@@ -9,6 +9,7 @@ use portcullis_kernel_model as model;
 use portcullis_kernel_model::{Caps, Found, NetId, ProcessId, SocketId, Uid, UserNsId, World};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::crowd::{Member, few};
 use crate::model_host::{host_of, owner_is_open, uid_of};
@@ -152,12 +153,16 @@ impl Worlds {
         Worlds::from(&Builder::new(snapshot, focus)?)
     }
 
-    /// The worlds for a bind and a listen of a new socket: of a crowd of connections that are alike, some are
-    /// there.
-    pub(crate) fn for_bind(snapshot: &Snapshot, focus: Focus) -> Result<Worlds, Nonsense> {
+    /// The worlds for a bind and a listen of a new socket at one of these addresses: of a crowd of connections
+    /// that are alike, some are there.
+    pub(crate) fn for_bind(
+        snapshot: &Snapshot,
+        focus: Focus,
+        at: &[IpAddr],
+    ) -> Result<Worlds, Nonsense> {
         let mut builder = Builder::new(snapshot, focus)?;
         builder.open_settings();
-        builder.thin_crowds();
+        builder.thin_crowds(at);
         Worlds::from(&builder)
     }
 
@@ -279,11 +284,21 @@ impl<'a> Builder<'a> {
         self.find_listeners();
     }
 
-    fn thin_crowds(&mut self) {
+    fn thin_crowds(&mut self, at: &[IpAddr]) {
+        // Those that a way out may name instead: `try_addresses` of the model's ways_out.rs.
+        let (v4, v6): (Vec<_>, Vec<_>) = (self.host.namespaces.iter())
+            .flat_map(|net| &net.interfaces)
+            .map(|device| (&device.v4, &device.v6))
+            .unzip();
+        let v4 = v4.into_iter().flatten().map(|own| IpAddr::V4(own.0));
+        let v6 = v6.into_iter().flatten().map(|own| IpAddr::V6(own.addr));
+        let beside = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+        let asked = v4.chain(v6).chain([beside]).chain(at.iter().copied());
+        let asked: BTreeSet<IpAddr> = asked.map(|ip| ip.to_canonical()).collect();
         let members: Vec<Member<'_>> = (self.places.iter().zip(&self.listeners))
             .filter_map(|(&place, &listener)| Some((place.0, self.socket(place)?, listener)))
             .collect();
-        let mut stays = few(&members).into_iter();
+        let mut stays = few(&members, &asked).into_iter();
         self.places.retain(|_| stays.next() != Some(false));
         self.find_listeners();
     }

@@ -866,6 +866,16 @@ fn local_routes_tell_which_addresses_may_be_bound() {
         ip("route add local 10.60.0.7 dev lo");
         ip("addr add 10.70.0.1/32 dev lo");
         ip("route del local 10.70.0.1 dev lo table local");
+        ip("addr add 10.80.0.1/24 broadcast 10.80.0.77 dev lo");
+        ip("link add there type veth peer name over");
+        ip("link set over up");
+        ip("link set there up");
+        ip("addr add 10.90.0.1/24 broadcast 10.90.0.200 dev there");
+        ip("route add local 10.91.0.0/24 dev there");
+        ip("route add 10.91.0.128/25 dev there");
+        ip("route add broadcast 10.92.0.9 dev there table local");
+        ip("route add local 10.90.0.16/28 dev there");
+        ip("route add 10.50.7.0/24 dev there");
         let snapshot = read(&Wanted::default()).unwrap();
         let text = snapshot.render().unwrap();
         assert_eq!(Snapshot::parse(text.as_bytes()).unwrap(), snapshot);
@@ -877,6 +887,20 @@ fn local_routes_tell_which_addresses_may_be_bound() {
             ("10.60.0.8:8080", false),
             ("10.70.0.1:8080", false),
             ("127.9.9.9:8080", true),
+            ("10.80.0.1:8080", true),
+            ("10.80.0.77:8080", true),
+            ("10.80.0.78:8080", true),
+            ("10.90.0.200:8080", true),
+            ("10.90.0.255:8080", true),
+            ("10.90.0.0:8080", false),
+            ("10.90.0.254:8080", false),
+            ("10.90.0.17:8080", true),
+            ("10.90.0.32:8080", false),
+            ("10.91.0.5:8080", true),
+            ("10.91.0.255:8080", false),
+            ("10.92.0.9:8080", true),
+            ("10.92.0.8:8080", false),
+            ("10.50.7.8:8080", false),
         ] {
             let told = ask(&snapshot, &Opening::new(at(asked))).unwrap();
             let expected = match works {
@@ -886,6 +910,14 @@ fn local_routes_tell_which_addresses_may_be_bound() {
             assert_eq!(told.outcome, expected, "{told}");
             let live = TcpListener::bind(asked);
             assert_eq!(live.is_ok(), works, "{asked}: {live:?}");
+        }
+        // With a rule of somebody's own the local table is asked alone.
+        ip("rule add from 192.0.2.1 lookup 7");
+        let snapshot = read(&Wanted::default()).unwrap();
+        for asked in ["10.91.0.200:8080", "10.50.7.8:8080"] {
+            let told = ask(&snapshot, &Opening::new(at(asked))).unwrap();
+            assert_eq!(told.outcome, verdict::Outcome::Works, "{told}");
+            TcpListener::bind(asked).unwrap();
         }
     });
 }

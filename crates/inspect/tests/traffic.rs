@@ -203,3 +203,54 @@ fn a_full_syn_queue_is_a_fault_where_no_cookies_are_sent() {
         assert_eq!(found, (Served::All, vec![("syn-cookies", false)]));
     });
 }
+
+#[test]
+fn a_wildcard_in_a_network_without_addresses_is_not_to_blame() {
+    private_network_as_root(|| {
+        let ip = |words: &str| {
+            let done = std::process::Command::new("ip")
+                .args(words.split(' '))
+                .status();
+            assert!(done.unwrap().success(), "ip {words}");
+        };
+        if portcullis_testkit::need_program("ip").is_none() {
+            return;
+        }
+        let _wild = listener("0.0.0.0", |_| (), 5);
+        ip("addr flush dev lo");
+        let none = told("0.0.0.0", None);
+        assert_eq!(
+            (none.outcome, kinds(&none)),
+            (Served::None, vec!["no-address"]),
+            "{none}"
+        );
+        assert!(none.to_string().contains("has an IPv4 address"), "{none}");
+        ip("link set lo down");
+        let down = told("0.0.0.0", None);
+        assert_eq!(kinds(&down), ["interface-down"], "{down}");
+        assert!(connect("127.0.0.1").is_err());
+    });
+}
+
+#[test]
+fn an_address_of_a_local_route_is_one_that_connections_come_to() {
+    private_network_as_root(|| {
+        if portcullis_testkit::need_program("ip").is_none() {
+            return;
+        }
+        let mut route = std::process::Command::new("ip");
+        route.args(["route", "add", "local", "10.50.0.0/16", "dev", "lo"]);
+        assert!(route.status().unwrap().success());
+        let wild = listener("0.0.0.0", |_| (), 5);
+        let served = told("10.50.3.4", None);
+        assert_eq!(
+            (served.outcome, kinds(&served)),
+            (Served::All, vec![]),
+            "{served}"
+        );
+        let beyond = told("10.51.3.4", None);
+        assert!(kinds(&beyond).contains(&"address-not-here"), "{beyond}");
+        connect("10.50.3.4").unwrap();
+        assert!(wild.accept().is_ok());
+    });
+}

@@ -12,6 +12,7 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::addr::{Kind6, is_multicast4, kind6};
 use crate::connect::LOOPBACK_DEVICE;
+use crate::routes::{Route4, kind_by};
 use crate::version::{Change, Kernel};
 
 /// A network namespace, by its place in [`Host::namespaces`].
@@ -118,6 +119,9 @@ pub struct Namespace {
     /// No IPv4 address or route was ever made here, so that there is no table of local routes: the kernel
     /// then takes every address for a broadcast one, which can be bound (`inet_addr_type_table`).
     pub without_routes4: bool,
+    /// The table of local routes outside of any VRF, where it is known and not what interfaces' addresses make
+    /// it: a host that was found as it is. The addresses of interfaces stand before it.
+    pub routes4: Option<Vec<Route4>>,
     /// Its sysctls.
     pub sysctls: Sysctls,
 }
@@ -343,6 +347,7 @@ impl Namespace {
             user_ns,
             interfaces: alloc::vec![lo],
             without_routes4: false,
+            routes4: None,
             sysctls: Sysctls::of(kernel),
         }
     }
@@ -391,6 +396,13 @@ impl Namespace {
         }
         if self.without_routes4 {
             return Kind4::Broadcast;
+        }
+        if let (0, Some(routes)) = (vrf, &self.routes4) {
+            let own = |i: &Interface| i.v4.iter().any(|own| own.0.to_bits() == addr);
+            return match self.in_vrf(0).any(own) {
+                true => Kind4::Local,
+                false => kind_by(routes, addr),
+            };
         }
         // The longest prefix decides; of a VRF's tables the local one is asked before.
         let merged = !self.interfaces.iter().any(|i| i.vrf == Vrf::Itself);
@@ -591,9 +603,4 @@ pub(crate) fn zeronet(kernel: Kernel, addr: u32) -> bool {
     } else {
         addr >> 24 == 0
     }
-}
-
-/// Whether nothing can be sent from an IPv4 address, whoever has it (`ip_route_output_key_hash_rcu`).
-pub(crate) fn is_no_source4(kernel: Kernel, addr: u32) -> bool {
-    addr != 0 && (is_multicast4(addr) || addr == u32::MAX || zeronet(kernel, addr))
 }

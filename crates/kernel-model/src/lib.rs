@@ -190,6 +190,7 @@ mod ports;
 mod receive;
 mod request;
 mod reuseport;
+mod routes;
 mod rover;
 mod rules;
 mod scan;
@@ -221,6 +222,7 @@ pub use host::{
 };
 pub use places::{MOVED, Moved};
 pub use ports::PortChoice;
+pub use routes::{Route4, RouteKind};
 pub use rules::{Rule, RuleInfo};
 pub use sysctl::Sysctl;
 pub use timer::Together;

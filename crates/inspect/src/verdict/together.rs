@@ -4,6 +4,8 @@
 //!           next.
 //! Not here: one alone (the parent).
 
+use std::net::IpAddr;
+
 use portcullis_kernel_model::{Call, SocketId, World};
 
 use super::{Asked, NEAR, Opening, Subject, Verdict, ask};
@@ -57,7 +59,8 @@ fn one_port(
         port: Some(port),
         near: NEAR,
     };
-    let mut worlds = Worlds::for_bind(snapshot, focus)?;
+    let at: Vec<IpAddr> = openings.iter().map(|(_, one)| one.at.ip()).collect();
+    let mut worlds = Worlds::for_bind(snapshot, focus, &at)?;
     // Of each world, the sockets that were opened there before, with their numbers.
     let mut ours: Vec<Vec<(SocketId, usize)>> =
         worlds.possible.iter().map(|_| Vec::new()).collect();

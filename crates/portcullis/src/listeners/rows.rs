@@ -111,8 +111,11 @@ pub struct Shard {
     pub limit: u32,
     /// Connections that it lost.
     pub drops: Option<u32>,
-    /// Connections of its processes; `null` where a process holds several shards.
+    /// Connections that it took: of its processes; where those hold several shards, of the epoll instances that
+    /// hear it. `null` where nothing tells them apart.
     pub connections: Option<u64>,
+    #[serde(skip)]
+    pub inode: u64,
 }
 
 /// A trap that a row is marked with.
@@ -270,6 +273,7 @@ fn shard(socket: &Socket) -> Shard {
         limit: socket.send_queue,
         drops: socket.drops,
         connections: None,
+        inode: socket.inode,
     }
 }
 
@@ -336,6 +340,8 @@ fn count(snapshot: &Snapshot, net: usize, rows: &mut [Row]) {
         }
     }
     let mut holders: BTreeMap<(usize, u32), u64> = BTreeMap::new();
+    let heard_by = Instances::of(snapshot);
+    let mut instances: BTreeMap<(usize, usize), u64> = BTreeMap::new();
     let mut heard = BTreeMap::new();
     for socket in &snapshot.namespaces[net].sockets {
         if matches!(socket.state, State::Listen | State::Bound | State::TimeWait)
@@ -360,11 +366,69 @@ fn count(snapshot: &Snapshot, net: usize, rows: &mut [Row]) {
             if let Some(holder) = socket.holders.first() {
                 *holders.entry((at, holder.pid)).or_default() += 1;
             }
+            if let Some(&instance) = heard_by.of_socket(socket.inode).first() {
+                *instances.entry((at, instance)).or_default() += 1;
+            }
         }
     }
     for (at, row) in rows.iter_mut().enumerate() {
         divide(row, |pid| holders.get(&(at, pid)).copied().unwrap_or(0));
+        if row.uneven.is_none() {
+            let of = |one: usize| instances.get(&(at, one)).copied().unwrap_or(0);
+            divide_by_instances(row, &heard_by, of);
+        }
     }
+}
+
+/// Epoll instances of the whole snapshot, numbered, by the sockets that they hear.
+struct Instances {
+    by_socket: BTreeMap<u64, Vec<usize>>,
+}
+
+impl Instances {
+    fn of(snapshot: &Snapshot) -> Instances {
+        let mut by_socket: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        // One that was inherited is told of each process that has it.
+        let all: BTreeSet<&Vec<u64>> = (snapshot.processes.iter())
+            .flat_map(|process| &process.polls)
+            .collect();
+        for (number, sockets) in all.into_iter().enumerate() {
+            for &inode in sockets.iter().filter(|&&inode| inode != 0) {
+                by_socket.entry(inode).or_default().push(number);
+            }
+        }
+        Instances { by_socket }
+    }
+
+    fn of_socket(&self, inode: u64) -> &[usize] {
+        self.by_socket.get(&inode).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Gives each shard the connections that are heard where it is heard, if no place hears two of them, and most
+/// connections are heard at such a place.
+fn divide_by_instances(row: &mut Row, heard_by: &Instances, of: impl Fn(usize) -> u64) {
+    let places = |shard: &Shard| heard_by.of_socket(shard.inode).to_vec();
+    let mut seen = BTreeSet::new();
+    let apart = row.shards.iter().all(|shard| {
+        let places = places(shard);
+        !places.is_empty() && places.into_iter().all(|one| seen.insert(one))
+    });
+    let counted: u64 = seen.into_iter().map(&of).sum();
+    if !apart || row.shards.is_empty() || 2 * counted < row.connections {
+        return;
+    }
+    for shard in &mut row.shards {
+        shard.connections = Some(places(shard).into_iter().map(&of).sum());
+    }
+    row.uneven = unevenness(&row.shards);
+}
+
+/// How many times its share the busiest shard has, if there are connections.
+fn unevenness(shards: &[Shard]) -> Option<f64> {
+    let each = shards.iter().filter_map(|shard| shard.connections);
+    let (most, all) = (each.clone().max()?, each.sum::<u64>());
+    (all > 0).then(|| most as f64 * shards.len() as f64 / all as f64)
 }
 
 /// Gives each shard the connections of its processes, where no process has two.
@@ -377,20 +441,10 @@ fn divide(row: &mut Row, of: impl Fn(u32) -> u64) {
     if !apart || row.shards.is_empty() {
         return;
     }
-    let mut most = 0;
     for shard in &mut row.shards {
-        let its = shard.pids.iter().map(|&pid| of(pid)).sum();
-        shard.connections = Some(its);
-        most = most.max(its);
+        shard.connections = Some(shard.pids.iter().map(|&pid| of(pid)).sum());
     }
-    let all: u64 = row
-        .shards
-        .iter()
-        .filter_map(|shard| shard.connections)
-        .sum();
-    if all > 0 {
-        row.uneven = Some(most as f64 * row.shards.len() as f64 / all as f64);
-    }
+    row.uneven = unevenness(&row.shards);
 }
 
 impl Row {
@@ -495,6 +549,7 @@ pub mod tests {
             user_namespace: None,
             owner_outside: Some(false),
             local_routes: None,
+            other_routes: None,
             without_routes4: false,
             sysctls: Sysctls::default(),
             interfaces: Vec::new(),
@@ -571,6 +626,37 @@ pub mod tests {
                 .shards
                 .iter()
                 .all(|shard| shard.connections.is_none())
+        );
+    }
+
+    #[test]
+    fn shards_that_all_are_held_by_all_are_told_apart_by_who_hears_them() {
+        let with = |polls: &[&[u64]]| {
+            let mut sockets = vec![shard_of("0.0.0.0:80", 7), shard_of("0.0.0.0:80", 7)];
+            sockets.extend((0..4).map(|_| connection("192.0.2.1:80", 7)));
+            for (at, socket) in sockets.iter_mut().enumerate() {
+                socket.inode = at as u64 + 1;
+            }
+            let mut process = process_called("a", 7, 1);
+            process.polls = polls.iter().map(|one| one.to_vec()).collect();
+            // A child that inherited one of the instances.
+            let mut heir = process_called("b", 8, 7);
+            heir.polls = process.polls.iter().take(1).cloned().collect();
+            let row = rows(&host(sockets, vec![process, heir]), Unix::Without).remove(0);
+            let connections: Vec<_> = row.shards.iter().map(|one| one.connections).collect();
+            (connections, row.uneven)
+        };
+        assert_eq!(
+            with(&[&[1, 3, 4, 5], &[2, 6]]),
+            (vec![Some(3), Some(1)], Some(1.5))
+        );
+        let unknown = (vec![None, None], None);
+        assert_eq!(with(&[&[1, 2, 3, 4, 5, 6]]), unknown, "one hears both");
+        assert_eq!(with(&[&[1, 3, 4]]), unknown, "nobody hears the second");
+        assert_eq!(
+            with(&[&[1, 3], &[2]]),
+            unknown,
+            "most connections are heard nowhere"
         );
     }
 

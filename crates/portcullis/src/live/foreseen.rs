@@ -17,6 +17,7 @@ use portcullis_control::{Plan, compile::ListenerPlan};
 use portcullis_inspect::snapshot::{Process, Snapshot, State};
 use portcullis_inspect::verdict::{Holder, Opening, Outcome, Together, Verdict, ask_together};
 use portcullis_inspect::{Place, Wanted, read};
+use portcullis_listener::Address;
 
 use super::local::{self, Opener};
 use super::opening::opening;
@@ -36,8 +37,17 @@ pub enum Host<'a> {
     File(&'a Path),
 }
 
+/// Whether the plan is all of a configuration, or what of a wrong one can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whole {
+    /// All of it.
+    Yes,
+    /// A part.
+    No,
+}
+
 /// What is found, at the places of the file.
-pub fn foresee(plan: &Plan, host: &Host<'_>) -> io::Result<Vec<Diagnostic>> {
+pub fn foresee(plan: &Plan, whole: Whole, host: &Host<'_>) -> io::Result<Vec<Diagnostic>> {
     let mut found = Vec::new();
     let mut snapshots: BTreeMap<Option<String>, Snapshot> = BTreeMap::new();
     let mut by_namespace: BTreeMap<Option<String>, Vec<&ListenerPlan>> = BTreeMap::new();
@@ -70,7 +80,10 @@ pub fn foresee(plan: &Plan, host: &Host<'_>) -> io::Result<Vec<Diagnostic>> {
         snapshots.insert(namespace, snapshot);
     }
     if let Some(snapshot) = snapshots.get(&None) {
-        found.extend(of_descriptors(plan, snapshot));
+        // How many a part needs says nothing.
+        if whole == Whole::Yes {
+            found.extend(of_descriptors(plan, snapshot));
+        }
         found.extend(sources::of_plan(plan, snapshot)?);
     }
     Ok(found)
@@ -121,6 +134,7 @@ fn become_the_opener(plan: &Plan, snapshot: &mut Snapshot) -> Option<u32> {
             no_new_privs: None,
             label: None,
             descriptors: None,
+            polls: Vec::new(),
             ..caller
         };
         snapshot.processes.retain(|known| known.pid != 0);
@@ -168,7 +182,7 @@ fn of_answer(
     asked: &[(&ListenerPlan, Opening)],
 ) -> Option<Diagnostic> {
     let verdict = &answer.verdict;
-    let address = &listener.spec.address;
+    let address = shown(&listener.spec.address);
     let first = |text: &str| text.lines().next().unwrap_or_default().to_owned();
     let said = first(&verdict.to_string());
     let said = said
@@ -227,6 +241,15 @@ fn of_answer(
             );
             Some(by(severity, "host-shares", what))
         }
+    }
+}
+
+/// An address as the host's tools write it: `[::]:443`.
+fn shown(address: &Address) -> String {
+    match address {
+        Address::Tcp(at) => at.to_string(),
+        Address::Mptcp(at) => format!("mptcp@{at}"),
+        other => other.to_string(),
     }
 }
 

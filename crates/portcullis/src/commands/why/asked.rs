@@ -75,6 +75,13 @@ pub struct Arguments {
     with_arguments: bool,
 }
 
+impl Arguments {
+    /// Whether there is anything to do.
+    pub fn asks(&self) -> bool {
+        self.address.is_some() || self.save.is_some()
+    }
+}
+
 /// How it is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -287,6 +294,7 @@ fn caller_of_file(arguments: &Arguments, snapshot: &Snapshot) -> Result<Option<P
         no_new_privs: None,
         label: None,
         descriptors: None,
+        polls: Vec::new(),
         ..own
     }))
 }
