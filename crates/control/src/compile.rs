@@ -293,16 +293,26 @@ pub fn compile(
     overrides: &Overrides,
 ) -> (Option<Plan>, Vec<Diagnostic>) {
     let mut problems = Problems::default();
-    let process = process::plan(
-        &config.global,
-        &config.rings,
-        lookup,
-        overrides,
-        &mut problems,
-    );
-    let workers = process::workers(&config.global, lookup, overrides, &mut problems);
-    let (backends, backend_index) = backends::plan(config, lookup, &mut problems);
-    let (frontends, frontend_index) = frontends::plan(config, &backend_index, &mut problems);
+    let plan = planned(config, lookup, overrides, &mut problems);
+    problems.finish(plan)
+}
+
+/// What of a configuration can be understood, whatever is wrong with the rest: to be judged, never to be put
+/// to work.
+pub fn readable(config: &Config, lookup: &dyn Lookup, overrides: &Overrides) -> Plan {
+    planned(config, lookup, overrides, &mut Problems::default())
+}
+
+fn planned(
+    config: &Config,
+    lookup: &dyn Lookup,
+    overrides: &Overrides,
+    problems: &mut Problems,
+) -> Plan {
+    let process = process::plan(&config.global, &config.rings, lookup, overrides, problems);
+    let workers = process::workers(&config.global, lookup, overrides, problems);
+    let (backends, backend_index) = backends::plan(config, lookup, problems);
+    let (frontends, frontend_index) = frontends::plan(config, &backend_index, problems);
     let cpus = lookup.cpus();
     let listeners = listeners::plan(
         config,
@@ -313,11 +323,11 @@ pub fn compile(
             cpus: &cpus,
         },
         lookup,
-        &mut problems,
+        problems,
     );
-    let admin = admin::plan(config, lookup, &mut problems);
-    backends::may_be_foreign(config, &process.privileges, &mut problems);
-    duplicates::find(&listeners, config.global.no_reuse_port, &mut problems);
+    let admin = admin::plan(config, lookup, problems);
+    backends::may_be_foreign(config, &process.privileges, problems);
+    duplicates::find(&listeners, config.global.no_reuse_port, problems);
     let tuning = process::tuning(&config.global);
     // SO_INCOMING_CPU gives a shard the connections of a processor: its worker belongs there.
     let by_cpu = listeners.iter().any(|l| !l.spec.incoming_cpus.is_empty());
@@ -331,7 +341,7 @@ pub fn compile(
         }
         LogPlan::default()
     });
-    let plan = Plan {
+    Plan {
         listeners,
         admin,
         frontends,
@@ -341,8 +351,7 @@ pub fn compile(
         process,
         logs,
         tuning,
-    };
-    problems.finish(plan)
+    }
 }
 
 /// A time as the workers count it: whole milliseconds, at least 1; `None` is 0.

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use portcullis_inspect::snapshot::{Drops, Known, Snapshot, Sources};
-use portcullis_inspect::{Others, Place, Wanted, read};
+use portcullis_inspect::{Focus, Others, Place, Wanted, Worlds, read};
 use serde::Serialize;
 
 use crate::exit::{self, Exit};
@@ -130,7 +130,21 @@ fn watch(settings: &Settings, interval: Duration) -> io::Result<()> {
 
 fn report(settings: &Settings) -> io::Result<Report> {
     let snapshot = match &settings.host {
-        Some(file) => Snapshot::load(file)?,
+        Some(file) => {
+            let mut snapshot = Snapshot::load(file)?;
+            // `why` says the same, of the port that is asked about.
+            if let Err(nonsense) = Worlds::of(
+                &snapshot,
+                Focus {
+                    port: None,
+                    near: 0,
+                },
+            ) {
+                let note = format!("not all of it can be so: {nonsense}");
+                snapshot.sources.notes.push(note);
+            }
+            snapshot
+        }
         None => {
             let mut snapshot = read(&Wanted {
                 place: settings.place.clone(),

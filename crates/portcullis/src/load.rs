@@ -9,7 +9,7 @@ use std::sync::Arc;
 use portcullis_config::diagnostic;
 use portcullis_config::render::{Colour, render_human, render_json};
 use portcullis_config::{Config, Diagnostic, Environment, Features, Files, Severity, Sources};
-use portcullis_control::compile::{HostLookup, Lookup};
+use portcullis_control::compile::{HostLookup, Lookup, readable};
 use portcullis_control::run::{Read, Reading, cannot_be_read_twice};
 use portcullis_control::{Overrides, Plan, compile};
 
@@ -25,6 +25,8 @@ pub struct Loaded {
     pub config: Option<Config>,
     /// The plan, where the configuration can be put to work.
     pub plan: Option<Plan>,
+    /// What of a refused configuration could be read all the same.
+    pub readable: Option<Plan>,
 }
 
 /// May a warning pass?
@@ -84,12 +86,14 @@ fn load_with(
         diagnostics: outcome.diagnostics,
         config: outcome.config,
         plan: None,
+        readable: None,
     };
     let Some(config) = &loaded.config else {
         // Refused already; what does not resolve or exist is said in the same run. Warnings of the
         // compiler may only follow from the errors.
         if let Some(config) = &outcome.refused {
-            let (_, found) = compile(config, lookup, overrides);
+            let (plan, found) = compile(config, lookup, overrides);
+            loaded.readable = plan.or_else(|| Some(readable(config, lookup, overrides)));
             let errors = found.into_iter().filter(|d| d.severity == Severity::Error);
             loaded.diagnostics.extend(errors);
             diagnostic::sort(&mut loaded.diagnostics);
@@ -99,6 +103,9 @@ fn load_with(
     let (plan, found) = compile(config, lookup, overrides);
     loaded.diagnostics.extend(found);
     loaded.plan = plan;
+    if loaded.plan.is_none() {
+        loaded.readable = Some(readable(config, lookup, overrides));
+    }
     diagnostic::sort(&mut loaded.diagnostics);
     let strict = warnings == Warnings::Refuse || config.global.zero_warning;
     if strict && loaded.worst() >= Some(Severity::Warning) {
@@ -107,7 +114,7 @@ fn load_with(
             "warnings-refused",
             "a warning refuses this configuration (`-dW` or `zero-warning`)",
         ));
-        loaded.plan = None;
+        loaded.readable = loaded.plan.take();
     }
     loaded
 }

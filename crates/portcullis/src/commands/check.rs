@@ -48,7 +48,7 @@ pub fn run(arguments: &Arguments) -> Exit {
     let mut loaded = load::load(&paths, &HostFiles, &Overrides::default(), warnings);
     let exit = match &loaded.plan {
         Some(_) if arguments.offline => exit::OK,
-        Some(plan) => match of_host(plan, arguments) {
+        Some(plan) => match of_host(plan, foreseen::Whole::Yes, arguments) {
             Ok(found) => {
                 let exit = code(&found);
                 loaded.diagnostics.extend(found);
@@ -57,7 +57,19 @@ pub fn run(arguments: &Arguments) -> Exit {
             }
             Err(exit) => return exit,
         },
-        None => exit::CONFIGURATION,
+        None => {
+            if let Some(part) = loaded.readable.as_ref().filter(|_| !arguments.offline) {
+                let found = match of_host(part, foreseen::Whole::No, arguments) {
+                    Ok(found) => found,
+                    Err(exit) => return exit,
+                };
+                loaded
+                    .diagnostics
+                    .extend(beside_errors(found, &loaded.diagnostics));
+                diagnostic::sort(&mut loaded.diagnostics);
+            }
+            exit::CONFIGURATION
+        }
     };
     if arguments.json {
         terminal::out(&loaded.json());
@@ -73,13 +85,25 @@ pub fn run(arguments: &Arguments) -> Exit {
     exit
 }
 
+/// Of what the host says to a file that is refused: what is about lines that have no error of their own.
+fn beside_errors(found: Vec<Diagnostic>, known: &[Diagnostic]) -> Vec<Diagnostic> {
+    let errors = known.iter().filter(|one| one.severity == Severity::Error);
+    let wrong: Vec<_> = errors.filter_map(|one| one.place).collect();
+    let about = |one: &Diagnostic| one.place.is_some_and(|place| wrong.contains(&place));
+    found.into_iter().filter(|one| !about(one)).collect()
+}
+
 /// What the host says. A file of a host that cannot be read ends it; this host is then not asked.
-fn of_host(plan: &Plan, arguments: &Arguments) -> Result<Vec<Diagnostic>, Exit> {
+fn of_host(
+    plan: &Plan,
+    whole: foreseen::Whole,
+    arguments: &Arguments,
+) -> Result<Vec<Diagnostic>, Exit> {
     let host = match &arguments.host {
         Some(path) => Host::File(path),
         None => Host::This,
     };
-    match (foreseen::foresee(plan, &host), &arguments.host) {
+    match (foreseen::foresee(plan, whole, &host), &arguments.host) {
         (Ok(found), _) => Ok(found),
         (Err(error), Some(path)) => {
             terminal::err(&format!("error: {}: {error}\n", path.display()));

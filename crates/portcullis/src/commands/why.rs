@@ -14,8 +14,21 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::exit::Exit;
+use crate::exit::{self, Exit};
+use crate::terminal;
 use crate::watched::{self, Form};
+
+const NOTHING_ASKED: &str = "\
+error: what is to be explained? Give an address, or a program
+
+  portcullis why *:443                        would this port open now, and if not, why
+  portcullis why --no-traffic 10.0.0.5:443    it listens, and nothing arrives
+  portcullis why -- nginx -g 'daemon off;'    a program that cannot listen, watched
+  portcullis why shared-silently              a word of `portcullis listeners`
+  portcullis why --save host.json             the host in a file, for --host
+
+For all options, try 'portcullis why --help'.
+";
 
 /// Arguments of `why`.
 #[derive(Debug, Args)]
@@ -34,7 +47,7 @@ pub struct Arguments {
     #[arg(short = 'o', long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// The program to run, and its arguments
-    #[arg(last = true, required_unless_present_any = ["address", "save"], conflicts_with = "Asked", value_name = "COMMAND")]
+    #[arg(last = true, conflicts_with = "Asked", value_name = "COMMAND")]
     command: Vec<OsString>,
 }
 
@@ -42,6 +55,10 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Exit {
     let output = arguments.output.as_deref();
     if arguments.command.is_empty() {
+        if !arguments.asked.asks() {
+            terminal::err(NOTHING_ASKED);
+            return exit::USAGE;
+        }
         let form = if arguments.json {
             asked::Form::Json
         } else {

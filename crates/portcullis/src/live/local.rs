@@ -14,6 +14,7 @@ use portcullis_config::{Diagnostic, Severity};
 use portcullis_control::compile::ListenerPlan;
 use portcullis_inspect::snapshot::{Snapshot, UnixSocket};
 use portcullis_listener::Address;
+use portcullis_listener::activation::Activation;
 use portcullis_listener::address::ABSTRACT_NAME_MAX;
 use portcullis_listener::inherited::{self, InheritedFault};
 use portcullis_listener::spec::AbstractForm;
@@ -43,7 +44,8 @@ pub fn of_listener(
         Address::UnixPath(path) => of_path(path, snapshot, opener),
         Address::UnixAbstract { name, form } => of_abstract(name, *form, snapshot),
         Address::Inherited(number) => of_number(*number),
-        Address::Tcp(_) | Address::Mptcp(_) | Address::Activated(_) => None,
+        Address::Activated(name) => of_name(name),
+        Address::Tcp(_) | Address::Mptcp(_) => None,
     };
     found.map(|found| found.at(listener.place))
 }
@@ -193,6 +195,22 @@ fn of_number(number: i32) -> Option<Diagnostic> {
             ))
         }
         Err(fault) => Some(refuses(format!("fd@{number}: {fault}"))),
+    }
+}
+
+/// The sockets that systemd passed under a name, if `check` is run where it passes them.
+fn of_name(name: &str) -> Option<Diagnostic> {
+    let numbers = Activation::of_process().and_then(|passed| passed.numbers(name));
+    match numbers {
+        Ok(numbers) => numbers.into_iter().find_map(of_number),
+        Err(fault) => {
+            let what = format!("sd@{name}: {fault}: `run` has to be started by its socket unit");
+            Some(Diagnostic::new(
+                Severity::Warning,
+                "descriptor-not-here",
+                what,
+            ))
+        }
     }
 }
 

@@ -755,3 +755,94 @@ fn another_hosts_file_is_asked_in_place_of_this_host() {
         );
     });
 }
+
+#[test]
+fn lines_without_an_error_of_their_own_are_asked_about_beside_those_that_have_one() {
+    private_network_as_root(|| {
+        if ours_only() || nothing_is_unseen().is_none() {
+            return;
+        }
+        let _held = TcpListener::bind("0.0.0.0:8001").unwrap();
+        let binds = [
+            "127.0.0.1:8001",
+            "127.0.0.1:8002 shard 4",
+            "192.0.2.77:8003",
+        ];
+        let (code, found) = check(&config("", &binds), &[]);
+        let told = codes(&found);
+        let refuses = |one: &&&str| **one == "host-refuses";
+        assert_eq!(
+            (code, told.iter().filter(refuses).count()),
+            (1, 2),
+            "{found:?}"
+        );
+        assert!(told.len() > 2, "{found:?}");
+        // What a name means is not known: the rest is asked all the same.
+        let names = ["127.0.0.1:8001", "no-such-host.invalid:8002"];
+        let (code, found) = check(&config("", &names), &[]);
+        assert_eq!(code, 1, "{found:?}");
+        assert!(codes(&found).contains(&"host-refuses"), "{found:?}");
+        let (code, found) = check(&config("", &names), &["--offline"]);
+        assert_eq!(code, 1, "{found:?}");
+        assert!(!codes(&found).contains(&"host-refuses"), "{found:?}");
+        // Two lines with one port are told once each, by the file.
+        let (_, found) = check(&config("", &["127.0.0.1:8004", "127.0.0.1:8004"]), &[]);
+        assert_eq!(found.len(), 1, "{found:?}");
+    });
+}
+
+#[test]
+fn an_ipv6_address_is_written_with_its_brackets() {
+    private_network_as_root(|| {
+        if ours_only() || nothing_is_unseen().is_none() {
+            return;
+        }
+        let share = |fd: &OwnedFd| sockopt::set_socket_reuseport(fd, true).unwrap();
+        let held = stream(AddressFamily::INET6);
+        share(&held);
+        let at: SocketAddr = "[::]:9021".parse().unwrap();
+        bind(&held, &at).unwrap();
+        listen(&held, 5).unwrap();
+        let (code, found) = check(&config("", &["[::]:9021"]), &[]);
+        assert_eq!((code, codes(&found)), (0, vec!["host-shares"]), "{found:?}");
+        let said = found[0]["message"].as_str().unwrap();
+        assert!(said.contains("listens on [::]:9021 too"), "{said}");
+    });
+}
+
+#[test]
+fn sockets_that_systemd_passes_are_looked_at() {
+    if ours_only() {
+        return;
+    }
+    let place = Place::new();
+    let file = place.write("test.cfg", &config("", &["sd@web"]));
+    let (code, found) = check_file(&file, &[], &[]);
+    assert_eq!(
+        (code, codes(&found)),
+        (0, vec!["descriptor-not-here"]),
+        "{found:?}"
+    );
+    let said = found[0]["message"].as_str().unwrap();
+    assert!(
+        said.contains("sd@web") && said.contains("socket unit"),
+        "{said}"
+    );
+    if need_program("python3").is_none() {
+        return;
+    }
+    const PASSES: &str = "import os, socket, sys
+s = socket.socket(type=getattr(socket, sys.argv[1])); s.bind(('127.0.0.1', 0))
+if sys.argv[1] == 'SOCK_STREAM': s.listen(5)
+os.dup2(s.fileno(), 3); os.set_inheritable(3, True)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', LISTEN_FDNAMES='web')
+os.execv(sys.argv[2], sys.argv[2:])";
+    let (code, found) = check_file(&file, &["python3", "-c", PASSES, "SOCK_STREAM"], &[]);
+    assert_eq!((code, codes(&found)), (0, vec![]), "{found:?}");
+    let (code, found) = check_file(&file, &["python3", "-c", PASSES, "SOCK_DGRAM"], &[]);
+    assert_eq!(
+        (code, codes(&found)),
+        (3, vec!["host-refuses"]),
+        "{found:?}"
+    );
+}

@@ -372,8 +372,8 @@ fn who_is_not_root_sees_their_own_and_is_told_that_there_is_more() {
 fn a_host_that_was_written_down_is_shown_like_this_one_and_a_wrong_file_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("host.json");
-    let mut snapshot = portcullis_inspect::snapshot::Snapshot::new();
-    snapshot.taken = 7;
+    let mut snapshot = portcullis_inspect::read(&portcullis_inspect::Wanted::default()).unwrap();
+    snapshot.namespaces[0].sockets.clear();
     std::fs::write(&file, snapshot.render().unwrap()).unwrap();
     let name = file.to_str().unwrap();
     let (stdout, _) = show(&["--host", name]);
@@ -388,4 +388,82 @@ fn a_host_that_was_written_down_is_shown_like_this_one_and_a_wrong_file_is_an_er
         "{}",
         wrong.stderr()
     );
+}
+
+#[test]
+fn shards_of_threads_of_one_process_are_told_apart() {
+    private_network_as_root(|| {
+        let place = super::harness::Place::new();
+        let text = "global\n nbthread 2\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n \
+            timeout server 60s\nlisten a\n bind 127.0.0.1:8100 shards 2\n server s 127.0.0.1:8101\n";
+        let file = place.write("a.cfg", text);
+        let backend = TcpListener::bind(local(8101)).unwrap();
+        let mut process = Process::spawn(portcullis().args(["run", "-f"]).arg(&file));
+        let up = portcullis_testkit::eventually(SOON, || !rows(&["8100"]).is_empty());
+        assert!(up, "{}", process.transcript());
+        let clients: Vec<TcpStream> = (0..40)
+            .map(|_| TcpStream::connect(local(8100)).unwrap())
+            .collect();
+        let servers: Vec<TcpStream> = clients
+            .iter()
+            .map(|_| backend.accept().unwrap().0)
+            .collect();
+        let row = only(&["8100"]);
+        let shards = row["shards"].as_array().unwrap();
+        let each: Vec<u64> = shards
+            .iter()
+            .map(|shard| {
+                shard["connections"]
+                    .as_u64()
+                    .unwrap_or_else(|| panic!("{row}"))
+            })
+            .collect();
+        assert_eq!((each.len(), each.iter().sum::<u64>()), (2, 40), "{row}");
+        // By chance all are on one side once in 2 to the 39th.
+        assert!(each.iter().all(|&its| its > 0), "{row}");
+        assert!(row["uneven"].as_f64().unwrap() >= 1.0, "{row}");
+        let (table, _) = show(&["8100"]);
+        assert!(table.contains("2 even") || table.contains("2 x"), "{table}");
+        drop((clients, servers));
+        process.signal(Signal::TERM);
+    });
+}
+
+#[test]
+fn a_file_that_why_cannot_ask_about_is_not_shown_either() {
+    private_network(|| {
+        let _listener = TcpListener::bind(local(8080)).unwrap();
+        let place = super::harness::Place::new();
+        let path = place.path().join("host.json");
+        let file = path.to_str().unwrap();
+        let saved = portcullis().args(["why", "--save", file]).status();
+        assert!(saved.unwrap().success());
+        let whole: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let code = |words: &[&str]| {
+            let mut process = Process::spawn(portcullis().args(words).args(["--host", file]));
+            (process.exit_code(SOON), process.stderr())
+        };
+        let both = || (code(&["listeners"]), code(&["why", "*:8080"]));
+        assert_eq!(both().0.0, 0);
+        let table: [(&str, &str, Value); 3] = [
+            ("/kernel/release", "no kernel release", Value::from("soft")),
+            (
+                "/namespaces",
+                "no network namespace",
+                Value::from(Vec::<Value>::new()),
+            ),
+            ("/caller", "not in the snapshot", Value::from(4_000_000)),
+        ];
+        for (field, words, wrong) in table {
+            let mut edited = whole.clone();
+            *edited.pointer_mut(field).unwrap() = wrong;
+            std::fs::write(&path, edited.to_string()).unwrap();
+            let (listed, asked) = both();
+            assert_eq!((listed.0, asked.0), (2, 2), "{field}: {listed:?} {asked:?}");
+            assert!(
+                listed.1.contains(words) && asked.1.contains(words),
+                "{listed:?} {asked:?}"
+            );
+        }
+    });
 }

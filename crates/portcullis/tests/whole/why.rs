@@ -382,3 +382,12 @@ rest = until(fd, b'end', rest)
 until(fd, b'[code 4]', rest)
 print('done')
 "#;
+
+#[test]
+fn without_a_question_the_usual_ones_are_told() {
+    let (code, stdout, stderr) = run(&[]);
+    assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
+    for form in ["why *:443", "why -- ", "--no-traffic", "--save"] {
+        assert!(stderr.contains(form), "{form}: {stderr}");
+    }
+}

@@ -4,6 +4,7 @@
 //!           that differ from run to run; and that the verdict is the kernel's.
 //! Not here: the agreement over the whole library of scenarios (tests/agreement.rs).
 
+use std::io::{Read as _, Write as _};
 use std::process::Command;
 use std::time::Duration;
 
@@ -52,7 +53,7 @@ http {
     fastcgi_temp_path NAME-fastcgi;
     uwsgi_temp_path NAME-uwsgi;
     scgi_temp_path NAME-scgi;
-    server { listen LISTEN; }
+    server { listen LISTEN; return 200 NAME; }
 }
 ";
 
@@ -567,6 +568,18 @@ fn a_more_exact_listener_takes_what_the_wildcard_was_meant_for() {
         scene.begin_nginx(&[], "exact", "127.0.0.1:8088 reuseport");
         let (code, said) = scene.why("more-exact", "--no-traffic *:8088");
         assert_eq!(code, 1, "{said}");
+        // Each nginx says its own name.
+        let answer = |to: &str| {
+            let mut one = std::net::TcpStream::connect(to).unwrap();
+            one.set_read_timeout(Some(SOON)).unwrap();
+            one.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+            let mut text = String::new();
+            one.read_to_string(&mut text).unwrap();
+            text
+        };
+        assert!(answer("127.0.0.1:8088").ends_with("exact"));
+        portcullis_testkit::add_address("192.0.2.1".parse().unwrap()).unwrap();
+        assert!(answer("192.0.2.1:8088").ends_with("wide"));
     });
 }
 
