@@ -7,8 +7,10 @@
 pub mod commands;
 pub mod dialect;
 pub mod getsocks;
+pub mod give;
 pub mod info;
 pub(crate) mod server;
+pub mod take;
 
 pub use commands::{Reply, Session};
 pub use dialect::{Command, Next, Reader};

@@ -8,6 +8,7 @@
 mod asked;
 mod error;
 mod groups;
+mod handing;
 mod held;
 mod messages;
 mod open;

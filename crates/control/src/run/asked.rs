@@ -6,6 +6,7 @@
 //! Not here: the commands (admin/commands.rs), their clients (admin/server.rs), a reload (reload.rs).
 
 use std::fmt::Write as _;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use portcullis_config::model::{StatsLevel, StatsOptions};
 use portcullis_listener::Address;
 use portcullis_proxy::log::Level;
+use portcullis_proxy::snapshot::Snapshot;
 use rustix::process::Resource;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -41,6 +43,12 @@ pub(super) struct Admin {
     /// `stats maxconn`, and the places.
     places: (u32, Arc<Semaphore>),
     began: Instant,
+    /// Those who ask for the listeners while a reload is under way.
+    pub(super) askers: Vec<UnixStream>,
+    /// One more for each to whom the listeners are being given.
+    pub(super) giving: Arc<()>,
+    /// What workers have let go of: freeing it is not for one of them.
+    pub(super) before: Option<Arc<Snapshot>>,
 }
 
 impl Admin {
@@ -53,6 +61,9 @@ impl Admin {
             beside: None,
             places: (0, Arc::new(Semaphore::new(0))),
             began: Instant::now(),
+            askers: Vec::new(),
+            giving: Arc::new(()),
+            before: None,
         };
         (admin, receiver)
     }

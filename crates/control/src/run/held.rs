@@ -5,7 +5,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use portcullis_listener::{Listener, ListenerFacts, ListenerSpec};
 use portcullis_proxy::snapshot::WorkerListener;
@@ -32,6 +32,8 @@ pub(super) struct HeldSocket {
     pub(super) facts: ListenerFacts,
     /// Its number in this process, which no other socket ever has.
     pub(super) member: u32,
+    /// Another process has it too, and serves it.
+    pub(super) given: Arc<AtomicBool>,
 }
 
 impl HeldSocket {
@@ -43,12 +45,13 @@ impl HeldSocket {
             fd: Arc::new(fd),
             facts,
             member: NEXT.fetch_add(1, Ordering::Relaxed),
+            given: Arc::default(),
         }
     }
 
-    /// Did we open it? Else somebody else may hold it too, and it is not to be shut down.
+    /// Did we open it, and is it ours alone? Else somebody else may hold it too, and it is not to be shut down.
     pub(super) fn is_ours(&self) -> bool {
-        self.facts.inherited.is_none()
+        self.facts.inherited.is_none() && !self.given.load(Ordering::SeqCst)
     }
 }
 
@@ -64,7 +67,8 @@ impl Held {
     /// Removes the file of a Unix socket, if it is still this one's.
     pub(super) fn remove_path(&self) {
         for socket in &self.sockets {
-            if socket.facts.socket_file.is_none() {
+            let given = socket.given.load(Ordering::SeqCst);
+            if given || socket.facts.socket_file.is_none() {
                 continue;
             }
             let copy = socket.fd.try_clone();

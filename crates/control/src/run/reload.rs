@@ -113,6 +113,11 @@ impl Default for Reloads {
 }
 
 impl Reloads {
+    /// Is none under way?
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self.state, State::Idle)
+    }
+
     /// Tells those who wait for what was under way.
     fn answer(&mut self, done: bool, report: &str) {
         for asked in self.waiting.drain(..) {
@@ -267,7 +272,7 @@ impl Serving {
     }
 
     /// Closes these as the library says; it goes on after the reload.
-    fn retire(&self, gone: &[Held], workers: &Workers, log: &LogHandle) {
+    pub(super) fn retire(&self, gone: &[Held], workers: &Workers, log: &LogHandle) {
         let batch = retire::leaving(gone, &*self.held);
         if batch.is_empty() {
             return;
@@ -295,6 +300,7 @@ impl Serving {
 
     /// All workers have the new plan; the slowest did nothing else for so long.
     pub(super) fn installed(&mut self, pause: Duration, log: &LogHandle, notifier: &Notifier) {
+        self.admin.before = None;
         // That of the start is no reload.
         if !matches!(self.reloads.state, State::Installing { .. }) {
             return;

@@ -128,6 +128,7 @@ impl Control {
                 news = process.workers.news() => match news {
                     News::Installed(pause) => {
                         process.serving.installed(pause, &process.log, &process.notifier);
+                        process.give_to_askers();
                         continue;
                     }
                     News::Drained => Event::Drained,
@@ -139,6 +140,7 @@ impl Control {
                 },
                 outcome = process.serving.reloads.prepared() => {
                     process.prepared(outcome);
+                    process.give_to_askers();
                     continue;
                 }
                 Some(()) = ticked(&mut watchdog) => {
@@ -248,7 +250,16 @@ impl Process {
                 // Who went away does not want to know.
                 let _ = asked.send(serving.answer(&question, &known));
             }
-            Ask::Sockets(_stream) => {}
+            // Closed, as HAProxy does with whom it gives nothing.
+            Ask::Sockets(_) if !self.life.serves() => {}
+            Ask::Sockets(stream) => serving.give(stream, &mut self.workers, &self.log),
+        }
+    }
+
+    /// Those who asked for the listeners during a reload.
+    fn give_to_askers(&mut self) {
+        if self.life.serves() {
+            self.serving.give_to_askers(&mut self.workers, &self.log);
         }
     }
 
