@@ -48,8 +48,6 @@ pub struct Overrides {
     pub pidfile: Option<PathBuf>,
     /// `-q`: no messages at start.
     pub quiet: bool,
-    /// At a reload: the workers that there are.
-    pub workers: Option<u16>,
 }
 
 /// A configuration with everything looked up, ready to be opened and run.
@@ -310,7 +308,7 @@ fn planned(
     problems: &mut Problems,
 ) -> Plan {
     let process = process::plan(&config.global, &config.rings, lookup, overrides, problems);
-    let workers = process::workers(&config.global, lookup, overrides, problems);
+    let workers = process::workers(&config.global, lookup, problems);
     let (backends, backend_index) = backends::plan(config, lookup, problems);
     let (frontends, frontend_index) = frontends::plan(config, &backend_index, problems);
     let cpus = lookup.cpus();

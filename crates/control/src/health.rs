@@ -218,7 +218,7 @@ pub struct ServerHealth {
 pub struct Checker {
     runtime: Handle,
     log: LogHandle,
-    workers: Arc<[Remote]>,
+    workers: Told,
     running: BTreeMap<(String, String), Running>,
 }
 
@@ -244,9 +244,24 @@ impl Checker {
         Self {
             runtime,
             log,
-            workers: workers.into(),
+            workers: Told::default(),
             running: BTreeMap::new(),
         }
+        .telling(workers)
+    }
+
+    fn telling(self, workers: Vec<Remote>) -> Self {
+        self.tell(workers);
+        self
+    }
+
+    /// These are the workers from now on.
+    pub fn tell(&self, workers: Vec<Remote>) {
+        *self
+            .workers
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = workers;
     }
 
     /// Starts the checks of `plan`, and ends those that it has not. A server that was checked
@@ -323,7 +338,7 @@ impl Checker {
             spread,
             health: Arc::clone(&health),
             log: self.log.clone(),
-            workers: Arc::clone(&self.workers),
+            workers: self.workers.clone(),
             warming: Arc::clone(&warming),
         };
         Running {
@@ -379,10 +394,15 @@ fn random() -> u32 {
     RandomState::new().build_hasher().finish() as u32
 }
 
+/// The workers that there are.
+#[derive(Debug, Clone, Default)]
+struct Told(Arc<Mutex<Vec<Remote>>>);
+
 /// Ends the sessions of these servers, on all workers.
-fn end_sessions(workers: &[Remote], servers: &[Arc<ServerState>], cause: EndCause) {
+fn end_sessions(workers: &Told, servers: &[Arc<ServerState>], cause: EndCause) {
+    let workers = workers.0.lock().unwrap_or_else(PoisonError::into_inner);
     for server in servers {
-        for worker in workers {
+        for worker in workers.iter() {
             worker.end_sessions_of(server, cause);
         }
     }
@@ -402,7 +422,7 @@ struct Task {
     spread: u8,
     health: Arc<Mutex<Health>>,
     log: LogHandle,
-    workers: Arc<[Remote]>,
+    workers: Told,
     warming: Arc<Warming>,
 }
 
@@ -512,7 +532,7 @@ impl Task {
         let (check, log, workers) = (
             Arc::clone(&self.check),
             self.log.clone(),
-            Arc::clone(&self.workers),
+            self.workers.clone(),
         );
         self.warming.start(&self.check, move || {
             end_sessions(&workers, &check.ends_when_up, EndCause::Up);

@@ -50,7 +50,7 @@ pub fn load(
 
 /// How the same is read again at a reload.
 pub fn again(paths: Vec<PathBuf>, overrides: Overrides, warnings: Warnings) -> Read {
-    Arc::new(move |files, lookup, workers| {
+    Arc::new(move |files, lookup| {
         if cannot_be_read_twice(&paths) {
             return Reading {
                 sources: Sources::default(),
@@ -58,10 +58,6 @@ pub fn again(paths: Vec<PathBuf>, overrides: Overrides, warnings: Warnings) -> R
                 report: "error: standard input cannot be read again\n".to_owned(),
             };
         }
-        let overrides = Overrides {
-            workers: Some(workers),
-            ..overrides.clone()
-        };
         let loaded = load_with(&paths, files, lookup, &overrides, warnings);
         Reading {
             report: render_human(&loaded.diagnostics, &loaded.sources, Colour::Never),
@@ -148,32 +144,26 @@ mod tests {
     const CONFIG: &str =
         "global\n    nbthread 5\nlisten l\n    bind 127.0.0.1:8000\n    mode tcp\n";
 
-    fn read(path: &str, workers: u16) -> Reading {
+    fn read(path: &str) -> Reading {
         let read = again(
             vec![PathBuf::from(path)],
             Overrides::default(),
             Warnings::Allowed,
         );
         let files = MemoryFiles::default().with("a.cfg", CONFIG);
-        read(&files, &HostLookup::default(), workers)
+        read(&files, &HostLookup::default())
     }
 
     #[test]
-    fn a_reload_keeps_its_workers_and_says_so_where_the_file_wants_others() {
-        let reading = read("a.cfg", 2);
-        let plan = reading.plan.unwrap();
-        assert_eq!((plan.workers, plan.listeners[0].spec.shards), (2, 2));
-        let words = "nbthread 5 takes effect when the process is restarted";
-        assert!(reading.report.contains(words), "{}", reading.report);
-        let same = read("a.cfg", 5);
-        assert_eq!(same.plan.unwrap().workers, 5);
-        assert!(!same.report.contains("nbthread"), "{}", same.report);
+    fn a_reload_has_the_workers_that_the_file_says() {
+        let plan = read("a.cfg").plan.unwrap();
+        assert_eq!((plan.workers, plan.listeners[0].spec.shards), (5, 5));
     }
 
     #[test]
     fn standard_input_and_a_file_that_is_gone_are_no_configuration() {
         for (path, words) in [("-", "standard input"), ("b.cfg", "b.cfg")] {
-            let reading = read(path, 2);
+            let reading = read(path);
             assert!(reading.plan.is_none());
             assert!(reading.report.contains(words), "{}", reading.report);
         }

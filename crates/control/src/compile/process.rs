@@ -71,13 +71,8 @@ pub(super) fn plan(
 }
 
 /// `nbthread`, else one worker for each processor that the process may use; no more than
-/// `thread-hard-limit`. A reload keeps those that run.
-pub(super) fn workers(
-    global: &Global,
-    lookup: &dyn Lookup,
-    overrides: &Overrides,
-    problems: &mut Problems,
-) -> u16 {
+/// `thread-hard-limit`.
+pub(super) fn workers(global: &Global, lookup: &dyn Lookup, problems: &mut Problems) -> u16 {
     let wanted = global.nbthread.map(usize::from);
     let workers = wanted.unwrap_or_else(|| lookup.cpus().len());
     let most = global.thread_hard_limit.map_or(MAX_WORKERS, usize::from);
@@ -86,16 +81,7 @@ pub(super) fn workers(
         let finding = problems.warning("thread-hard-limit", None, message);
         finding.label = Some(format!("{most} workers are started"));
     }
-    let workers = workers.clamp(1, most.clamp(1, MAX_WORKERS)) as u16;
-    let Some(present) = overrides.workers else {
-        return workers;
-    };
-    if wanted.is_some() && present != workers {
-        let message = format!("nbthread {workers} takes effect when the process is restarted");
-        let finding = problems.warning("stays", None, message);
-        finding.label = Some(format!("{present} workers go on"));
-    }
-    present
+    workers.clamp(1, most.clamp(1, MAX_WORKERS)) as u16
 }
 
 /// The workers' tuning.

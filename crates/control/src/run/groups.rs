@@ -9,7 +9,7 @@
 //! A group whose beginning we did not see (sockets that were inherited) has no order here; nor has one in which
 //! somebody else listened when one of ours came (a restart of the old kind, where two processes overlap).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use portcullis_listener::pending::{Looker, Row, inode_of};
@@ -138,6 +138,8 @@ impl Orders {
             .into_iter()
             .filter_map(|namespace| Some((namespace.clone(), self.rows(&namespace)?)))
             .collect();
+        // Of sockets that were handed over nothing tells in which order they joined.
+        let handed: HashSet<u64> = before.values().flatten().map(|row| row.inode).collect();
         let before: HashMap<_, _> = before
             .iter()
             .map(|(it, rows)| (it, by_place(rows)))
@@ -161,7 +163,7 @@ impl Orders {
                     })
                 })
             });
-            known.lost |= !alone;
+            known.lost |= !alone || handed.contains(&inode);
         }
     }
 

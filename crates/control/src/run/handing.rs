@@ -20,7 +20,7 @@ use portcullis_proxy::log::Level;
 use super::groups::{Group, Orders};
 use super::held::{self, Held, HeldSocket};
 use super::reload::Serving;
-use super::workers::Workers;
+use super::workers::{NewWorkers, Workers};
 use crate::Plan;
 use crate::admin::getsocks::Names;
 use crate::admin::give::{Gift, give};
@@ -113,7 +113,8 @@ impl Serving {
         self.held = Arc::new(stay);
         self.retire(&gone, workers, log);
         // The last one to let go of it is not to be a worker.
-        self.admin.before = Some(workers.install(&applied.snapshot, sockets));
+        self.admin.before =
+            Some(workers.install(&applied.snapshot, sockets, NewWorkers::default()));
         gone.iter().map(|held| held.sockets.len()).sum()
     }
 }

@@ -12,6 +12,7 @@ mod fate;
 mod fixed;
 mod prepare;
 pub(super) mod read;
+mod shards;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -146,21 +147,21 @@ pub(super) struct Others<'a> {
 
 impl Serving {
     /// Somebody asks for a reload through a runtime socket, and waits for its outcome.
-    pub(super) fn asked(&mut self, asked: Asked, life: &Life, log: &LogHandle, told: &Notifier) {
+    pub(super) fn asked(&mut self, asked: Asked, others: Others<'_>) {
         let why = match &self.read {
-            _ if !life.serves() => STOPPING,
+            _ if !others.life.serves() => STOPPING,
             None => NOTHING_TO_READ,
             Some(_) => {
                 // What runs may have read the files already.
                 self.reloads.waiting_next.push(asked);
-                return self.reload(log, told);
+                return self.reload(others.workers, others.log, others.notifier);
             }
         };
         send(asked, false, &format!("error: {why}\n"));
     }
 
     /// Somebody asks for a reload.
-    pub(super) fn reload(&mut self, log: &LogHandle, notifier: &Notifier) {
+    pub(super) fn reload(&mut self, workers: &Workers, log: &LogHandle, notifier: &Notifier) {
         let Some(read) = &self.read else {
             return log.say(Audience::Global, Level::Notice, NOTHING_TO_READ);
         };
@@ -182,6 +183,7 @@ impl Serving {
             plan: Arc::clone(&self.plan),
             held: Arc::downgrade(&self.held),
             groups: self.retirer.groups().clone(),
+            hiring: workers.hiring(),
         };
         let sender = self.reloads.sender.clone();
         let started = std::thread::Builder::new()
@@ -225,7 +227,7 @@ impl Serving {
                 refused(&report, others.log);
                 self.reloads.answer(false, &report);
                 others.notifier.ready("reload refused: nothing was changed");
-                self.once_more(others.log, others.notifier);
+                self.once_more(others.workers, others.log, others.notifier);
             }
         }
     }
@@ -236,8 +238,10 @@ impl Serving {
             plan,
             maxconn,
             held,
-            gone,
+            mut gone,
             gone_admin,
+            excess,
+            hired,
             notes,
             counts: _,
         } = prepared;
@@ -261,10 +265,12 @@ impl Serving {
         self.admin.open(plan, &held, others.log);
         self.held = Arc::new(held);
         gone.iter().chain(&gone_admin).for_each(Held::remove_path);
+        gone.extend(excess);
         // Before the workers are given what they have besides.
         self.retire(&gone, others.workers, others.log);
         drop(gone);
-        let old = others.workers.install(&applied.snapshot, sockets);
+        let old = others.workers.install(&applied.snapshot, sockets, hired);
+        others.checker.tell(others.workers.remotes());
         for server in &applied.ended {
             others.workers.end_sessions_of(server, EndCause::Down);
         }
@@ -299,7 +305,7 @@ impl Serving {
     }
 
     /// All workers have the new plan; the slowest did nothing else for so long.
-    pub(super) fn installed(&mut self, pause: Duration, log: &LogHandle, notifier: &Notifier) {
+    pub(super) fn installed(&mut self, pause: Duration, others: Others<'_>) {
         self.admin.before = None;
         // That of the start is no reload.
         if !matches!(self.reloads.state, State::Installing { .. }) {
@@ -326,15 +332,15 @@ impl Serving {
             milliseconds(began.elapsed()),
             milliseconds(pause)
         );
-        notifier.ready(&text);
+        others.notifier.ready(&text);
         self.reloads.answer(true, &format!("{notes}{text}\n"));
-        log.say(Audience::Global, Level::Notice, text);
-        self.once_more(log, notifier);
+        others.log.say(Audience::Global, Level::Notice, text);
+        self.once_more(others.workers, others.log, others.notifier);
     }
 
-    fn once_more(&mut self, log: &LogHandle, notifier: &Notifier) {
+    fn once_more(&mut self, workers: &Workers, log: &LogHandle, notifier: &Notifier) {
         if std::mem::take(&mut self.reloads.again) {
-            self.reload(log, notifier);
+            self.reload(workers, log, notifier);
         }
     }
 }

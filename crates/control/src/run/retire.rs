@@ -48,6 +48,8 @@ pub(super) struct Summary {
     pub(super) cut: u32,
     /// Sockets of which that is not known.
     pub(super) unknown: usize,
+    /// Addresses that others go on to serve, and whose new connections could not be steered to them.
+    pub(super) filtered: usize,
     /// Sockets that were kept: the address and why.
     pub(super) kept: Vec<String>,
     /// How long it took.
@@ -77,6 +79,10 @@ impl fmt::Display for Summary {
                 ", of {} it is not known whether handshakes were cut",
                 self.unknown
             )?;
+        }
+        if self.filtered > 0 {
+            let text = "by a filter: who came in the meantime may have waited a second";
+            write!(f, ", at {} addresses {text}", self.filtered)?;
         }
         Ok(())
     }
@@ -333,6 +339,7 @@ impl Thread {
             batch.summary.closed += summary.closed;
             batch.summary.cut += summary.cut;
             batch.summary.unknown += summary.unknown;
+            batch.summary.filtered += summary.filtered;
             batch.summary.kept.extend(summary.kept);
         }
         self.end_batch(job.batch());
@@ -348,3 +355,6 @@ impl Thread {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -127,7 +127,7 @@ impl Control {
                 Some(event) = signals.recv() => event,
                 news = process.workers.news() => match news {
                     News::Installed(pause) => {
-                        process.serving.installed(pause, &process.log, &process.notifier);
+                        process.installed(pause);
                         process.give_to_askers();
                         continue;
                     }
@@ -208,7 +208,10 @@ impl Process {
                 Action::ArmGrace(after) => self.timers.grace = Some(armed(after)),
                 Action::ArmHardStop(after) => self.timers.hard_stop = Some(armed(after)),
                 Action::Say(words) => self.log.say(Audience::Global, Level::Notice, words),
-                Action::Reload => self.serving.reload(&self.log, &self.notifier),
+                Action::Reload => {
+                    self.serving
+                        .reload(&self.workers, &self.log, &self.notifier);
+                }
                 Action::ShowStatus => {
                     for line in self.serving.report().to_string().lines() {
                         self.log.say(Audience::Global, Level::Notice, line);
@@ -237,10 +240,10 @@ impl Process {
 
     /// Somebody asks through a runtime socket, and waits.
     fn asked(&mut self, ask: Ask) {
-        let serving = &mut self.serving;
         match ask {
             Ask::Question(Question::Reload, asked) => {
-                serving.asked(asked, &self.life, &self.log, &self.notifier);
+                let (serving, others) = self.split();
+                serving.asked(asked, others);
             }
             Ask::Question(question, asked) => {
                 let known = Known {
@@ -248,11 +251,13 @@ impl Process {
                     log: &self.log,
                 };
                 // Who went away does not want to know.
-                let _ = asked.send(serving.answer(&question, &known));
+                let _ = asked.send(self.serving.answer(&question, &known));
             }
             // Closed, as HAProxy does with whom it gives nothing.
             Ask::Sockets(_) if !self.life.serves() => {}
-            Ask::Sockets(stream) => serving.give(stream, &mut self.workers, &self.log),
+            Ask::Sockets(stream) => {
+                self.serving.give(stream, &mut self.workers, &self.log);
+            }
         }
     }
 
@@ -265,6 +270,17 @@ impl Process {
 
     /// A reload is prepared, or refused.
     fn prepared(&mut self, outcome: Outcome) {
+        let (serving, others) = self.split();
+        serving.prepared(outcome, others);
+    }
+
+    /// All workers have what a reload brought.
+    fn installed(&mut self, pause: Duration) {
+        let (serving, others) = self.split();
+        serving.installed(pause, others);
+    }
+
+    fn split(&mut self) -> (&mut Serving, Others<'_>) {
         let others = Others {
             workers: &mut self.workers,
             checker: &mut self.checker,
@@ -272,7 +288,7 @@ impl Process {
             notifier: &self.notifier,
             life: &mut self.life,
         };
-        self.serving.prepared(outcome, others);
+        (&mut self.serving, others)
     }
 
     /// The end.

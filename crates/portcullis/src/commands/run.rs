@@ -52,7 +52,6 @@ pub fn run(arguments: &Arguments) -> Exit {
         foreground: arguments.foreground,
         pidfile: arguments.pidfile.clone(),
         quiet: arguments.quiet,
-        workers: None,
     };
     let paths = arguments.files.paths();
     let warnings = super::warnings(arguments.warnings_refuse);

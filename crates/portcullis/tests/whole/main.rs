@@ -37,6 +37,7 @@ mod relay;
 mod reload;
 mod reload_load;
 mod reload_process;
+mod retire;
 mod signals;
 mod sim;
 mod start;

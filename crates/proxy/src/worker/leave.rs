@@ -86,6 +86,8 @@ impl<N: Net> Engine<N> {
         if sessions == Sessions::GoOn {
             return;
         }
+        // After a pause too: nobody comes to end it.
+        self.resume();
         for key in self.sessions.keys() {
             if let Some(session) = self.sessions.get_mut(key) {
                 session.draining = true;

@@ -15,8 +15,7 @@ pub(super) struct Fixed {
     pub(super) stays: Vec<String>,
 }
 
-/// Compares the processes of two plans. The number of workers is compared where it is known what
-/// the file says of it (compile/process.rs).
+/// Compares the processes of two plans. Workers that come get the processors that the new one says.
 pub(super) fn fixed(old: &Plan, new: &Plan) -> Fixed {
     let mut fixed = Fixed::default();
     let (was, is) = (&old.process, &new.process);
@@ -34,7 +33,15 @@ pub(super) fn fixed(old: &Plan, new: &Plan) -> Fixed {
     for (differs, what) in [
         (was.daemon != is.daemon, "`daemon`"),
         (was.pidfile != is.pidfile, "`pidfile`"),
-        (old.pinned != new.pinned, "the processors of the workers"),
+        (
+            old.pinned.is_empty() != new.pinned.is_empty()
+                || old
+                    .pinned
+                    .iter()
+                    .zip(&new.pinned)
+                    .any(|(was, is)| was != is),
+            "the processors of the workers",
+        ),
     ] {
         if differs {
             let text = format!("{what} stays as it was until the process is restarted");
@@ -87,5 +94,15 @@ mod tests {
         );
         assert_eq!(stays.refused, Vec::<String>::new());
         assert_eq!(stays.stays.len(), 3, "{stays:?}");
+        // More workers, and fewer: those that stay are where they were.
+        let on = |cpus: &[u32]| plan(|plan| plan.pinned = cpus.to_vec());
+        for (was, is, count) in [
+            ([0, 1], [0, 1, 2].as_slice(), 0),
+            ([0, 1], &[0], 0),
+            ([0, 1], &[1], 1),
+        ] {
+            let stays = fixed(&on(&was), &on(is)).stays;
+            assert_eq!(stays.len(), count, "{was:?} {is:?} {stays:?}");
+        }
     }
 }

@@ -14,10 +14,12 @@ use portcullis_proxy::log::Level;
 use super::fate::{Fate, fates};
 use super::fixed::fixed;
 use super::read::{self, Read, Reading};
+use super::shards;
 use crate::logs::LogTargets;
 use crate::run::groups::{Group, Groups};
 use crate::run::held::{self, Held, HeldSocket};
 use crate::run::open::{self, Note, Opening, Telling, Wanted};
+use crate::run::workers::{Hiring, NewWorkers};
 use crate::run::{Explain, RunError};
 use crate::{Plan, limits};
 
@@ -35,6 +37,8 @@ pub(super) struct Running {
     pub(super) held: Weak<Vec<Held>>,
     /// In which order sockets listen.
     pub(super) groups: Groups,
+    /// How more workers are started.
+    pub(super) hiring: Hiring,
 }
 
 /// What only has to be put in place.
@@ -47,6 +51,10 @@ pub(in crate::run) struct Prepared {
     pub(super) gone: Vec<Held>,
     /// and runtime sockets, which no worker has.
     pub(super) gone_admin: Vec<Held>,
+    /// Sockets of listeners that stay, and are to have fewer.
+    pub(super) excess: Vec<Held>,
+    /// Workers that come.
+    pub(super) hired: NewWorkers,
     pub(super) notes: Vec<Note>,
     pub(super) counts: Counts,
 }
@@ -66,10 +74,9 @@ pub(super) fn prepare(running: &Running) -> Result<Prepared, String> {
         .opening
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
-    let workers = running.plan.workers;
     let reading = match &mut *opening {
-        Opening::Here(_) => read::here(&running.read, workers),
-        Opening::There(parent) => read::by_opener(&running.read, parent, workers)
+        Opening::Here(_) => read::here(&running.read),
+        Opening::There(parent) => read::by_opener(&running.read, parent)
             .map_err(|why| format!("error: the files cannot be read again: {why}\n"))?,
     };
     let Reading {
@@ -104,10 +111,19 @@ pub(super) fn prepare(running: &Running) -> Result<Prepared, String> {
     let Some(held) = running.held.upgrade() else {
         return Err("error: the process is stopping\n".to_owned());
     };
+    let hired = running
+        .hiring
+        .hire(usize::from(plan.workers), &plan.pinned)
+        .map_err(|why| error_text(&report, &RunError::host("start a worker thread")(why)))?;
+    if plan.workers != running.plan.workers {
+        let text = format!("{} workers, after {}", plan.workers, running.plan.workers);
+        notes.push((Level::Notice, text));
+    }
     let mut change = Change::of(running, &held, &plan, &sources);
     let changed = change.make(&mut opening);
     changed.map_err(|why| error_text(&report, &why))?;
     notes.append(&mut change.notes);
+    let excess = std::mem::take(&mut change.excess);
     let (held, mut gone, counts) = change.outcome();
     let gone_admin = gone.split_off(counts.retired);
     Ok(Prepared {
@@ -116,6 +132,8 @@ pub(super) fn prepare(running: &Running) -> Result<Prepared, String> {
         held,
         gone,
         gone_admin,
+        excess,
+        hired,
         notes,
         counts,
     })
@@ -137,6 +155,8 @@ struct Change<'a> {
     /// Sockets with new options, and those that they had.
     adjusted: Vec<(HeldSocket, &'a ListenerSpec, &'a ListenerSpec)>,
     logs_changed: bool,
+    /// Sockets of listeners that stay, and are to have fewer.
+    excess: Vec<Held>,
     notes: Vec<Note>,
 }
 
@@ -158,6 +178,7 @@ impl<'a> Change<'a> {
             held: new.into_iter().map(Held::nothing).collect(),
             adjusted: Vec::new(),
             logs_changed: false,
+            excess: Vec::new(),
             notes: Vec::new(),
         }
     }
@@ -176,7 +197,11 @@ impl<'a> Change<'a> {
         self.open(opening, |spec| !has_path(spec))?;
         self.keep()?;
         self.change_logs()?;
-        self.open(opening, has_path)
+        self.open(opening, has_path)?;
+        // What is refused here stays as it was: sockets that were opened and closed again would lose those that
+        // came to them.
+        self.grow(opening);
+        Ok(())
     }
 
     fn open(
@@ -236,18 +261,17 @@ impl<'a> Change<'a> {
             if let Fate::Adjust(_) = self.fates[index] {
                 self.adjust(index, old, new)?;
             }
-            if old.spec.shards != new.shards || old.spec.reuse_port != new.reuse_port {
-                let text = format!(
-                    "{}: the number of its sockets stays {} until the process is restarted",
-                    self.place_of(index),
-                    old.sockets.len()
-                );
-                self.notes.push((Level::Warning, text));
+            let stay = shards::stay(old, new);
+            let (sockets, rest) = old.sockets.split_at(stay);
+            if !rest.is_empty() {
+                self.excess.push(Held {
+                    spec: old.spec.clone(),
+                    sockets: rest.to_vec(),
+                });
             }
             let held = &mut self.held[index];
-            held.sockets.clone_from(&old.sockets);
-            held.spec.shards = old.spec.shards;
-            held.spec.reuse_port = old.spec.reuse_port;
+            held.sockets = sockets.to_vec();
+            held.spec.reuse_port |= old.spec.reuse_port;
             held.spec.reuse_addr = old.spec.reuse_addr;
         }
         Ok(())
@@ -298,15 +322,43 @@ impl<'a> Change<'a> {
         Ok(())
     }
 
+    /// Opens the sockets that listeners which stay are to have besides.
+    fn grow(&mut self, opening: &mut Opening) {
+        let all = self.plan.to_open();
+        for (index, socket) in all.iter().enumerate() {
+            let Some(old) = self.fates[index].kept() else {
+                continue;
+            };
+            let wanted = shards::wanted(&self.old[old], socket.spec);
+            while self.held[index].sockets.len() < wanted {
+                let mut orders = self.running.groups.hold();
+                let held = &mut self.held[index];
+                match shards::one_more(held, socket.spec, opening.opener(), &mut orders) {
+                    Ok(reports) => {
+                        let tell = |it| open::tell(it, Some(index), self.plan, self.sources);
+                        self.notes.extend(reports.iter().map(tell));
+                    }
+                    Err(why) => {
+                        let (place, count) = (self.place_of(index), self.held[index].sockets.len());
+                        let text = format!(
+                            "{place}: {count} sockets and not {wanted}, since one more is refused: {why}"
+                        );
+                        self.notes.push((Level::Warning, text));
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
     /// What was opened is closed. What is refused here was had a moment ago.
     fn take_back(&mut self) {
         let mut orders = self.running.groups.hold();
         for (index, held) in self.held.iter_mut().enumerate() {
-            let kept = match self.fates[index].kept() {
-                Some(old) => self.old[old].sockets.len(),
-                None => 0,
-            };
-            while held.sockets.len() > kept {
+            if self.fates[index].kept().is_some() {
+                continue;
+            }
+            while !held.sockets.is_empty() {
                 if let Some(socket) = held.sockets.pop() {
                     orders.left(&Group::of(&held.spec, &socket), socket.member);
                 }

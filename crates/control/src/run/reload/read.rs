@@ -34,8 +34,11 @@ pub struct Reading {
     pub report: String,
 }
 
-/// Reads the configuration again: the same files with the same options, for so many workers.
-pub type Read = Arc<dyn Fn(&dyn Files, &dyn Lookup, u16) -> Reading + Send + Sync>;
+/// Reads the configuration again: the same files with the same options.
+pub type Read = Arc<dyn Fn(&dyn Files, &dyn Lookup) -> Reading + Send + Sync>;
+
+/// The one question that the opener answers.
+const READ: &str = "read";
 
 /// What the opener answers.
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,19 +50,13 @@ enum Answer {
 }
 
 /// Reads here.
-pub(in crate::run) fn here(read: &Read, workers: u16) -> Reading {
-    read(&HostFiles, &HostLookup::default(), workers)
+pub(in crate::run) fn here(read: &Read) -> Reading {
+    read(&HostFiles, &HostLookup::default())
 }
 
 /// Has the opener read.
-pub(in crate::run) fn by_opener(
-    read: &Read,
-    parent: &mut Parent,
-    workers: u16,
-) -> Result<Reading, String> {
-    let answer = parent
-        .ask(&workers.to_string())
-        .map_err(|error| error.to_string())?;
+pub(in crate::run) fn by_opener(read: &Read, parent: &mut Parent) -> Result<Reading, String> {
+    let answer = parent.ask(READ).map_err(|error| error.to_string())?;
     let answer: Answer = serde_json::from_str(&answer).map_err(|error| error.to_string())?;
     match answer {
         Answer::Refused { report } => Ok(Reading {
@@ -67,7 +64,7 @@ pub(in crate::run) fn by_opener(
             plan: None,
             report,
         }),
-        Answer::Valid(heard) => Ok(read(&heard, &heard, workers)),
+        Answer::Valid(heard) => Ok(read(&heard, &heard)),
     }
 }
 
@@ -88,23 +85,27 @@ impl Clerk {
 
     /// Is it in the configuration, as the files were read last?
     pub(in crate::run) fn permit(&self, spec: &ListenerSpec) -> Result<(), String> {
-        match self.permitted.borrow().contains(spec) {
+        let permitted = self.permitted.borrow();
+        match permitted
+            .iter()
+            .any(|one| one == spec || is_shard(spec, one))
+        {
             true => Ok(()),
             false => Err("the configuration has no such listener".to_owned()),
         }
     }
 
-    /// Reads again, for so many workers.
+    /// Reads again.
     pub(in crate::run) fn answer(&self, question: &str) -> Result<String, String> {
-        let workers = question
-            .parse()
-            .map_err(|_| "not a number of workers".to_owned())?;
+        if question != READ {
+            return Err("not a question that is answered".to_owned());
+        }
         let read = self.read.as_ref().ok_or("nothing to read")?;
         let listening = Listening {
             heard: RefCell::default(),
             host: HostLookup::default(),
         };
-        let reading = read(&listening, &listening, workers);
+        let reading = read(&listening, &listening);
         let answer = match reading.plan {
             None => Answer::Refused {
                 report: reading.report,
@@ -116,6 +117,20 @@ impl Clerk {
         };
         serde_json::to_string(&answer).map_err(|error| error.to_string())
     }
+}
+
+/// Is it one more socket of this listener?
+fn is_shard(spec: &ListenerSpec, of: &ListenerSpec) -> bool {
+    let mut one = of.clone();
+    one.shards = 1;
+    one.incoming_cpus.clone_from(&spec.incoming_cpus);
+    of.shards > 1
+        && one == *spec
+        && spec.incoming_cpus.len() <= 1
+        && spec
+            .incoming_cpus
+            .iter()
+            .all(|cpu| of.incoming_cpus.contains(cpu))
 }
 
 fn specs(plan: &Plan) -> Vec<ListenerSpec> {
@@ -272,6 +287,7 @@ pub fn cannot_be_read_twice(paths: &[PathBuf]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     /// Asks for everything, and says what it heard.
     fn ask(files: &dyn Files, lookup: &dyn Lookup, directory: &Path) -> String {
@@ -337,18 +353,42 @@ mod tests {
         plan.listeners = vec![listener(1)];
         let mut next = plan.clone();
         next.listeners = vec![listener(2)];
-        let read: Read = Arc::new(move |_, _, workers| Reading {
+        let refuses = Arc::new(AtomicBool::new(true));
+        let refused = Arc::clone(&refuses);
+        let read: Read = Arc::new(move |_, _| Reading {
             sources: Sources::default(),
-            plan: (workers != 7).then(|| next.clone()),
+            plan: (!refused.load(Ordering::Relaxed)).then(|| next.clone()),
             report: "as check says it".to_owned(),
         });
         let clerk = Clerk::new(&plan, Some(read));
         let permits = |port| clerk.permit(&listener(port).spec).is_ok();
         assert_eq!((permits(1), permits(2)), (true, false));
         assert!(clerk.answer("/etc/shadow").is_err());
-        assert!(clerk.answer("7").unwrap().contains("as check says it"));
+        assert!(clerk.answer(READ).unwrap().contains("as check says it"));
         assert_eq!((permits(1), permits(2)), (true, false), "it was refused");
-        clerk.answer("2").unwrap();
+        refuses.store(false, Ordering::Relaxed);
+        clerk.answer(READ).unwrap();
         assert_eq!((permits(1), permits(2)), (false, true));
+    }
+
+    #[test]
+    fn one_more_socket_of_a_sharded_listener_is_permitted_and_no_other() {
+        let mut of = ListenerSpec::tcp(([127, 0, 0, 1], 80).into());
+        of.shards = 3;
+        of.incoming_cpus = vec![4, 5, 6];
+        let with = |edit: fn(&mut ListenerSpec)| {
+            let mut one = of.clone();
+            one.shards = 1;
+            one.incoming_cpus = vec![5];
+            edit(&mut one);
+            is_shard(&one, &of)
+        };
+        assert!(with(|_| {}));
+        assert!(with(|one| one.incoming_cpus.clear()));
+        assert!(!with(|one| one.incoming_cpus = vec![7]));
+        assert!(!with(|one| one.incoming_cpus = vec![4, 5]));
+        assert!(!with(|one| one.shards = 2));
+        assert!(!with(|one| one.backlog = Some(9)));
+        assert!(!with(|one| one.interface = Some("lo".to_owned())));
     }
 }

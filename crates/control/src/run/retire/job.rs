@@ -7,16 +7,21 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use portcullis_listener::pending::Looker;
-use portcullis_listener::retire::{Closed, Driver, Outcome, Plan, Step};
+use portcullis_listener::retire::{Closed, Driver, Outcome, Plan, Step, Way};
 use portcullis_listener::steer::Choice;
 use portcullis_proxy::worker::leave::Reply;
 use portcullis_proxy::worker::thread::Remote;
 
 use super::{Leaving, Summary};
 use crate::run::groups::{Group, Groups};
+
+/// A member that was emptied so often, and is full again, rests
+const OFTEN: u32 = 64;
+/// so long.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Told the number of a member that every worker has emptied.
 pub(super) type Told = Arc<dyn Fn(u32) + Send + Sync>;
@@ -40,6 +45,8 @@ pub(super) struct Job {
     workers: Arc<[Remote]>,
     told: Told,
     state: State,
+    /// How often workers were asked to empty the member that is to be closed next.
+    asked: u32,
     summary: Summary,
 }
 
@@ -119,6 +126,7 @@ impl Job {
             workers,
             told,
             state,
+            asked: 0,
             summary: Summary::default(),
         }
     }
@@ -147,7 +155,12 @@ impl Job {
         match &mut self.state {
             State::Driven { driver, until } => {
                 if matches!(until, Until::Emptied(asked) if *asked == member) {
-                    *until = Until::Now;
+                    self.asked += 1;
+                    // Emptied, and full again, and so on: it is not for a thread to spin.
+                    *until = match self.asked > OFTEN {
+                        true => Until::Time(now + PAUSE),
+                        false => Until::Now,
+                    };
                     let answered = driver.emptied(member, now);
                     debug_assert!(answered.is_ok());
                 }
@@ -241,6 +254,7 @@ impl Job {
     }
 
     fn closed(&mut self, closed: Closed) {
+        self.asked = 0;
         self.let_go(closed.member);
         self.summary.closed += 1;
         match closed.cut {
@@ -258,6 +272,11 @@ impl Job {
     }
 
     fn done(&mut self, outcome: &Outcome) -> Summary {
+        if let State::Driven { driver, .. } = &self.state {
+            let somebody_stays = true;
+            let filtered = *driver.retirement().way() == Way::Filter { somebody_stays };
+            self.summary.filtered += usize::from(filtered);
+        }
         if !outcome.kept.is_empty() {
             self.keep("nothing keeps new connections from it");
         }

@@ -1,0 +1,150 @@
+//! Retirements by the thread, without workers: the test accepts.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc;
+
+use portcullis_testkit::private_network;
+
+use super::*;
+use crate::run::held;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn web(shards: u16) -> ListenerSpec {
+    let mut spec = ListenerSpec::tcp(SocketAddr::from(([127, 0, 0, 1], 80)));
+    spec.shards = shards;
+    spec
+}
+
+/// Opened as by the start.
+fn open(spec: &ListenerSpec, groups: &Groups) -> Held {
+    let mut held = vec![Held::nothing(spec)];
+    let mut orders = groups.hold();
+    orders.begin([spec]);
+    let opened = portcullis_listener::open(spec).unwrap();
+    let placed = opened.listeners.into_iter().map(|one| (0, one));
+    held::put(&mut held, placed.collect(), &mut orders);
+    orders.opened();
+    held.remove(0)
+}
+
+fn part(of: &Held, sockets: std::ops::Range<usize>) -> Held {
+    Held {
+        spec: of.spec.clone(),
+        sockets: of.sockets[sockets].to_vec(),
+    }
+}
+
+/// Starts a retirement; what comes of it is received.
+fn start(retirer: &Retirer, gone: &Held, stays: &Held) -> mpsc::Receiver<Summary> {
+    let (sender, receiver) = mpsc::channel();
+    let batch = leaving([gone], [stays]);
+    let told = Box::new(move |summary| sender.send(summary).unwrap());
+    retirer.retire(batch, Vec::new(), told);
+    receiver
+}
+
+fn members(held: &Held) -> Vec<u32> {
+    held.sockets.iter().map(|socket| socket.member).collect()
+}
+
+fn order(groups: &Groups, held: &Held) -> Option<Vec<u32>> {
+    let orders = groups.hold();
+    let order = orders.order(&Group::of(&held.spec, &held.sockets[0]));
+    order.map(|order| order.members().to_vec())
+}
+
+fn listeners() -> usize {
+    let mut looker = portcullis_listener::pending::Looker::open().unwrap();
+    looker.listeners().unwrap().len()
+}
+
+#[test]
+fn shards_of_one_group_leave_in_two_batches_one_after_the_other() {
+    private_network(|| {
+        let groups = Groups::default();
+        let retirer = Retirer::start(groups.clone()).unwrap();
+        let all = open(&web(4), &groups);
+        let [a, b, c, d] = members(&all).try_into().unwrap();
+        assert_eq!(order(&groups, &all), Some(vec![a, b, c, d]));
+        let first = start(&retirer, &part(&all, 0..1), &part(&all, 1..4));
+        let second = start(&retirer, &part(&all, 1..2), &part(&all, 2..4));
+        for told in [first, second] {
+            let summary = told.recv_timeout(PATIENCE).unwrap();
+            let counts = (summary.closed, summary.cut, summary.unknown);
+            assert_eq!(counts, (1, 0, 0), "{summary:?}");
+            assert_eq!(summary.kept, Vec::<String>::new());
+        }
+        // The last one took the place of each that left.
+        assert_eq!(order(&groups, &all), Some(vec![d, c]));
+        assert_eq!(listeners(), 2);
+    });
+}
+
+#[test]
+fn who_waits_in_the_queue_of_the_last_listener_is_accepted_before_it_closes() {
+    private_network(|| {
+        let groups = Groups::default();
+        let retirer = Retirer::start(groups.clone()).unwrap();
+        let all = open(&web(1), &groups);
+        let clients: Vec<TcpStream> = (0..5)
+            .map(|_| TcpStream::connect(("127.0.0.1", 80)).unwrap())
+            .collect();
+        let told = start(&retirer, &all, &Held::nothing(&web(1)));
+        assert!(told.recv_timeout(Duration::from_millis(300)).is_err());
+        let listener = TcpListener::from(all.sockets[0].fd.try_clone().unwrap());
+        let accepted: Vec<_> = clients.iter().map(|_| listener.accept().unwrap()).collect();
+        let summary = told.recv_timeout(PATIENCE).unwrap();
+        assert_eq!((summary.closed, summary.cut), (1, 0));
+        assert!(
+            summary
+                .to_string()
+                .starts_with("1 listening sockets retired in ")
+        );
+        assert_eq!(listeners(), 0);
+        drop((clients, accepted));
+    });
+}
+
+#[test]
+fn a_socket_that_was_inherited_is_let_go_of_and_goes_on_for_who_else_has_it() {
+    private_network(|| {
+        let groups = Groups::default();
+        let retirer = Retirer::start(groups.clone()).unwrap();
+        let theirs = TcpListener::bind("127.0.0.1:80").unwrap();
+        let number = std::os::fd::AsRawFd::as_raw_fd(&theirs);
+        let ours = open(&ListenerSpec::inherited(number), &groups);
+        assert_eq!(order(&groups, &ours), None);
+        let told = start(&retirer, &ours, &Held::nothing(&web(1)));
+        let summary = told.recv_timeout(PATIENCE).unwrap();
+        assert_eq!((summary.closed, summary.kept.len()), (1, 0));
+        drop(ours);
+        let client = TcpStream::connect(("127.0.0.1", 80)).unwrap();
+        theirs.set_nonblocking(false).unwrap();
+        theirs.accept().unwrap();
+        drop(client);
+    });
+}
+
+#[test]
+fn the_order_is_lost_where_somebody_else_was_there_before_and_known_again_after_all_left() {
+    private_network(|| {
+        let groups = Groups::default();
+        let retirer = Retirer::start(groups.clone()).unwrap();
+        let stranger = portcullis_listener::open(&web(1)).unwrap();
+        let all = open(&web(2), &groups);
+        assert_eq!(order(&groups, &all), None);
+        drop(stranger);
+        // The kernel has put one of ours in its place: whoever believed in our order would be wrong.
+        assert_eq!(order(&groups, &all), None);
+        let told = start(&retirer, &all, &Held::nothing(&web(1)));
+        assert_eq!(told.recv_timeout(PATIENCE).unwrap().closed, 2);
+        let all = open(&web(2), &groups);
+        assert_eq!(order(&groups, &all), Some(members(&all)));
+        // Somebody who comes later changes nothing of what we know, and is seen when it matters.
+        let _stranger = portcullis_listener::open(&web(1)).unwrap();
+        assert_eq!(order(&groups, &all), Some(members(&all)));
+        let told = start(&retirer, &part(&all, 0..1), &part(&all, 1..2));
+        assert_eq!(told.recv_timeout(PATIENCE).unwrap().closed, 1);
+    });
+}
