@@ -49,10 +49,12 @@ pub fn warnings(refuse: bool) -> Warnings {
 ///
 /// `-Ws` is how systemd units start it: in the foreground, telling when it is ready, which we
 /// always do where NOTIFY_SOCKET is set.
-const HABITS: [(&str, &str); 3] = [
+const HABITS: [(&str, &str); 5] = [
     ("-dW", "--warnings-refuse"),
     ("-db", "--foreground"),
     ("-Ws", "--foreground"),
+    ("-sf", "--finish"),
+    ("-st", "--terminate"),
 ];
 
 /// The arguments with HAProxy's spellings replaced by ours.

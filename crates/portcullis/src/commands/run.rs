@@ -3,13 +3,16 @@
 //! Decides:  which exit code a failure has.
 //! Not here: the order of the start and the serving (control::run).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use portcullis_config::HostFiles;
 use portcullis_control::Overrides;
-use portcullis_control::run::{self, End, Job, RunError};
+use portcullis_control::admin::take;
+use portcullis_control::run::{self, End, Job, Ready, RunError};
+use portcullis_listener::Pool;
+use rustix::process::{Pid, Signal};
 
 use crate::exit::{self, Exit};
 use crate::load::{self, Loaded};
@@ -42,6 +45,16 @@ pub struct Arguments {
     /// A warning refuses the configuration (HAProxy's -dW)
     #[arg(long)]
     warnings_refuse: bool,
+    /// Take the listening sockets of the process that answers at this socket, which goes on until
+    /// this one serves: the `stats socket` of a HAProxy, with `expose-fd listeners`
+    #[arg(short = 'x', value_name = "SOCKET", overrides_with = "take_from")]
+    take_from: Option<PathBuf>,
+    /// Once this one serves, let these processes finish: no new connections, USR1 (HAProxy's -sf)
+    #[arg(long, value_name = "PID", num_args = 0.., conflicts_with = "terminate")]
+    finish: Vec<u32>,
+    /// Once this one serves, end these processes: TERM (HAProxy's -st)
+    #[arg(long, value_name = "PID", num_args = 0..)]
+    terminate: Vec<u32>,
 }
 
 /// Runs until told to stop.
@@ -60,13 +73,63 @@ pub fn run(arguments: &Arguments) -> Exit {
     if !quiet {
         loaded.show();
     }
+    let pool = match taken(arguments) {
+        Ok(pool) => pool,
+        Err(error) => {
+            terminal::err(&format!("error: {error}\n"));
+            return exit::INTERNAL;
+        }
+    };
     let job = Job {
+        pool,
+        ready: successor(arguments),
         verbose: arguments.verbose,
         explain: Some(Arc::new(live::refused::explain)),
         read: Some(load::again(paths, overrides, warnings)),
         ..Job::default()
     };
     serve(loaded, job)
+}
+
+/// The sockets of the process whose place this one takes.
+fn taken(arguments: &Arguments) -> Result<Pool, take::NotTaken> {
+    let pool = Pool::default();
+    // HAProxy's word for none.
+    let path = arguments.take_from.as_deref();
+    if let Some(path) = path.filter(|path| *path != Path::new("/dev/null")) {
+        from_haproxy(path, &pool)?;
+    }
+    Ok(pool)
+}
+
+/// Those of a HAProxy, or of whatever speaks its protocol at a `stats socket`.
+fn from_haproxy(path: &Path, pool: &Pool) -> Result<(), take::NotTaken> {
+    let (_, refused) = take::fill(path, pool)?;
+    for text in refused {
+        terminal::err(&format!("warning: {text}\n"));
+    }
+    Ok(())
+}
+
+/// Who is told to stop when this process serves.
+fn successor(arguments: &Arguments) -> Option<Ready> {
+    let (pids, signal) = match arguments.terminate.is_empty() {
+        false => (arguments.terminate.clone(), Signal::TERM),
+        true => (arguments.finish.clone(), Signal::USR1),
+    };
+    let pids: Vec<Pid> = pids
+        .into_iter()
+        .filter_map(|pid| i32::try_from(pid).ok().and_then(Pid::from_raw))
+        .collect();
+    if pids.is_empty() {
+        return None;
+    }
+    Some(Box::new(move || {
+        for pid in pids {
+            // One that has ended already is what is wanted.
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    }))
 }
 
 /// Puts what was loaded to work; the same for `run` and `demo`.

@@ -24,7 +24,7 @@ fn config(global: &str) -> String {
 }
 
 /// What is answered to this, until the other side closes.
-pub fn say(path: &Path, text: &str) -> String {
+pub(super) fn say(path: &Path, text: &str) -> String {
     let stream = UnixStream::connect(path).unwrap();
     stream.set_read_timeout(Some(SOON)).unwrap();
     exchange(stream, text)

@@ -29,6 +29,7 @@ mod limits;
 mod listeners;
 mod log_targets;
 mod logs;
+mod moving;
 mod outgoing;
 mod privileges;
 mod proxy_protocol;

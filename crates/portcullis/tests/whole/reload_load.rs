@@ -35,14 +35,14 @@ fn another(round: usize) -> String {
 
 /// Clients that connect, ask and leave, until told to stop: how many were served, and what went
 /// wrong with the others.
-struct Crowd {
+pub struct Crowd {
     stop: Arc<AtomicBool>,
     served: Arc<AtomicU64>,
     threads: Vec<std::thread::JoinHandle<Vec<String>>>,
 }
 
 impl Crowd {
-    fn start(clients: usize) -> Crowd {
+    pub fn start(clients: usize) -> Crowd {
         let (stop, served) = (
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicU64::new(0)),
@@ -70,12 +70,12 @@ impl Crowd {
         }
     }
 
-    fn served(&self) -> u64 {
+    pub fn served(&self) -> u64 {
         self.served.load(Ordering::Relaxed)
     }
 
     /// All that went wrong.
-    fn stop(self) -> Vec<String> {
+    pub fn stop(self) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
         let threads = self.threads.into_iter();
         threads.flat_map(|thread| thread.join().unwrap()).collect()
