@@ -72,7 +72,7 @@ fn of_path(path: &Path, snapshot: &Snapshot, opener: Opener) -> Option<Diagnosti
     let there = std::fs::symlink_metadata(path).ok();
     if there.as_ref().is_some_and(|at| !at.file_type().is_socket()) {
         return Some(
-            refuses(format!("{shown} is there, and is no socket"))
+            refuses(format!("{shown} is there, and is no socket (EADDRINUSE)"))
                 .note("hint: take another path, or move that file away"),
         );
     }

@@ -12,6 +12,7 @@ use std::path::Path;
 
 use portcullis_inspect::snapshot::Snapshot;
 use portcullis_inspect::verdict::{Outcome, no_socket};
+use portcullis_sys::errno;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use serde::Serialize;
 
@@ -235,7 +236,7 @@ fn new_file(name: &str, path: &Path) -> UnixVerdict {
 }
 
 fn of_error(name: &str, error: &io::Error) -> UnixVerdict {
-    let (errno, text) = match error.kind() {
+    let (refusal, text) = match error.kind() {
         io::ErrorKind::PermissionDenied => (
             "EACCES",
             "bind makes a file, which needs the right to write in its directory.",
@@ -250,7 +251,15 @@ fn of_error(name: &str, error: &io::Error) -> UnixVerdict {
             return UnixVerdict::new(name, Outcome::Unknown, text);
         }
     };
-    UnixVerdict::refused(name, errno, text)
+    UnixVerdict::refused(name, refusal, text)
+}
+
+/// An error's words and its name: `permission denied (EACCES)`.
+fn in_words(error: Option<&'static str>) -> String {
+    /// Linux's own errors have no higher number.
+    const ERRNO_MAX: i32 = 133;
+    let number = (1..=ERRNO_MAX).find(|&number| errno::name(number) == error);
+    number.map_or_else(|| error.unwrap_or_default().to_owned(), errno::describe)
 }
 
 impl fmt::Display for UnixVerdict {
@@ -259,11 +268,7 @@ impl fmt::Display for UnixVerdict {
         match (self.outcome, self.error) {
             (Outcome::Works, _) => writeln!(f, "ok: {name} can be bound and listened on")?,
             (Outcome::Refused, error) => {
-                writeln!(
-                    f,
-                    "error: cannot bind {name}: {}",
-                    error.unwrap_or_default()
-                )?;
+                writeln!(f, "error: cannot bind {name}: {}", in_words(error))?;
             }
             (Outcome::Unknown, _) => {
                 writeln!(
@@ -369,5 +374,21 @@ mod tests {
         assert!(UnixListener::bind_addr(&address).is_err());
         drop(bound);
         assert_eq!(told(Outcome::Works), 0);
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_words_and_by_its_name() {
+        for (error, words) in [
+            ("ENOENT", "no such file or directory (ENOENT)"),
+            ("EACCES", "permission denied (EACCES)"),
+            ("EADDRINUSE", "address already in use (EADDRINUSE)"),
+            ("ENOTDIR", "not a directory (ENOTDIR)"),
+            ("EROFS", "read-only file system (EROFS)"),
+            ("EINVAL", "invalid argument (EINVAL)"),
+        ] {
+            let told = UnixVerdict::refused("/run/x.sock", error, "A rule.").to_string();
+            let first = told.lines().next().unwrap();
+            assert_eq!(first, format!("error: cannot bind /run/x.sock: {words}"));
+        }
     }
 }
