@@ -224,7 +224,7 @@ fn programs_that_cannot_be_run_or_watched_have_codes_of_their_own() {
             125,
             "is this one's\n  try:    run it outside of that debugger",
         ),
-        (&[], 2, "COMMAND"),
+        (&[], 2, "what is to be explained?"),
     ];
     for (arguments, expected, text) in table {
         let (code, _, stderr) = run(arguments);

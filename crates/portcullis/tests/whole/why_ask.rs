@@ -645,7 +645,7 @@ fn another_process_and_another_network_are_asked_about_in_their_own() {
         // From there nobody comes to the address that is here.
         let (there, said) = code(&["--no-traffic", "*:8091", "--netns", &path]);
         assert_eq!(there, 1, "its loopback is down: {said}");
-        assert!(said.contains("address-not-here"), "{said}");
+        assert!(said.contains("interface-down: no interface"), "{said}");
         let (served, said) = code(&["--no-traffic", "127.0.0.1:8091", "--from", "127.0.0.1"]);
         assert_eq!(
             (served, said.contains("nobody-listens")),
