@@ -17,6 +17,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use rustix::fs::fstat;
 use rustix::io::Errno;
@@ -49,6 +51,15 @@ pub struct Looker {
     ipv6: Option<File>,
     counters: Option<File>,
     migrate: Option<File>,
+    /// What was read last, for all clones.
+    last: Arc<Mutex<Option<Listing>>>,
+}
+
+/// All listeners, and when reading them began.
+#[derive(Debug, Clone)]
+struct Listing {
+    began: Instant,
+    rows: Arc<[Row]>,
 }
 
 impl Looker {
@@ -64,6 +75,7 @@ impl Looker {
             ipv6,
             counters: File::open("/proc/thread-self/net/netstat").ok(),
             migrate: File::open("/proc/sys/net/ipv4/tcp_migrate_req").ok(),
+            last: Arc::default(),
         })
     }
 
@@ -75,7 +87,8 @@ impl Looker {
         }
     }
 
-    /// Another one, of the same tables: for a second retirement in the namespace.
+    /// Another one, of the same tables: for a second retirement in the namespace. What one of them reads the
+    /// others know too ([`Looker::listeners_since`]).
     pub fn try_clone(&self) -> io::Result<Looker> {
         let clone = |file: &Option<File>| file.as_ref().map(File::try_clone).transpose();
         Ok(Looker {
@@ -83,23 +96,52 @@ impl Looker {
             ipv6: clone(&self.ipv6)?,
             counters: clone(&self.counters)?,
             migrate: clone(&self.migrate)?,
+            last: Arc::clone(&self.last),
         })
     }
 
     /// All listening TCP sockets of the namespace.
     pub fn listeners(&mut self) -> io::Result<Vec<Row>> {
+        Ok(self.listeners_since(Instant::now())?.to_vec())
+    }
+
+    /// All listening TCP sockets of the namespace, as they were then or later: where a clone has read them since,
+    /// they are not read again, which for a thousand listeners takes milliseconds.
+    pub fn listeners_since(&mut self, since: Instant) -> io::Result<Arc<[Row]>> {
+        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(listing) = &*last()
+            && listing.began >= since
+        {
+            return Ok(Arc::clone(&listing.rows));
+        }
+        let began = Instant::now();
         let mut rows = Vec::new();
         listening(&self.ipv4, "4 ", &mut rows)?;
         if let Some(file) = &self.ipv6 {
             listening(file, "6 ", &mut rows)?;
         }
+        let rows: Arc<[Row]> = rows.into();
+        *last() = Some(Listing {
+            began,
+            rows: Arc::clone(&rows),
+        });
         Ok(rows)
     }
 
     /// The connections that depend on this listener, or `None` where it is none, or not of this namespace.
     pub fn pending(&mut self, listener: impl AsFd) -> io::Result<Option<u32>> {
+        self.pending_since(listener, Instant::now())
+    }
+
+    /// The same, then or later ([`Looker::listeners_since`]).
+    pub fn pending_since(
+        &mut self,
+        listener: impl AsFd,
+        since: Instant,
+    ) -> io::Result<Option<u32>> {
         let inode = inode_of(listener)?;
-        let row = self.listeners()?.into_iter().find(|row| row.inode == inode);
+        let rows = self.listeners_since(since)?;
+        let row = rows.iter().find(|row| row.inode == inode);
         Ok(row.map(|row| row.pending))
     }
 

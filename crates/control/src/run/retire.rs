@@ -11,7 +11,7 @@
 
 mod job;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -268,14 +268,16 @@ impl Thread {
     /// Goes on with all that can go on; packets on their way are waited for once for all.
     fn work(&mut self) {
         loop {
-            self.begin();
+            // One time for all: what one of them reads of the tables is new enough for the others.
+            let now = Instant::now();
+            self.begin(now);
             let numbers: Vec<u64> = self.jobs.keys().copied().collect();
             let mut settling = Vec::new();
             for number in numbers {
                 let Some(job) = self.jobs.get_mut(&number) else {
                     continue;
                 };
-                match job.go_on(Instant::now(), &self.groups) {
+                match job.go_on(now, &self.groups) {
                     Turn::Wait => {}
                     Turn::Settle => settling.push(number),
                     Turn::Over(summary) => self.over(number, summary),
@@ -299,20 +301,19 @@ impl Thread {
 
     /// Is there one whose group has no retirement under way?
     fn can_begin(&self) -> bool {
+        let busy: HashSet<&Group> = self.jobs.values().map(Job::group).collect();
         let mut waiting = self.waiting.iter();
-        waiting.any(|(_, leaving, _)| !self.is_busy(&leaving.group))
+        waiting.any(|(_, leaving, _)| !busy.contains(&leaving.group))
     }
 
-    fn is_busy(&self, group: &Group) -> bool {
-        self.jobs.values().any(|job| job.group() == group)
-    }
-
-    fn begin(&mut self) {
+    fn begin(&mut self, now: Instant) {
+        let groups = self.jobs.values().map(|job| job.group().clone());
+        let mut busy: HashSet<Group> = groups.collect();
         for _ in 0..self.waiting.len() {
             let Some((batch, leaving, workers)) = self.waiting.pop_front() else {
                 return;
             };
-            if self.is_busy(&leaving.group) {
+            if !busy.insert(leaving.group.clone()) {
                 self.waiting.push_back((batch, leaving, workers));
                 continue;
             }
@@ -325,7 +326,7 @@ impl Thread {
                     member,
                 });
             });
-            let job = Job::new(batch, leaving, workers, looker, ask, &self.groups);
+            let job = Job::new(batch, leaving, workers, looker, ask, &self.groups, now);
             self.jobs.insert(number, job);
         }
     }

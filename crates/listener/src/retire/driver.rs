@@ -24,6 +24,8 @@ use crate::steer::{self, NoProgram};
 const LOOK_FIRST: Duration = Duration::from_millis(2);
 /// up to this.
 const LOOK_LAST: Duration = Duration::from_millis(50);
+/// The table of listeners is read again after this, where several retirements look at it.
+const READ_AGAIN: Duration = Duration::from_millis(5);
 /// How long packets on their way are given where the kernel does not tell.
 const SETTLE: Duration = Duration::from_millis(100);
 /// A table that is read while it changes can leave out a row, so strangers are seen so often before they are
@@ -101,6 +103,9 @@ pub struct Driver<F> {
     /// The end of a pause in place of the kernel's own wait.
     settled_at: Option<Instant>,
     look: Duration,
+    /// When packets on their way were done with: whatever is read of a member that leaves is too much, if anything,
+    /// from then on.
+    excluded: Option<Instant>,
     /// The caller accepts while half-open connections are waited for.
     aside: bool,
 }
@@ -119,6 +124,7 @@ impl<F: AsFd> Driver<F> {
             looker,
             deferring: BTreeMap::new(),
             settled_at: None,
+            excluded: None,
             look: LOOK_FIRST,
             aside: false,
         })
@@ -155,7 +161,7 @@ impl<F: AsFd> Driver<F> {
                 Action::Wait { until } if now < until => return Some(Step::Wait(until)),
                 Action::Settle => return self.settled_at.filter(|at| now < *at).map(Step::Wait),
                 Action::Close(member) => {
-                    let event = self.close(member);
+                    let event = self.close(member, now);
                     self.took(event, now);
                     if let Event::Closed { cut } = event {
                         return Some(Step::Closed(Closed { member, cut }));
@@ -175,11 +181,11 @@ impl<F: AsFd> Driver<F> {
         }
     }
 
-    /// The caller slept, after [`Driver::step_awake`] gave `None`.
+    /// The caller slept, after [`Driver::step_awake`] gave `None`, and it is `now`.
     pub fn settled(&mut self, now: Instant) {
         if self.machine.next() == Action::Settle {
             self.settled_at = None;
-            let event = self.look_around();
+            let event = self.look_around(now);
             self.took(event, now);
         }
     }
@@ -280,15 +286,18 @@ impl<F: AsFd> Driver<F> {
             return Err(until);
         }
         self.settled_at = None;
-        Ok(self.look_around())
+        Ok(self.look_around(Instant::now()))
     }
 
-    fn look_around(&mut self) -> Event {
+    fn look_around(&mut self, since: Instant) -> Event {
+        self.excluded = Some(since);
         let mut strangers = false;
         let mut cookies = true;
         if let Some(looker) = &mut self.looker {
-            strangers = (0..LOOKS_AT_STRANGERS)
-                .all(|_| Strangers::beside(&self.sockets, looker) != Strangers::No);
+            strangers = (0..LOOKS_AT_STRANGERS).all(|look| {
+                let since = if look == 0 { since } else { Instant::now() };
+                Strangers::beside(&self.sockets, looker, since) != Strangers::No
+            });
             cookies = looker.cookies_sent() != Some(0);
         }
         self.look = LOOK_FIRST;
@@ -301,7 +310,7 @@ impl<F: AsFd> Driver<F> {
             self.aside = true;
             return Some(Step::Accept(member));
         }
-        let pending = self.pending(member);
+        let pending = self.pending(member, now);
         self.took(Event::Pending(pending), now);
         if self.machine.next() != (Action::WaitHalfOpen { member, until }) {
             return None;
@@ -311,10 +320,12 @@ impl<F: AsFd> Driver<F> {
         Some(Step::Wait(look.min(until)))
     }
 
-    fn pending(&mut self, member: u32) -> Option<u32> {
+    fn pending(&mut self, member: u32, now: Instant) -> Option<u32> {
         let socket = self.sockets.get(&member)?;
         let looker = self.looker.as_mut()?;
-        looker.pending(socket).ok().flatten()
+        let lately = now.checked_sub(READ_AGAIN).unwrap_or(now);
+        let since = lately.max(self.excluded?);
+        looker.pending_since(socket, since).ok().flatten()
     }
 
     /// What waits in its queue; not known of Unix sockets, which are emptied after their shutdown.
@@ -326,7 +337,7 @@ impl<F: AsFd> Driver<F> {
         queue.ok().flatten().map_or(0, |queue| queue.waiting)
     }
 
-    fn close(&mut self, member: u32) -> Event {
+    fn close(&mut self, member: u32, now: Instant) -> Event {
         if self.waiting(member) > 0 {
             return Event::Refilled;
         }
@@ -334,7 +345,7 @@ impl<F: AsFd> Driver<F> {
             Way::Shutdown => Some(0),
             Way::Nothing => None,
             _ if self.machine.moves_half_open() => Some(0),
-            _ => self.pending(member),
+            _ => self.pending(member, now),
         };
         if let Some(socket) = self.sockets.remove(&member) {
             // Else a descriptor that somebody else keeps would be a queue that nobody serves, and the group

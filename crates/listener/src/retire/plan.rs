@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 use crate::pause::{Kind, kind};
 use crate::pending::{Looker, alone, inode_of};
@@ -104,6 +105,18 @@ impl Plan {
         choice: &Choice,
         looker: Option<&mut Looker>,
     ) -> Result<Plan, NotRetirable> {
+        Plan::find_since(sockets, leaving, order, choice, looker, Instant::now())
+    }
+
+    /// The same, from tables that were read then or later: for many plans at a time.
+    pub fn find_since<F: AsFd>(
+        sockets: &BTreeMap<u32, F>,
+        leaving: &[u32],
+        order: Option<&Order>,
+        choice: &Choice,
+        looker: Option<&mut Looker>,
+        since: Instant,
+    ) -> Result<Plan, NotRetirable> {
         let ours_stay = sockets.keys().any(|member| !leaving.contains(member));
         let mut migrates = false;
         let way = match kind_of(sockets, leaving)? {
@@ -118,7 +131,7 @@ impl Plan {
                 let mut strangers = Strangers::Perhaps;
                 if let Some(looker) = looker {
                     migrates = looker.migrates();
-                    strangers = Strangers::beside(sockets, looker);
+                    strangers = Strangers::beside(sockets, looker, since);
                 }
                 tcp_way(sockets, ours_stay, strangers, order, choice)
             }
@@ -141,9 +154,13 @@ pub(crate) enum Strangers {
 }
 
 impl Strangers {
-    pub(crate) fn beside<F: AsFd>(sockets: &BTreeMap<u32, F>, looker: &mut Looker) -> Strangers {
+    pub(crate) fn beside<F: AsFd>(
+        sockets: &BTreeMap<u32, F>,
+        looker: &mut Looker,
+        since: Instant,
+    ) -> Strangers {
         let inodes: io::Result<Vec<u64>> = sockets.values().map(inode_of).collect();
-        match (inodes, looker.listeners()) {
+        match (inodes, looker.listeners_since(since)) {
             (Ok(inodes), Ok(rows)) if alone(&rows, &inodes) => Strangers::No,
             (Ok(inodes), Ok(rows)) if rows.iter().any(|row| inodes.contains(&row.inode)) => {
                 Strangers::Yes

@@ -91,6 +91,7 @@ impl Job {
         looker: Option<Looker>,
         told: Told,
         groups: &Groups,
+        since: Instant,
     ) -> Job {
         let Leaving {
             group,
@@ -111,7 +112,7 @@ impl Job {
             true => {
                 let mut all = fds(&staying);
                 all.extend(leaving.clone());
-                drive(all, &members, &group, looker, groups)
+                drive(all, &members, &group, looker, groups, since)
             }
             false => State::Plain {
                 emptied: Until::Now,
@@ -310,14 +311,16 @@ fn drive(
     group: &Group,
     mut looker: Option<Looker>,
     groups: &Groups,
+    since: Instant,
 ) -> State {
     let order = groups.hold().order(group).cloned();
-    let plan = Plan::find(
+    let plan = Plan::find_since(
         &sockets,
         members,
         order.as_ref(),
         &Choice::Even,
         looker.as_mut(),
+        since,
     );
     let driver = plan
         .map_err(|why| why.to_string())
