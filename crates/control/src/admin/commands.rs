@@ -445,6 +445,17 @@ mod tests {
     }
 
     #[test]
+    fn the_document_has_the_answer_to_help() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/runtime-sockets.md");
+        let document = std::fs::read_to_string(path).unwrap();
+        let answer = text(say(&mut session(StatsLevel::User), "help"));
+        assert!(
+            document.contains(&format!("```text\n{answer}```\n")),
+            "{answer}"
+        );
+    }
+
+    #[test]
     fn severities_are_shown_as_the_client_wants_them() {
         let mut it = session(StatsLevel::User);
         let shown = |it: &Session| with_severity(it, Severity::Error, "No.\n");

@@ -93,7 +93,8 @@ impl Moving {
 
 /// The sockets that listen at the port, by inode.
 fn listening_at(port: u16) -> Vec<u64> {
-    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/self/net/{name}")).unwrap();
+    let table = read("tcp") + &read("tcp6");
     let wanted = format!(":{port:04X}");
     let lines = table
         .lines()
@@ -378,4 +379,87 @@ fn a_taker_that_dies_with_the_sockets_costs_nobody_anything() {
         assert_eq!(ours.exit_code(SOON), 0, "{}", ours.transcript());
         server.assert_well();
     });
+}
+
+#[test]
+fn every_kind_of_listener_moves_there_and_back() {
+    if ours_only() {
+        return;
+    }
+    private_network_as_root(|| {
+        let _server = Server::echo(local(9001), "one");
+        let place = Place::new();
+        let at = |name: &str| place.path().join(name);
+        let (socket, door) = (at("s"), at("door"));
+        let binds = format!(
+            "127.0.0.1:8000 shards 2,:::8001 v6only,127.0.0.1:8002 interface lo,127.0.0.1:8003 transparent,\
+             127.0.0.1:8004 backlog 77 tcp-ut 9s,{} mode 666,abns@gate",
+            door.display()
+        )
+        .split(',')
+        .collect::<Vec<_>>()
+        .join("\n    bind ");
+        let file = place.write("both.cfg", &config(&socket, &binds));
+        let Some(mut command) = haproxy(&file) else {
+            return;
+        };
+        let mut now = Process::spawn(&mut command);
+        let ports = [8000, 8001, 8002, 8003, 8004];
+        now.wait_port(FRONT, SOON);
+        wait_for("all to listen", SOON, || {
+            door.exists() && listening_at(8000).len() == 2
+        });
+        let before: Vec<u64> = ports.iter().flat_map(|port| listening_at(*port)).collect();
+        for which in [Which::Portcullis, Which::Haproxy, Which::Portcullis] {
+            let mut command = program(which, &file).unwrap();
+            command.arg("-x").arg(&socket);
+            command.arg("-sf").arg(now.pid().to_string());
+            let next = Process::spawn(&mut command);
+            let mut old = std::mem::replace(&mut now, next);
+            assert_eq!(
+                old.exit_code(SOON),
+                0,
+                "{}{}",
+                old.transcript(),
+                now.transcript()
+            );
+            for port in ports {
+                let address = match port {
+                    8001 => std::net::SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port)),
+                    _ => local(port),
+                };
+                assert_eq!(ask(&mut connect(address), "x"), "one x", "{port} {which:?}");
+            }
+            for address in [door.display().to_string(), "\0gate".to_owned()] {
+                assert_eq!(ask_unix(&address), "one x\n", "{address:?} {which:?}");
+            }
+            let after: Vec<u64> = ports.iter().flat_map(|port| listening_at(*port)).collect();
+            let kept = before.iter().filter(|inode| after.contains(inode)).count();
+            // Of 8000 one of two was handed to us and back.
+            assert!(kept >= ports.len(), "{which:?}: {before:?} {after:?}");
+            assert!(now.running(), "{}", now.transcript());
+        }
+    });
+}
+
+/// One line and its answer, through a Unix socket.
+fn ask_unix(address: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixStream};
+    let mut stream = match address.strip_prefix('\0') {
+        // HAProxy's `abns@` fills the name up to its full length.
+        Some(name) => {
+            let mut padded = name.as_bytes().to_vec();
+            padded.resize(107, 0);
+            let address = SocketAddr::from_abstract_name(padded).unwrap();
+            UnixStream::connect_addr(&address).unwrap()
+        }
+        None => UnixStream::connect(address).unwrap(),
+    };
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.write_all(b"x\n").unwrap();
+    let mut answer = [0; 6];
+    stream.read_exact(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
 }
