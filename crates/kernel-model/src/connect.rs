@@ -98,15 +98,19 @@ impl World {
 
     /// Where the sequence numbers begin: behind those of the socket's last connection, if it had one.
     fn begin_numbers(&mut self, ix: SockIx) {
-        let first = match self.socks[ix].snd_nxt {
-            0 if !self.socks[ix].repair => self.draw_isn(),
-            next => next,
+        let sock = &self.socks[ix];
+        let ends = Tuple::of(sock, sock.sport);
+        let (first, numbers_of) = match sock.snd_nxt {
+            0 if !sock.repair => (self.draw_isn(), Some(ends)),
+            next => (next, sock.numbers_of),
         };
         let sock = &mut self.socks[ix];
+        sock.numbers_of = numbers_of;
         (sock.snd_una, sock.snd_nxt) = (first, first);
         if !sock.repair {
             sock.rcv_nxt = 0;
         }
+        sock.peer_astray = false;
         sock.max_window = 0;
         sock.retries = 0;
     }

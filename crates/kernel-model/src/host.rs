@@ -12,6 +12,7 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::addr::{Kind6, is_multicast4, kind6};
 use crate::connect::LOOPBACK_DEVICE;
+use crate::net4::{Net4, zeronet};
 use crate::routes::{Route4, kind_by};
 use crate::version::{Change, Kernel};
 
@@ -572,35 +573,5 @@ impl Interface {
         let mut all = self.v4.iter();
         all.find(|own| Net4::of(own.0, own.1) == net)
             .map(|own| own.0)
-    }
-}
-
-/// An IPv4 network: its first address and its last one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Net4 {
-    pub(crate) first: u32,
-    last: u32,
-}
-
-impl Net4 {
-    pub(crate) fn of(own: Ipv4Addr, prefix: u8) -> Net4 {
-        let host_bits = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
-        Net4 {
-            first: own.to_bits() & !host_bits,
-            last: own.to_bits() | host_bits,
-        }
-    }
-
-    pub(crate) fn contains(self, addr: u32) -> bool {
-        (self.first..=self.last).contains(&addr)
-    }
-}
-
-/// Whether an address is of "this network": 0.0.0.0, and once all of 0.0.0.0/8.
-pub(crate) fn zeronet(kernel: Kernel, addr: u32) -> bool {
-    if kernel.has(Change::ZeronetIsOneAddress) {
-        addr == 0
-    } else {
-        addr >> 24 == 0
     }
 }

@@ -183,6 +183,7 @@ mod host;
 mod listen;
 mod lookup;
 mod neighbour;
+mod net4;
 mod options;
 mod places;
 mod port;

@@ -11,7 +11,8 @@
 use crate::addr::{Kind6, is_mapped, kind6};
 use crate::connect::LOOPBACK_DEVICE;
 use crate::errno::Errno;
-use crate::host::{Interface, Kind4, Namespace, Net4, Vrf, zeronet};
+use crate::host::{Interface, Kind4, Namespace, Vrf};
+use crate::net4::{Net4, zeronet};
 use crate::socket::SockIx;
 use crate::version::{Change, Kernel};
 use crate::wire::Tuple;

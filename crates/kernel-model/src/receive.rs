@@ -57,6 +57,7 @@ impl World {
                 if self.step_on_ack(ix) {
                     self.step_on_fin(ix, segment);
                     self.open_window(ix);
+                    self.release_ack(ix);
                 }
             }
         }
@@ -65,6 +66,14 @@ impl World {
     /// Before 7.1 an established connection drops it without a word.
     fn takes_unsent_for_nothing(&self, ix: SockIx) -> bool {
         !self.host.kernel.has(Change::UnsentAnswered) && self.socks[ix].state == State::Established
+    }
+
+    /// An acknowledgement that is held goes out with the next segment that is of use, whatever it says
+    /// (`__tcp_ack_snd_check()`, in quick mode since the handshake).
+    fn release_ack(&mut self, ix: SockIx) {
+        if self.socks[ix].ack_held {
+            self.send_ack(ix);
+        }
     }
 
     /// Says what is expected, unless it was said just now (RFC 5961).
@@ -229,6 +238,7 @@ impl World {
                 }
                 sock.state = State::SynRecv;
                 sock.rcv_nxt = segment.end();
+                sock.peer_astray = segment.astray;
                 let (seq, ack) = (sock.snd_una, sock.rcv_nxt);
                 self.send(ix, Flag::Syn, seq, Some(ack));
             }
@@ -246,6 +256,7 @@ impl World {
             Flag::Reset => self.receive_reset(ix),
             Flag::Syn => {
                 sock.rcv_nxt = segment.end();
+                sock.peer_astray = segment.astray;
                 let held = sock.defer_accept != 0;
                 self.take_ack(ix, ack);
                 self.established(ix);
@@ -277,8 +288,11 @@ impl World {
             return;
         }
         let later = after(segment.seq, next);
-        // Of a peer that was under TCP_REPAIR the numbers begin anywhere, and no timestamp helps.
-        let later = if segment.begins() && !self.socks[ix].timestamps {
+        // Of a peer that was under TCP_REPAIR the numbers begin anywhere, and no timestamp helps. Where other
+        // numbers are astray, timestamps help if a millisecond has passed.
+        let sock = &self.socks[ix];
+        let anywhere = !sock.timestamps || sock.peer_astray || segment.astray;
+        let later = if segment.begins() && anywhere {
             self.draw_moment(later)
         } else {
             later

@@ -25,6 +25,7 @@ use crate::world::World;
 pub(crate) struct Cookie {
     first: u32,
     next: u32,
+    astray: bool,
 }
 
 /// A handshake, as its last acknowledgement finds it.
@@ -34,6 +35,7 @@ struct Handshake {
     device: u32,
     snd_nxt: u32,
     rcv_nxt: u32,
+    astray: bool,
 }
 
 impl World {
@@ -87,10 +89,18 @@ impl World {
         let first = first.unwrap_or_else(|| self.draw_isn());
         let next = segment.end();
         if cookie {
-            self.cookies.insert(segment.to, Cookie { first, next });
+            let astray = segment.astray;
+            self.cookies.insert(
+                segment.to,
+                Cookie {
+                    first,
+                    next,
+                    astray,
+                },
+            );
             self.note_cookies(listener);
         } else if self.find_connection(segment.to, device).is_none() {
-            self.open_request(listener, segment.to, device, (first, next));
+            self.open_request(listener, segment, device, first);
         } else {
             return;
         }
@@ -155,13 +165,7 @@ impl World {
         }
     }
 
-    fn open_request(
-        &mut self,
-        listener: SockIx,
-        tuple: Tuple,
-        device: u32,
-        (first, next): (u32, u32),
-    ) {
+    fn open_request(&mut self, listener: SockIx, segment: Segment, device: u32, first: u32) {
         let sock = &self.socks[listener];
         let (net, family, uid) = (sock.net, sock.family, sock.uid);
         let ix = self.fresh_sock(net, family, uid);
@@ -177,10 +181,11 @@ impl World {
             parent: listener,
             snd_una: first,
             snd_nxt: first.wrapping_add(1),
-            rcv_nxt: next,
+            rcv_nxt: segment.end(),
+            peer_astray: segment.astray,
             ..Sock::fresh()
         };
-        address(&mut request, tuple);
+        address(&mut request, segment.to);
         self.socks[ix] = request;
         self.socks[listener].requests += 1;
         self.socks[listener].syn_queue_len += 1;
@@ -309,6 +314,7 @@ impl World {
             device: sock.device,
             snd_nxt: sock.snd_nxt,
             rcv_nxt: sock.rcv_nxt,
+            astray: sock.peer_astray,
         };
         if !self.has_room(listener) {
             let net = self.host.net(self.socks[listener].net);
@@ -386,6 +392,7 @@ impl World {
             device,
             snd_nxt: cookie.first.wrapping_add(1),
             rcv_nxt: cookie.next,
+            astray: cookie.astray,
         };
         self.spawn_child(listener, handshake, segment, trace);
     }
@@ -425,6 +432,8 @@ impl World {
             windowless: false,
             routed_any: parent.transparent,
             timestamps: true,
+            peer_astray: handshake.astray,
+            numbers_of: None,
             requests: 0,
             syn_queue_len: 0,
             cookies_given: false,

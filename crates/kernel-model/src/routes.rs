@@ -7,7 +7,8 @@
 use core::net::Ipv4Addr;
 
 use crate::addr::is_multicast4;
-use crate::host::{Kind4, Net4, zeronet};
+use crate::host::Kind4;
+use crate::net4::{Net4, zeronet};
 use crate::version::Kernel;
 
 /// A route of the table that is asked what an IPv4 address is (`fib_table_lookup`).

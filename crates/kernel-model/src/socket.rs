@@ -15,6 +15,7 @@ use crate::call::State;
 use crate::errno::Errno;
 use crate::host::{FilesId, NetId, Uid};
 use crate::reuseport::GroupIx;
+use crate::wire::Tuple;
 
 /// A socket's place in the slab.
 pub(crate) type SockIx = u32;
@@ -119,6 +120,11 @@ pub(crate) struct Sock {
     pub routed_any: bool,
     /// Both ends sent timestamps, which a handshake settles.
     pub timestamps: bool,
+    /// The ends between which its sequence numbers began by the clock; `None`: nowhere, as after a
+    /// disconnect before any connection (`tcp_disconnect()` goes on from the last number, or from 0).
+    pub numbers_of: Option<Tuple>,
+    /// Its peer's numbers did not begin by the clock of these two ends.
+    pub peer_astray: bool,
     pub fastopen_queue: u32,
     /// `TCP_DEFER_ACCEPT` in retransmissions.
     pub defer_accept: u8,
@@ -215,6 +221,8 @@ impl Sock {
         windowless: false,
         routed_any: false,
         timestamps: false,
+        numbers_of: None,
+        peer_astray: false,
         fastopen_queue: 0,
         defer_accept: 0,
         bucket: None,

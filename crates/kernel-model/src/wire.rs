@@ -64,6 +64,9 @@ pub(crate) struct Segment {
     pub flag: Flag,
     pub seq: u32,
     pub ack: Option<u32>,
+    /// A SYN whose number did not begin by the clock of its two ends (`secure_tcp_seq()`): it may be before
+    /// or after those of any other connection between them.
+    pub astray: bool,
 }
 
 impl Segment {
@@ -185,8 +188,14 @@ impl World {
         let sock = &self.socks[ix];
         // An IPv4 segment that finds no route leaves no trace (__ip_queue_xmit()).
         let noted = sock.family == Family::Inet6 && !sock.sends_ipv4;
+        let astray = flag == Flag::Syn && sock.numbers_of != Some(to.reversed());
         let arrives = self.post(flow, to, flag, seq, ack);
-        if !arrives && noted {
+        if arrives {
+            self.wire
+                .back_mut()
+                .into_iter()
+                .for_each(|it| it.astray = astray);
+        } else if noted {
             self.note_no_route(ix, flow);
         }
         arrives
@@ -217,6 +226,7 @@ impl World {
             flag,
             seq,
             ack,
+            astray: false,
         });
         true
     }
@@ -496,6 +506,7 @@ impl World {
             sport: sock.sport,
             dport: sock.dport,
             timestamps: sock.timestamps,
+            peer_astray: sock.peer_astray,
             snd_nxt: sock.snd_nxt,
             rcv_nxt: sock.rcv_nxt,
             ..Sock::fresh()
