@@ -256,7 +256,7 @@ fn workers_come_and_go_under_load_and_nobody_is_lost() {
         let mut it = Reloaded::start(&config, &[FRONT]);
         let crowd = Crowd::start(8, FRONT, Refusal::Wrong);
         let mut long: Vec<TcpStream> = Vec::new();
-        for round in 0..4 {
+        for round in 0..2 {
             for workers in [1, 4, 2, 3] {
                 it.to(&with_workers(&config, workers));
                 long.push(connect(FRONT));
@@ -293,7 +293,7 @@ fn shards_come_and_go_under_load_and_nobody_is_lost() {
         };
         let mut it = Reloaded::start(&config(4), &[FRONT]);
         let crowd = Crowd::start(8, FRONT, Refusal::Wrong);
-        for _ in 0..4 {
+        for _ in 0..2 {
             for shards in [1, 3, 2, 4] {
                 it.to(&config(shards));
                 crowd.more(20);
