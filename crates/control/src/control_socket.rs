@@ -34,6 +34,13 @@ pub fn beside(pidfile: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// Where the socket of a process is before it has its path.
+pub fn aside(path: &Path, pid: u32) -> PathBuf {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(format!(".{pid}"));
+    PathBuf::from(aside)
+}
+
 /// The socket, and its file.
 #[derive(Debug)]
 pub struct ControlSocket {
@@ -46,6 +53,18 @@ impl ControlSocket {
     /// Listens at `path`, in the place of a socket that is there; anything else there is left, and is
     /// an error. To be called before privileges are dropped.
     pub fn bind(path: &Path) -> io::Result<ControlSocket> {
+        let socket = ControlSocket::bind_aside(path)?;
+        let beside = aside(&socket.path, std::process::id());
+        if let Err(error) = fs::rename(&beside, &socket.path) {
+            let _ = fs::remove_file(&beside);
+            return Err(error);
+        }
+        Ok(socket)
+    }
+
+    /// Listens at a name beside `path` ([`aside`]), from where it can be renamed when another process
+    /// has no use for the path any more.
+    pub fn bind_aside(path: &Path) -> io::Result<ControlSocket> {
         let path = std::path::absolute(path)?;
         match fs::symlink_metadata(&path) {
             Ok(there) if !there.file_type().is_socket() => {
@@ -53,17 +72,15 @@ impl ControlSocket {
             }
             _ => {}
         }
-        let mut aside = path.as_os_str().to_owned();
-        aside.push(format!(".{}", std::process::id()));
-        let aside = PathBuf::from(aside);
+        let aside = aside(&path, std::process::id());
         // Left by a process that had our id and died half way.
         let _ = fs::remove_file(&aside);
         let listener = UnixListener::bind(&aside)?;
-        let taken = fs::set_permissions(&aside, fs::Permissions::from_mode(0o600))
+        let bound = fs::set_permissions(&aside, fs::Permissions::from_mode(0o600))
             .and_then(|()| listener.set_nonblocking(true))
             .and_then(|()| fs::symlink_metadata(&aside))
-            .and_then(|file| fs::rename(&aside, &path).map(|()| (file.dev(), file.ino())));
-        match taken {
+            .map(|file| (file.dev(), file.ino()));
+        match bound {
             Ok(identity) => Ok(ControlSocket {
                 listener,
                 path,
@@ -96,9 +113,12 @@ pub struct SocketFile {
 impl SocketFile {
     /// Removes it, if it is still ours and can be removed.
     pub fn remove_if_ours(&self) {
-        let there = fs::symlink_metadata(&self.path);
-        if there.is_ok_and(|file| (file.dev(), file.ino()) == self.identity) {
-            let _ = fs::remove_file(&self.path);
+        // It may never have got its path.
+        for path in [aside(&self.path, std::process::id()), self.path.clone()] {
+            let there = fs::symlink_metadata(&path);
+            if there.is_ok_and(|file| (file.dev(), file.ino()) == self.identity) {
+                let _ = fs::remove_file(&path);
+            }
         }
     }
 }
@@ -110,8 +130,17 @@ pub(crate) fn text(outcome: &Outcome) -> String {
 
 /// Asks the process whose pid file this is for a reload, and waits for its end.
 pub fn ask_for_reload(pidfile: &Path) -> io::Result<Outcome> {
+    ask(pidfile, "reload")
+}
+
+/// Asks it for a new program in its place, and waits until that serves.
+pub fn ask_for_upgrade(pidfile: &Path) -> io::Result<Outcome> {
+    ask(pidfile, "upgrade")
+}
+
+fn ask(pidfile: &Path, command: &str) -> io::Result<Outcome> {
     let mut stream = UnixStream::connect(beside(pidfile))?;
-    stream.write_all(b"reload\n")?;
+    stream.write_all(format!("{command}\n").as_bytes())?;
     let mut text = String::new();
     stream.take(MOST_REPORT).read_to_string(&mut text)?;
     // The empty line at the end of every answer.

@@ -16,6 +16,7 @@ pub mod pidfile;
 pub mod privileges;
 pub mod registry;
 pub mod run;
+pub mod take_over;
 
 pub use compile::{Overrides, Plan, compile};
 pub use registry::Registry;

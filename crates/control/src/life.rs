@@ -45,6 +45,8 @@ pub enum Event {
     HardStop,
     /// No session is left.
     Drained,
+    /// Another process has the listeners, and serves.
+    HandedOver,
 }
 
 /// What is to be done.
@@ -58,6 +60,8 @@ pub enum Action {
     StopAccepting,
     /// Workers close their listeners at once.
     CloseListeners,
+    /// Workers let go of their listeners, which another process has too.
+    LetGo,
     /// Workers end all their sessions.
     EndSessions,
     /// [`Event::GraceOver`] after this time.
@@ -149,6 +153,14 @@ impl Life {
             (phase @ (Running | Paused), Event::Reload) => (phase, vec![Action::Reload]),
             (phase, Event::Reload) => (phase, vec![Action::Say(NO_RELOAD)]),
             (phase, Event::Status) => (phase, vec![Action::ShowStatus]),
+
+            (Running | Paused | Grace, Event::HandedOver) => {
+                let mut actions = vec![Action::Say(HANDED_OVER), Action::LetGo];
+                actions.extend(self.hard_stop_after.map(Action::ArmHardStop));
+                (Draining, actions)
+            }
+            // It was stopping already, and lets go at the end.
+            (phase, Event::HandedOver) => (phase, vec![]),
         };
         self.phase = next;
         actions
@@ -166,6 +178,7 @@ impl Life {
 
 const PAUSED: &str = "paused: connections wait in the queues of the listeners";
 const RESUMED: &str = "resumed";
+const HANDED_OVER: &str = "handed over: sessions go on here to their end";
 const NO_RELOAD: &str = "not reloaded: the process is stopping";
 
 fn end(why: &'static str) -> Vec<Action> {
@@ -193,6 +206,23 @@ mod tests {
                 (life.phase(), actions)
             })
             .collect()
+    }
+
+    #[test]
+    fn one_that_has_handed_over_drains_without_grace_and_touches_no_listener() {
+        let life = Life::new(Some(GRACE), Some(HARD));
+        let steps = story(life, &[Event::HandedOver, Event::SoftStop, Event::Drained]);
+        assert_eq!(
+            steps,
+            [
+                (
+                    Phase::Draining,
+                    vec![Action::LetGo, Action::ArmHardStop(HARD)]
+                ),
+                (Phase::Draining, vec![]),
+                (Phase::Ending, vec![Action::Leave]),
+            ]
+        );
     }
 
     #[test]

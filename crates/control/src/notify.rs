@@ -63,6 +63,11 @@ impl Notifier {
         self.send("WATCHDOG=1\n");
     }
 
+    /// Another process is the service's main one from now on.
+    pub fn main_pid(&self, pid: u32) {
+        self.send(&format!("MAINPID={pid}\n"));
+    }
+
     /// Stopping.
     pub fn stopping(&self, status: &str) {
         self.send(&format!("STOPPING=1\nSTATUS={status}\n"));
@@ -120,6 +125,8 @@ mod tests {
         let (usec, rest) = rest.split_once('\n').unwrap();
         assert!(usec.parse::<u64>().unwrap() > 0);
         assert_eq!(rest, "STATUS=reading\n");
+        notifier.main_pid(77);
+        assert_eq!(heard(&manager), "MAINPID=77\n");
         notifier.stopping("draining");
         assert_eq!(heard(&manager), "STOPPING=1\nSTATUS=draining\n");
     }

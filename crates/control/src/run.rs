@@ -11,15 +11,19 @@ mod groups;
 mod handing;
 mod held;
 mod messages;
+mod office;
 mod open;
 mod pausing;
 mod probe;
 mod reload;
 mod retire;
+mod roles;
 mod serve;
 mod share;
 mod start;
 mod status;
+mod supervise;
+mod upgrade;
 mod workers;
 
 use std::sync::Arc;
@@ -34,8 +38,10 @@ use portcullis_sys::process::Signals;
 pub use portcullis_sys::process::Signals as HeldSignals;
 
 use crate::Plan;
+use crate::take_over::TakeOver;
 pub use error::{Kind, RunError};
 pub use reload::read::{Read, Reading, cannot_be_read_twice};
+pub use upgrade::Relaunch;
 
 /// A listener that did not open.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +80,12 @@ pub struct Job {
     /// Listening sockets of another process, which are taken in place of new ones where they fit. To be
     /// filled before the run; those that nothing takes are closed, which ends nothing for their holder.
     pub pool: Pool,
+    /// Whose sockets they are, where it waits until this one serves.
+    pub take_over: TakeOver,
+    /// How this program can be started again, for an upgrade.
+    pub relaunch: Option<Relaunch>,
+    /// A parent process keeps the sockets, and starts another worker where one crashes.
+    pub supervise: bool,
 }
 
 /// What HUP does.
@@ -116,5 +128,11 @@ pub fn run(plan: Plan, sources: &Sources, job: Job) -> Result<End, RunError> {
     if plan.listeners.is_empty() {
         return Err(RunError::NoListener);
     }
-    start::start(plan, sources, job)
+    let take_over = job.take_over.clone();
+    let ended = start::start(plan, sources, job);
+    // Else it is the launching process or the opener, and another one of ours has it; or it is over.
+    if let Err(error) = &ended {
+        take_over.refuse(&error.to_string());
+    }
+    ended
 }

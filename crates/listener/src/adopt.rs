@@ -37,10 +37,21 @@ const IPPROTO_MPTCP: i32 = 262;
 /// What the last holder of a socket says of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
-    /// The specification whose options it has.
+    /// The specification that it was opened by.
     pub spec: ListenerSpec,
     /// What else is known.
     pub facts: ListenerFacts,
+    /// Are its options those of `spec` still?
+    pub options: Options,
+}
+
+/// What is known of the options of a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Options {
+    /// They are those of its specification.
+    AsSpecified,
+    /// Somebody may have changed them: every one is set or taken back.
+    Unknown,
 }
 
 /// Sockets that may be taken in place of new ones. Clones share them.
@@ -137,12 +148,8 @@ impl Pool {
         let mut all = self.lock();
         let of_name = |one: &Candidate| one.known.as_ref().is_some_and(|it| it.spec.name == name);
         let named = all.iter().any(|one| of_name(one) && fits(one));
-        let mut taken: Vec<Candidate> = all
-            .extract_if(.., |one| fits(one) && (!named || of_name(one)))
-            .collect();
-        // A number that its last holder gave it is older than the order in which it came.
-        taken.sort_by_key(|one| one.known.as_ref().map_or(0, |known| known.facts.shard));
-        taken
+        all.extract_if(.., |one| fits(one) && (!named || of_name(one)))
+            .collect()
     }
 }
 
@@ -365,8 +372,10 @@ impl Candidate {
             reports.push(Report::new(spec, index, step, cause));
         }
         let adjusted = match &known {
-            Some(known) => adjust::adjust(&fd, shard, &known.spec, spec, index),
-            None => adjust::enforce(&fd, shard, spec, index),
+            Some(known) if known.options == Options::AsSpecified => {
+                adjust::adjust(&fd, shard, &known.spec, spec, index)
+            }
+            _ => adjust::enforce(&fd, shard, spec, index),
         };
         reports.extend(adjusted?);
         // What its last holder left on it or on its group.
@@ -384,9 +393,10 @@ impl Candidate {
             local,
             shard,
             shards: 1,
-            inherited: known.and_then(|known| known.facts.inherited),
+            inherited: known.as_ref().and_then(|known| known.facts.inherited),
             socket_file: file,
             adopted: true,
+            in_order: known.is_some_and(|known| known.facts.in_order),
         };
         Ok(OpenSocket {
             listener: Listener::new(fd, facts),

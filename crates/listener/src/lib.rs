@@ -92,6 +92,7 @@ pub mod adopt;
 pub mod context;
 pub mod error;
 pub mod flags;
+pub mod handover;
 pub mod inherited;
 pub mod listener;
 pub mod netns;

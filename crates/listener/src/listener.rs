@@ -61,6 +61,10 @@ pub struct ListenerFacts {
     /// It was taken from another process ([`crate::Pool`]), which may hold it still.
     #[serde(default)]
     pub adopted: bool,
+    /// Its place among the shards is its place in the group: they called `listen` in this order, as far as those
+    /// know who had them.
+    #[serde(default)]
+    pub in_order: bool,
 }
 
 /// The file of a Unix socket, by path and identity.

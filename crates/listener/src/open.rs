@@ -335,6 +335,7 @@ impl Opening<'_> {
             inherited: self.inherited,
             socket_file: file,
             adopted: false,
+            in_order: self.inherited.is_none(),
         };
         Ok(OpenSocket {
             listener: Listener::new(fd, facts),

@@ -38,9 +38,9 @@
 //! manager ends the whole group anyway. So no parent-death signal is set; the worker may watch
 //! the descriptor of [`Parent`], which becomes readable when the opener is gone.
 
-mod channel;
+pub(crate) mod channel;
 pub mod codec;
-mod message;
+pub(crate) mod message;
 mod parent;
 mod process;
 
@@ -53,7 +53,7 @@ use codec::ProtocolError;
 use crate::{ListenerSpec, OpenContext, Opened, SetError, open_set};
 
 pub use parent::Parent;
-pub use process::{ChildEnd, OpenerProcess, Split, split};
+pub use process::{ChildEnd, Ended, OpenerProcess, Split, split};
 
 /// Whoever has the privilege to open listening sockets.
 pub trait Opener: Send {
@@ -185,6 +185,12 @@ impl InProcess {
             owner_uid: Some(uid),
             ..Self::default()
         }
+    }
+
+    /// Closes what is in the pool of sockets that were handed in, and takes none from it any more: another process
+    /// opens.
+    pub fn forget_pool(&mut self) {
+        self.context.pool.close_rest();
     }
 
     /// With another descriptor limit, retries or activation than the defaults.

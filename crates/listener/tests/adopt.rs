@@ -10,6 +10,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
+use portcullis_listener::adopt::Options;
 use portcullis_listener::opener::{InProcess, Opener as _};
 use portcullis_listener::spec::{AbstractForm, Ipv6Only};
 use portcullis_listener::{
@@ -33,7 +34,13 @@ fn give(pool: &Pool, spec: &ListenerSpec, listeners: &[Listener]) {
         let copy = listener.try_clone().unwrap();
         let (fd, facts) = copy.into_parts();
         let spec = spec.clone();
-        pool.give(fd, Some(Known { spec, facts })).unwrap();
+        let options = Options::AsSpecified;
+        let known = Known {
+            spec,
+            facts,
+            options,
+        };
+        pool.give(fd, Some(known)).unwrap();
     }
 }
 

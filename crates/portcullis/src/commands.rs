@@ -9,6 +9,7 @@ pub mod listeners;
 pub mod reload;
 pub mod run;
 pub mod sim;
+pub mod upgrade;
 pub mod why;
 
 use std::ffi::OsString;
@@ -47,12 +48,13 @@ pub fn warnings(refuse: bool) -> Warnings {
 
 /// HAProxy's options of one dash and several letters, which clap would read as one-letter ones.
 ///
-/// `-Ws` is how systemd units start it: in the foreground, telling when it is ready, which we
-/// always do where NOTIFY_SOCKET is set.
-const HABITS: [(&str, &str); 5] = [
+/// `-Ws` is how systemd units start it: with a supervisor, in the foreground, telling when it is ready,
+/// which we always do where NOTIFY_SOCKET is set.
+const HABITS: [(&str, &str); 6] = [
     ("-dW", "--warnings-refuse"),
     ("-db", "--foreground"),
-    ("-Ws", "--foreground"),
+    ("-W", "--supervise"),
+    ("-Ws", "--supervise-in-foreground"),
     ("-sf", "--finish"),
     ("-st", "--terminate"),
 ];
@@ -80,7 +82,7 @@ mod tests {
         let expected = [
             "run",
             "--foreground",
-            "--foreground",
+            "--supervise-in-foreground",
             "-f",
             "a.cfg",
             "--warnings-refuse",

@@ -16,12 +16,12 @@ pub struct Exit {
 /// Done, or stopped because it was asked to.
 pub const OK: Exit = Exit {
     code: 0,
-    meaning: "done; for `run`: stopped by TERM, INT or USR1; for `check`: the configuration is valid; for `reload`: the new one serves",
+    meaning: "done; for `run`: stopped by TERM, INT or USR1; for `check`: the configuration is valid; for `reload` and `upgrade`: the new one serves",
 };
 /// The configuration is refused.
 pub const CONFIGURATION: Exit = Exit {
     code: 1,
-    meaning: "the configuration is refused; nothing was opened; for `reload`: nothing was changed; for `sim`: an expectation does not hold, model and kernel differ, or a scenario is not understood",
+    meaning: "the configuration is refused; nothing was opened; for `reload` and `upgrade`: nothing was changed; for `sim`: an expectation does not hold, model and kernel differ, or a scenario is not understood",
 };
 /// The command line is wrong.
 pub const USAGE: Exit = Exit {
@@ -41,7 +41,13 @@ pub const PRIVILEGES: Exit = Exit {
 /// A fault of ours, or of the host.
 pub const INTERNAL: Exit = Exit {
     code: 5,
-    meaning: "the program or the host failed while running; for `reload`: nobody answers",
+    meaning: "the program or the host failed while running; for `reload` and `upgrade`: nobody answers; for `run -x`: nothing is handed over",
+};
+
+/// A supervisor's workers crash, one after the other.
+pub const CRASHES: Exit = Exit {
+    code: 6,
+    meaning: "workers of `run --supervise` crashed again and again, and no other one is started",
 };
 
 /// `why -- COMMAND`: the program was not started, because it cannot be watched.
@@ -94,7 +100,15 @@ pub fn of_program(code: u8) -> Exit {
 }
 
 /// All of them, in order.
-pub const ALL: [Exit; 6] = [OK, CONFIGURATION, USAGE, LISTENER, PRIVILEGES, INTERNAL];
+pub const ALL: [Exit; 7] = [
+    OK,
+    CONFIGURATION,
+    USAGE,
+    LISTENER,
+    PRIVILEGES,
+    INTERNAL,
+    CRASHES,
+];
 
 /// The code of another process of ours, which has told what it means.
 pub fn of_child(code: u8) -> Exit {

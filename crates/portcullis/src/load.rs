@@ -130,6 +130,11 @@ impl Loaded {
         terminal::err(&render_human(&self.diagnostics, &self.sources, colour));
     }
 
+    /// The findings as plain text.
+    pub fn report(&self) -> String {
+        render_human(&self.diagnostics, &self.sources, Colour::Never)
+    }
+
     /// The findings as JSON.
     pub fn json(&self) -> String {
         render_json(&self.diagnostics, &self.sources)

@@ -30,6 +30,8 @@ enum Command {
     Run(commands::run::Arguments),
     /// Have a running balancer read its files again, and wait for the outcome
     Reload(commands::reload::Arguments),
+    /// Replace a running balancer by the program that is installed now, and lose no connection
+    Upgrade(commands::upgrade::Arguments),
     /// Check a configuration: every mistake at once, with its place
     Check(commands::check::Arguments),
     /// See it work: three echo servers and a balancer in front of them, on free local ports
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
     let exit = match cli.command {
         Command::Run(arguments) => commands::run::run(&arguments),
         Command::Reload(arguments) => commands::reload::run(&arguments),
+        Command::Upgrade(arguments) => commands::upgrade::run(&arguments),
         Command::Check(arguments) => commands::check::run(&arguments),
         Command::Demo(arguments) => commands::demo::run(&arguments),
         Command::Sim(arguments) => commands::sim::run(&arguments),

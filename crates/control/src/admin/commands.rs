@@ -66,6 +66,8 @@ pub enum Reply {
     Ask(Question),
     /// Hand the listeners over, in HAProxy's way, and end.
     GiveSockets,
+    /// Hand everything over to another process of ours, and end.
+    HandOver,
     /// End, without an answer.
     Close,
 }
@@ -75,6 +77,8 @@ pub enum Reply {
 pub enum Question {
     /// Reload, and tell how it went.
     Reload,
+    /// Start a new program in this one's place, and tell how it went.
+    Upgrade,
     /// `show info`
     Info(Form),
     /// `show cli sockets`
@@ -168,11 +172,25 @@ const COMMANDS: &[Entry] = &[
         run: |_, _| Reply::Message(Severity::Info, format!("{}\n", env!("CARGO_PKG_VERSION"))),
     },
     Entry {
+        words: &["upgrade"],
+        usage: "upgrade",
+        doc: "start the program again, which takes the listeners over, and tell how that went",
+        level: StatsLevel::Admin,
+        run: |_, _| Reply::Ask(Question::Upgrade),
+    },
+    Entry {
         words: &["user"],
         usage: "user",
         doc: "lower the level of the current CLI session to user",
         level: StatsLevel::User,
         run: |session, _| lower(session, StatsLevel::User),
+    },
+    Entry {
+        words: &["_hand-over"],
+        usage: "",
+        doc: "hand listeners and name over to another process of this program",
+        level: StatsLevel::Admin,
+        run: |_, _| Reply::HandOver,
     },
     Entry {
         words: &["_getsocks"],

@@ -44,6 +44,8 @@ pub(crate) enum Ask {
     Question(Question, oneshot::Sender<Answer>),
     /// Its listeners, through this connection.
     Sockets(StdUnixStream),
+    /// Its place, through this connection.
+    HandOver(StdUnixStream),
 }
 
 /// A socket that clients come to.
@@ -136,6 +138,8 @@ enum End {
     Closed,
     /// It wants the listeners.
     WantsSockets,
+    /// It wants the process's place.
+    WantsPlace,
 }
 
 impl House {
@@ -147,11 +151,13 @@ impl House {
     }
 
     async fn serve_unix(&self, mut stream: tokio::net::UnixStream) {
-        if self.converse(&mut stream).await != End::WantsSockets {
-            return;
-        }
+        let ask = match self.converse(&mut stream).await {
+            End::Closed => return,
+            End::WantsSockets => Ask::Sockets,
+            End::WantsPlace => Ask::HandOver,
+        };
         if let Ok(stream) = stream.into_std() {
-            let _ = self.asks.send(Ask::Sockets(stream));
+            let _ = self.asks.send(ask(stream));
         }
     }
 
@@ -175,6 +181,7 @@ impl House {
                         None => return End::Closed,
                     },
                     Reply::GiveSockets => return End::WantsSockets,
+                    Reply::HandOver => return End::WantsPlace,
                     Reply::Close => return End::Closed,
                 },
                 Next::PayloadLine if session.interactive => {
@@ -207,7 +214,7 @@ impl House {
     }
 
     async fn ask(&self, question: Question) -> Option<Answer> {
-        let is_reload = question == Question::Reload;
+        let is_reload = matches!(question, Question::Reload | Question::Upgrade);
         let (answer, answered) = oneshot::channel();
         self.asks.send(Ask::Question(question, answer)).ok()?;
         match answered.await {
@@ -277,7 +284,9 @@ mod tests {
                                 let text = format!("{question:?}\n");
                                 let _ = answer.send(Answer::Message(Severity::Error, text));
                             }
-                            Ask::Sockets(mut stream) => stream.write_all(b"sockets").unwrap(),
+                            Ask::Sockets(mut stream) | Ask::HandOver(mut stream) => {
+                                stream.write_all(b"sockets").unwrap();
+                            }
                         }
                     }
                 });
@@ -329,6 +338,7 @@ mod tests {
                 "\n> admin\n\n> ".to_owned(),
             ),
             ("_getsocks\n", "sockets".to_owned()),
+            ("_hand-over\n", "sockets".to_owned()),
             (
                 "reload\n",
                 "Success=0\n--\nthe process is stopping\n\n".to_owned(),

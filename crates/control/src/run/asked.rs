@@ -134,7 +134,7 @@ impl Serving {
     pub(super) fn answer(&mut self, question: &Question, known: &Known<'_>) -> Answer {
         match question {
             // It takes its time, and is answered then (reload.rs).
-            Question::Reload => Answer::Text(String::new()),
+            Question::Reload | Question::Upgrade => Answer::Text(String::new()),
             Question::Info(form) => Answer::Text(info::show(&self.facts(known), *form)),
             Question::Sockets => Answer::Text(self.runtime_sockets()),
             Question::Disable(name) => {

@@ -120,6 +120,7 @@ impl Orders {
             let group = Group::of(spec, socket);
             let known = self.known.entry(group.clone()).or_default();
             known.order.joined(socket.member);
+            known.lost |= !socket.facts.in_order;
             match inode_of(&*socket.fd) {
                 Ok(inode) => {
                     known.inodes.insert(socket.member, inode);

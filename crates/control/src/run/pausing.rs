@@ -90,6 +90,16 @@ fn of_frontend<'a>(name: &str, plan: &Plan, held: &'a [Held]) -> Result<Vec<&'a 
 }
 
 impl Paused {
+    /// As another process had them.
+    pub(super) fn of(names: BTreeSet<String>) -> Paused {
+        Paused(names)
+    }
+
+    /// Their names.
+    pub(super) fn names(&self) -> BTreeSet<String> {
+        self.0.clone()
+    }
+
     fn pause(&mut self, name: &str, plan: &Plan, held: &[Held]) -> Result<Change, NotPaused> {
         let held = of_frontend(name, plan, held)?;
         let sockets: Vec<_> = held

@@ -29,6 +29,7 @@ use super::held::{self, Held};
 use super::open::Opening;
 use super::pausing::Paused;
 use super::retire::{self, Retirer, Summary};
+use super::upgrade::Upgrades;
 use super::workers::Workers;
 use super::{Explain, status};
 use crate::admin::server::Answer;
@@ -63,6 +64,10 @@ pub(super) struct Serving {
     pub(super) retirer: Retirer,
     /// The runtime sockets.
     pub(super) admin: Admin,
+    /// Another process that takes over.
+    pub(super) upgrades: Upgrades,
+    /// Where the opener hears what is served; `None`: it does not supervise.
+    pub(super) teller: Option<std::sync::mpsc::Sender<String>>,
 }
 
 /// Whoever asks gets the answer here.
@@ -126,6 +131,13 @@ impl Reloads {
         }
     }
 
+    /// None will come any more: tells those who wait for one.
+    pub(super) fn refuse_all(&mut self, report: &str) {
+        self.again = false;
+        self.waiting.append(&mut self.waiting_next);
+        self.answer(false, report);
+    }
+
     /// What the preparation came to; waits for ever where none is under way.
     pub(super) async fn prepared(&mut self) -> Outcome {
         match self.prepared.recv().await {
@@ -165,7 +177,7 @@ impl Serving {
         let Some(read) = &self.read else {
             return log.say(Audience::Global, Level::Notice, NOTHING_TO_READ);
         };
-        if !matches!(self.reloads.state, State::Idle) {
+        if !self.reloads.is_idle() || self.upgrades.is_under_way() {
             self.reloads.again = true;
             return;
         }
@@ -326,6 +338,7 @@ impl Serving {
             opened,
             retired,
         } = counts;
+        self.tell_opener();
         let text = format!(
             "reloaded in {:.1} ms (listeners: {kept} kept, {adjusted} with other options, {opened} \
              opened, {retired} retired; longest pause of a worker {:.2} ms)",
@@ -338,14 +351,14 @@ impl Serving {
         self.once_more(others.workers, others.log, others.notifier);
     }
 
-    fn once_more(&mut self, workers: &Workers, log: &LogHandle, notifier: &Notifier) {
+    pub(super) fn once_more(&mut self, workers: &Workers, log: &LogHandle, notifier: &Notifier) {
         if std::mem::take(&mut self.reloads.again) {
             self.reload(workers, log, notifier);
         }
     }
 }
 
-fn send(asked: Asked, done: bool, report: &str) {
+pub(super) fn send(asked: Asked, done: bool, report: &str) {
     let report = report.to_owned();
     let outcome = control_socket::Outcome { done, report };
     // Who went away does not want to know.

@@ -20,6 +20,7 @@ use tokio::time::{Interval, Sleep};
 use super::asked::Known;
 use super::reload::{Others, Outcome, Serving};
 use super::status::{self, Report};
+use super::upgrade::{self, Told};
 use super::workers::{Command, News, Workers};
 use super::{OnHangup, RunError};
 use crate::admin::commands::Question;
@@ -138,6 +139,10 @@ impl Control {
                     }
                     News::Failed(_) => continue,
                 },
+                news = process.serving.upgrades.news() => match process.upgraded(news) {
+                    Some(event) => event,
+                    None => continue,
+                },
                 outcome = process.serving.reloads.prepared() => {
                     process.prepared(outcome);
                     process.give_to_askers();
@@ -188,19 +193,24 @@ impl Process {
             match action {
                 Action::PauseListeners => self.workers.tell(Command::Pause),
                 Action::ResumeListeners => self.workers.tell(Command::Resume),
+                // Another process has them too, and may serve already: they are not to be shut down.
+                Action::StopAccepting if self.serving.upgrades.is_handing() => self.let_go(),
                 Action::StopAccepting => {
                     self.notifier.stopping("no longer accepting");
                     self.serving.admin.close();
                     self.serving.retire_all(&self.workers, &self.log);
+                    self.serving.tell_opener();
                     self.workers.tell(Command::WindDown);
                 }
                 Action::CloseListeners => {
                     self.notifier.stopping("no longer accepting");
                     // Workers are to be the last ones to hold them.
                     self.serving.held = Arc::default();
+                    self.serving.tell_opener();
                     self.serving.admin.close();
                     self.workers.tell(Command::StopAccepting);
                 }
+                Action::LetGo => self.let_go(),
                 Action::EndSessions => {
                     self.workers.tell(Command::EndSessions);
                     self.timers.patience = Some(armed(END_PATIENCE));
@@ -226,6 +236,14 @@ impl Process {
         Next::Serve
     }
 
+    /// Whoever else holds the listeners serves them.
+    fn let_go(&mut self) {
+        self.serving.held = Arc::default();
+        self.serving.tell_opener();
+        self.serving.admin.close();
+        self.workers.tell(Command::StopAccepting);
+    }
+
     /// Serves the runtime sockets.
     fn open_admin(&mut self, beside: Option<UnixListener>) -> Result<(), RunError> {
         let serving = &mut self.serving;
@@ -244,6 +262,14 @@ impl Process {
             Ask::Question(Question::Reload, asked) => {
                 let (serving, others) = self.split();
                 serving.asked(asked, others);
+            }
+            Ask::Question(Question::Upgrade, asked) => {
+                let (serving, told) = self.told();
+                serving.upgrade(asked, told);
+            }
+            Ask::HandOver(stream) => {
+                let (serving, told) = self.told();
+                serving.hand_over(stream, told);
             }
             Ask::Question(question, asked) => {
                 let known = Known {
@@ -266,6 +292,22 @@ impl Process {
         if self.life.serves() {
             self.serving.give_to_askers(&mut self.workers, &self.log);
         }
+    }
+
+    /// A hand-over has come to something.
+    fn upgraded(&mut self, news: upgrade::News) -> Option<Event> {
+        let (serving, told) = self.told();
+        serving.upgraded(news, told)
+    }
+
+    fn told(&mut self) -> (&mut Serving, Told<'_>) {
+        let told = Told {
+            life: &self.life,
+            workers: &self.workers,
+            log: &self.log,
+            notifier: &self.notifier,
+        };
+        (&mut self.serving, told)
     }
 
     /// A reload is prepared, or refused.

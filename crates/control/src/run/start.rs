@@ -7,11 +7,11 @@
 
 use std::io;
 use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use portcullis_config::Sources;
-use portcullis_listener::opener::{InProcess, OpenerProcess, Split, split};
-use portcullis_listener::{ListenerSpec, OpenContext, Pool};
+use portcullis_listener::ListenerSpec;
 use portcullis_proxy::log::{Level, Zone};
 use portcullis_proxy::record;
 use portcullis_sys::process::Signals;
@@ -20,12 +20,15 @@ use super::asked::Admin;
 use super::groups::Groups;
 use super::held::{self, Held};
 use super::messages::Messages;
+use super::office;
 use super::open::{self, Opening, Telling, Wanted};
 use super::pausing::Paused;
-use super::reload::read::Clerk;
 use super::reload::{Reloads, Serving};
 use super::retire::Retirer;
+use super::roles::{self, Beginning, Role};
 use super::serve::{self, Control, SIGNALS};
+use super::supervise;
+use super::upgrade::{State, Upgrades};
 use super::workers::{Ears, Workers};
 use super::{End, Job, Ready, RunError};
 use crate::control_socket::{self, ControlSocket, SocketFile};
@@ -36,6 +39,7 @@ use crate::limits;
 use crate::logs::LogWriter;
 use crate::notify::Notifier;
 use crate::pidfile::Pidfile;
+use crate::take_over::TakeOver;
 use crate::{Plan, Registry, privileges};
 
 /// Session records that may wait to be written; more are counted, not written.
@@ -54,7 +58,7 @@ pub(super) fn start(mut plan: Plan, sources: &Sources, job: Job) -> Result<End, 
     for warning in &dropping.warnings {
         messages.notice(&warning.to_string());
     }
-    let readiness = match background(&plan)? {
+    let mut readiness = match background(&plan)? {
         Background::Launcher(end) => return Ok(end),
         Background::Foreground => None,
         Background::Daemon(readiness) => Some(readiness),
@@ -63,25 +67,36 @@ pub(super) fn start(mut plan: Plan, sources: &Sources, job: Job) -> Result<End, 
     // control thread takes them, they wait, and none ends or stops a half-started process.
     let signals = Signals::block(&SIGNALS).map_err(RunError::host("take over signals"))?;
     let owner = dropping.owner_uid(&present);
-    let takes_over = !job.pool.is_empty();
-    let opening = match dropping.needs_opener() {
-        false => Opening::Here(in_process(owner, &job.pool)),
-        true => match split().map_err(RunError::host("start the opener"))? {
-            Split::Opener(process) => {
-                drop(readiness);
-                let clerk = Clerk::new(&plan, job.read);
-                let mut opener = in_process(owner, &job.pool);
-                return be_the_opener(process, &plan, &clerk, &mut opener);
-            }
-            Split::Worker(parent) => {
-                // The opener has them; this process is given what they become.
-                job.pool.close_rest();
-                Opening::There(parent)
-            }
-        },
+    let mut takes_over = !job.pool.is_empty() || job.take_over.is_under_way();
+    let pidfile = plan.process.pidfile.as_deref().map(std::path::absolute);
+    let pidfile = pidfile
+        .transpose()
+        .map_err(RunError::host("find the directory that this process is in"))?;
+    let beginning = Beginning {
+        plan: &plan,
+        job: &job,
+        pidfile: pidfile.as_deref(),
+        owner,
+        splits: dropping.needs_opener() || job.supervise,
+        messages,
+    };
+    let (opening, restarted) = match roles::split_up(&beginning, &mut readiness)? {
+        Role::Opener(end) => return Ok(end),
+        Role::Worker { opening, restarted } => (opening, restarted),
+    };
+    takes_over |= restarted.is_some();
+    let newer = restarted.flatten();
+    let sources = match &newer {
+        Some(newer) => {
+            plan = newer.0.clone();
+            &newer.1
+        }
+        None => sources,
     };
     let stage = Stage {
         takes_over,
+        pidfile,
+        take_over: job.take_over.clone(),
         plan: Arc::new(plan),
         owner,
         maxconn,
@@ -99,6 +114,10 @@ pub(super) fn start(mut plan: Plan, sources: &Sources, job: Job) -> Result<End, 
 struct Stage {
     /// From another process, which may serve the same addresses meanwhile.
     takes_over: bool,
+    /// The one that waits until this one serves.
+    take_over: TakeOver,
+    /// Absolute.
+    pidfile: Option<PathBuf>,
     plan: Arc<Plan>,
     /// The user that sockets are given to.
     owner: Option<u32>,
@@ -115,8 +134,14 @@ impl Stage {
     /// Opens, writes the pid file, works, and removes it however that ends.
     fn serve(mut self, signals: Signals, sources: &Sources, job: Job) -> Result<(), RunError> {
         let held = self.open(sources, &job)?;
-        let pidfile = write_pidfile(&self.plan, &self.dropping)?;
-        let (asking, file) = self.control_socket().unzip();
+        // Another process has both until this one serves.
+        let later = self.take_over.is_under_way();
+        let pidfile = match (&self.pidfile, later) {
+            (Some(path), false) => Some(write_pidfile(path, self.pid_to_signal())?),
+            (Some(path), true) => Pidfile::claim(path, self.pid_to_signal()).ok(),
+            (None, _) => None,
+        };
+        let (asking, file) = self.control_socket(later).unzip();
         let result = self.work(held, asking, signals, job);
         if let Some(file) = file {
             file.remove_if_ours();
@@ -128,9 +153,13 @@ impl Stage {
     }
 
     /// The socket beside the pid file. Without it there are the signals.
-    fn control_socket(&self) -> Option<(UnixListener, SocketFile)> {
-        let path = control_socket::beside(self.plan.process.pidfile.as_deref()?);
-        match ControlSocket::bind(&path) {
+    fn control_socket(&self, later: bool) -> Option<(UnixListener, SocketFile)> {
+        let path = control_socket::beside(self.pidfile.as_deref()?);
+        let bound = match later {
+            true => ControlSocket::bind_aside(&path),
+            false => ControlSocket::bind(&path),
+        };
+        match bound {
             Ok(socket) => Some(socket.into_parts()),
             Err(error) => {
                 let text = format!("no `portcullis reload` through {}: {error}", path.display());
@@ -210,9 +239,16 @@ impl Stage {
         };
         let count = held.iter().map(|held| held.sockets.len()).sum();
         let ready = job.ready.take();
+        let serving = job.supervise.then(|| supervise::serving(&held));
         let mut control = self.control(held, ears, signals, &writer, job)?;
         control.beside = asking;
-        let result = serve::serve(control, || self.announce(count, ready));
+        let result = serve::serve(control, || {
+            if let (Some(said), Opening::There(parent)) = (serving, &mut *self.opening()) {
+                // Whoever hears that this one serves can count on another one after it.
+                let _ = parent.ask(&said);
+            }
+            self.announce(count, ready)
+        });
         if result.is_ok() {
             // After a failure a worker may still hold its end, and this would wait for it.
             writer.finish();
@@ -231,6 +267,14 @@ impl Stage {
     ) -> Result<Control, RunError> {
         let plan = &*self.plan;
         let (admin, asks) = Admin::new();
+        let state = self.take_over.state();
+        let state: State = state
+            .and_then(|text| serde_json::from_str(&text).ok())
+            .unwrap_or_default();
+        let mut paused = Paused::of(state.paused);
+        for (_, text) in paused.carry_over(plan, &held) {
+            self.messages.warning(&text);
+        }
         let mut registry = Registry::default();
         let applied = registry.apply(plan, None, self.maxconn);
         let health = HealthPlan::new(plan, &registry);
@@ -256,13 +300,58 @@ impl Stage {
                 explain: job.explain,
                 read: job.read,
                 reloads: Reloads::default(),
-                paused: Paused::default(),
+                paused,
+                upgrades: Upgrades::new(
+                    job.relaunch,
+                    self.pidfile.as_deref().map(control_socket::beside),
+                ),
+                teller: match job.supervise {
+                    true => Some(
+                        supervise::teller(&self.opening)
+                            .map_err(RunError::host("start a thread"))?,
+                    ),
+                    false => None,
+                },
                 retirer,
                 admin,
             },
             run_for: job.run_for,
             on_hangup: job.on_hangup,
         })
+    }
+
+    /// The process to signal: the opener where there is one, which passes signals on.
+    fn pid_to_signal(&self) -> u32 {
+        let own = std::process::id();
+        match &*self.opening() {
+            Opening::There(parent) => parent.pid(),
+            Opening::Here(_) => own,
+        }
+    }
+
+    /// The other process hears that this one serves; pid file and socket are this one's then.
+    fn succeed(&self) {
+        let pid = self.pid_to_signal();
+        let claim = || {
+            let Some(path) = &self.pidfile else { return };
+            let own = std::process::id();
+            let claimed = match &mut *self.opening() {
+                Opening::Here(_) => office::claim(path, pid, own).map_err(|it| it.to_string()),
+                Opening::There(parent) => parent
+                    .ask(&format!("{}{own}", office::CLAIM))
+                    .map(drop)
+                    .map_err(|it| it.to_string()),
+            };
+            if let Err(why) = claimed {
+                let path = path.display();
+                let text = format!("{path} still names the process before this one: {why}");
+                self.messages.warning(&text);
+            }
+        };
+        if let Err(why) = self.take_over.ready(pid, claim) {
+            let text = format!("the process before this one does not let go: {why}");
+            self.messages.warning(&text);
+        }
     }
 
     /// Tells everyone who waits that the ports are open.
@@ -272,6 +361,9 @@ impl Stage {
             self.plan.workers, self.maxconn
         );
         self.messages.notice(&serving);
+        if self.take_over.is_under_way() {
+            self.succeed();
+        }
         self.notifier.ready(&serving);
         if let Some(readiness) = self.readiness.take() {
             let detached = self.opening().opener().detach();
@@ -285,24 +377,11 @@ impl Stage {
     }
 }
 
-/// Writes the id of the process to signal: the opener where there is one, which passes signals on.
-fn write_pidfile(plan: &Plan, dropping: &privileges::Plan) -> Result<Option<Pidfile>, RunError> {
-    let Some(path) = &plan.process.pidfile else {
-        return Ok(None);
-    };
-    let own = std::process::id();
-    let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
-    let pid = match dropping.needs_opener() {
-        true => parent.unwrap_or(own),
-        false => own,
-    };
-    match Pidfile::write(path, pid) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) => Err(RunError::Pidfile {
-            path: path.clone(),
-            error,
-        }),
-    }
+fn write_pidfile(path: &Path, pid: u32) -> Result<Pidfile, RunError> {
+    Pidfile::write(path, pid).map_err(|error| RunError::Pidfile {
+        path: path.to_owned(),
+        error,
+    })
 }
 
 /// Sets the descriptor limit, and gives the process's `maxconn`.
@@ -341,38 +420,4 @@ fn background(plan: &Plan) -> Result<Background, RunError> {
             }))
         }
     }
-}
-
-fn in_process(owner: Option<u32>, pool: &Pool) -> InProcess {
-    let mut context = OpenContext::default();
-    context.pool = pool.clone();
-    let opener = owner.map_or_else(InProcess::new, InProcess::for_user);
-    opener.with_context(context)
-}
-
-/// The privileged parent's whole life: it opens what the configuration says and nothing else, reads
-/// it again when asked to, passes signals on, and ends as the worker process ends.
-fn be_the_opener(
-    process: OpenerProcess,
-    plan: &Plan,
-    clerk: &Clerk,
-    opener: &mut InProcess,
-) -> Result<End, RunError> {
-    let mut permit = |spec: &ListenerSpec| clerk.permit(spec);
-    let mut answer = |question: &str| clerk.answer(question);
-    let end = process
-        .serve_with(opener, &mut permit, &mut answer)
-        .map_err(RunError::host("open for the worker process"))?;
-    if let Some(path) = &plan.process.pidfile
-        && let Ok(file) = Pidfile::claim(path, std::process::id())
-    {
-        // The worker's user may not remove what stands beside it.
-        if file.remove_if_ours() {
-            let _ = std::fs::remove_file(control_socket::beside(file.path()));
-        }
-    }
-    Ok(End::Role {
-        code: end.exit_code(),
-        message: None,
-    })
 }

@@ -23,7 +23,7 @@ const TOO_MANY_ON_THE_WAY_DELAY: Duration = Duration::from_millis(5);
 
 /// One end.
 #[derive(Debug)]
-pub(super) struct Channel {
+pub(crate) struct Channel {
     socket: OwnedFd,
     assembler: Assembler<OwnedFd>,
     buffer: Vec<u8>,
@@ -43,7 +43,7 @@ pub(super) enum Arrival {
 impl Channel {
     /// Both ends: `SOCK_SEQPACKET`, so that packets keep their bounds and each knows of the
     /// other's end.
-    pub(super) fn pair() -> io::Result<(Channel, Channel)> {
+    pub(crate) fn pair() -> io::Result<(Channel, Channel)> {
         let (one, other) = socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -53,7 +53,7 @@ impl Channel {
         Ok((Channel::new(one), Channel::new(other)))
     }
 
-    fn new(socket: OwnedFd) -> Channel {
+    pub(crate) fn new(socket: OwnedFd) -> Channel {
         Channel {
             socket,
             assembler: Assembler::default(),
@@ -62,7 +62,7 @@ impl Channel {
     }
 
     /// Sends a whole message. Fails when the other side is gone or does not read.
-    pub(super) fn send(
+    pub(crate) fn send(
         &mut self,
         id: u32,
         text: &[u8],
@@ -169,7 +169,7 @@ impl Channel {
 
     /// Waits for the message of this number; others are dropped: answers that came too late, and
     /// the rest of one that could not be read (no descriptors were left for what it brought).
-    pub(super) fn wait_for(
+    pub(crate) fn wait_for(
         &mut self,
         id: u32,
         patience: Duration,
@@ -185,6 +185,13 @@ impl Channel {
                 return Err(OpenerError::TimedOut { waited: patience });
             }
         }
+    }
+}
+
+impl Channel {
+    /// The descriptor, for another process.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.socket
     }
 }
 

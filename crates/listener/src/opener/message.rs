@@ -51,12 +51,12 @@ pub(super) enum Reply {
 }
 
 /// A message as text.
-pub(super) fn encode(message: &impl Serialize) -> Result<Vec<u8>, ProtocolError> {
+pub(crate) fn encode(message: &impl Serialize) -> Result<Vec<u8>, ProtocolError> {
     serde_json::to_vec(message).map_err(|error| ProtocolError::Text(error.to_string()))
 }
 
 /// A text as a message.
-pub(super) fn decode<T: DeserializeOwned>(text: &[u8]) -> Result<T, ProtocolError> {
+pub(crate) fn decode<T: DeserializeOwned>(text: &[u8]) -> Result<T, ProtocolError> {
     serde_json::from_slice(text).map_err(|error| ProtocolError::Text(error.to_string()))
 }
 

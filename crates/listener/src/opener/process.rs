@@ -32,6 +32,18 @@ const PASSED_ON: [Signal; 8] = [
     Signal::TTOU,
 ];
 
+/// Those of them after which nobody is to serve.
+const STOPS: [Signal; 3] = [Signal::TERM, Signal::INT, Signal::USR1];
+
+/// How a worker's time ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// How it ended itself.
+    pub end: ChildEnd,
+    /// A signal that asks for its end was passed on to it.
+    pub told_to_stop: bool,
+}
+
 /// Which process this is after [`split`].
 #[derive(Debug)]
 pub enum Split {
@@ -118,11 +130,24 @@ impl OpenerProcess {
 
     /// The same; `answer` answers the program's own questions ([`Parent::ask`]).
     pub fn serve_with(
-        mut self,
+        self,
         opener: &mut dyn Opener,
         permit: &mut Permit<'_>,
         answer: &mut Answer<'_>,
     ) -> io::Result<ChildEnd> {
+        self.supervise(opener, permit, answer)
+            .map(|ended| ended.end)
+    }
+
+    /// The same; says too whether the worker was told to stop, so that one that was not can be replaced: by
+    /// another [`split`], and an opener that still has its sockets.
+    pub fn supervise(
+        mut self,
+        opener: &mut dyn Opener,
+        permit: &mut Permit<'_>,
+        answer: &mut Answer<'_>,
+    ) -> io::Result<Ended> {
+        let mut told_to_stop = false;
         let mut clerk = Clerk {
             opener,
             permit,
@@ -131,9 +156,10 @@ impl OpenerProcess {
         loop {
             while let Some(received) = self.signals.next()? {
                 if received.signal != Signal::CHILD {
+                    told_to_stop |= STOPS.contains(&received.signal);
                     self.pass_on(received)?;
                 } else if let Some(end) = self.child_end()? {
-                    return Ok(end);
+                    return Ok(Ended { end, told_to_stop });
                 }
             }
             if self.wait()? {

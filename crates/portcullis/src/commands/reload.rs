@@ -40,7 +40,11 @@ pub struct Arguments {
 
 /// Asks, waits, tells.
 pub fn run(arguments: &Arguments) -> Exit {
-    let Some(pidfile) = arguments.pidfile.clone().or_else(|| named(arguments)) else {
+    let Some(pidfile) = arguments
+        .pidfile
+        .clone()
+        .or_else(|| named(&arguments.files))
+    else {
         return exit::USAGE;
     };
     match control_socket::ask_for_reload(&pidfile) {
@@ -69,9 +73,9 @@ pub fn run(arguments: &Arguments) -> Exit {
 }
 
 /// The pid file that the configuration names. Whatever else is wrong in it is for the process to say.
-fn named(arguments: &Arguments) -> Option<PathBuf> {
+pub fn named(files: &[PathBuf]) -> Option<PathBuf> {
     let overrides = Overrides::default();
-    let loaded = load::load(&arguments.files, &HostFiles, &overrides, Warnings::Allowed);
+    let loaded = load::load(files, &HostFiles, &overrides, Warnings::Allowed);
     let Some(config) = &loaded.config else {
         loaded.show();
         terminal::err(

@@ -23,6 +23,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Plan;
 use crate::compile::{HostLookup, Lookup};
+use crate::run::office::Office;
+use crate::run::supervise::SERVING;
 
 /// The configuration, read again.
 pub struct Reading {
@@ -72,15 +74,27 @@ pub(in crate::run) fn by_opener(read: &Read, parent: &mut Parent) -> Result<Read
 pub(in crate::run) struct Clerk {
     read: Option<Read>,
     permitted: RefCell<Vec<ListenerSpec>>,
+    office: Office,
+    /// What was read last, and what serves by the worker's word.
+    read_last: RefCell<Option<(Plan, Sources)>>,
+    serving: RefCell<Option<(Plan, Sources)>>,
 }
 
 impl Clerk {
     /// May open what `plan` says.
-    pub(in crate::run) fn new(plan: &Plan, read: Option<Read>) -> Clerk {
+    pub(in crate::run) fn new(plan: &Plan, read: Option<Read>, office: Office) -> Clerk {
         Clerk {
             read,
             permitted: RefCell::new(specs(plan)),
+            office,
+            read_last: RefCell::default(),
+            serving: RefCell::default(),
         }
+    }
+
+    /// What the worker that has ended served, where that is not what it began with.
+    pub(in crate::run) fn last_served(self) -> Option<(Plan, Sources)> {
+        self.serving.into_inner()
     }
 
     /// Is it in the configuration, as the files were read last?
@@ -95,8 +109,16 @@ impl Clerk {
         }
     }
 
-    /// Reads again.
+    /// Reads again, or does what else only this process can.
     pub(in crate::run) fn answer(&self, question: &str) -> Result<String, String> {
+        if let Some(done) = self.office.answer(question) {
+            if question.starts_with(SERVING)
+                && let Some(read) = self.read_last.take()
+            {
+                *self.serving.borrow_mut() = Some(read);
+            }
+            return done;
+        }
         if question != READ {
             return Err("not a question that is answered".to_owned());
         }
@@ -112,6 +134,7 @@ impl Clerk {
             },
             Some(plan) => {
                 *self.permitted.borrow_mut() = specs(&plan);
+                *self.read_last.borrow_mut() = Some((plan, reading.sources));
                 Answer::Valid(listening.heard.into_inner())
             }
         };
@@ -360,7 +383,7 @@ mod tests {
             plan: (!refused.load(Ordering::Relaxed)).then(|| next.clone()),
             report: "as check says it".to_owned(),
         });
-        let clerk = Clerk::new(&plan, Some(read));
+        let clerk = Clerk::new(&plan, Some(read), Office::default());
         let permits = |port| clerk.permit(&listener(port).spec).is_ok();
         assert_eq!((permits(1), permits(2)), (true, false));
         assert!(clerk.answer("/etc/shadow").is_err());
