@@ -139,7 +139,8 @@ impl Orders {
             .into_iter()
             .filter_map(|namespace| Some((namespace.clone(), self.rows(&namespace)?)))
             .collect();
-        // Of sockets that were handed over nothing tells in which order they joined.
+        // Of sockets that were handed over nothing tells in which order they joined; but one that was alone there
+        // is the first.
         let handed: HashSet<u64> = before.values().flatten().map(|row| row.inode).collect();
         let before: HashMap<_, _> = before
             .iter()
@@ -164,7 +165,13 @@ impl Orders {
                     })
                 })
             });
-            known.lost |= !alone || handed.contains(&inode);
+            let first = known.order.members().first();
+            let is_first = first.and_then(|one| known.inodes.get(one)) == Some(&inode);
+            let was_alone = places_of.get(&inode).is_some_and(|place| {
+                let table = before.get(&group.namespace);
+                table.and_then(|table| table.get(place)) == Some(&vec![inode])
+            });
+            known.lost |= !alone || handed.contains(&inode) && !(is_first && was_alone);
         }
     }
 
