@@ -63,8 +63,8 @@ pub(super) struct Orders {
     lookers: HashMap<Option<String>, Looker>,
     /// What listened before those that are being opened, by namespace.
     before: HashMap<Option<String>, Vec<Row>>,
-    /// The sockets that are being opened.
-    fresh: Vec<(Group, u64)>,
+    /// The sockets that are being opened, and whether they are in the order in which they listen.
+    fresh: Vec<(Group, u64, bool)>,
 }
 
 #[derive(Debug, Default)]
@@ -120,11 +120,11 @@ impl Orders {
             let group = Group::of(spec, socket);
             let known = self.known.entry(group.clone()).or_default();
             known.order.joined(socket.member);
-            known.lost |= !socket.facts.in_order;
             match inode_of(&*socket.fd) {
                 Ok(inode) => {
                     known.inodes.insert(socket.member, inode);
-                    self.fresh.push((group, inode));
+                    let in_order = socket.facts.in_order;
+                    self.fresh.push((group, inode, in_order));
                 }
                 Err(_) => known.lost = true,
             }
@@ -139,8 +139,7 @@ impl Orders {
             .into_iter()
             .filter_map(|namespace| Some((namespace.clone(), self.rows(&namespace)?)))
             .collect();
-        // Of sockets that were handed over nothing tells in which order they joined; but one that was alone there
-        // is the first.
+        // Of sockets that were handed over nothing tells in which order they joined.
         let handed: HashSet<u64> = before.values().flatten().map(|row| row.inode).collect();
         let before: HashMap<_, _> = before
             .iter()
@@ -152,7 +151,7 @@ impl Orders {
             .collect();
         let rows = after.values().flatten();
         let places_of: HashMap<u64, &str> = rows.map(|row| (row.inode, &*row.local)).collect();
-        for (group, inode) in std::mem::take(&mut self.fresh) {
+        for (group, inode, in_order) in std::mem::take(&mut self.fresh) {
             let Some(known) = self.known.get_mut(&group) else {
                 continue;
             };
@@ -165,13 +164,15 @@ impl Orders {
                     })
                 })
             });
+            // But one that was alone there is the first.
             let first = known.order.members().first();
             let is_first = first.and_then(|one| known.inodes.get(one)) == Some(&inode);
             let was_alone = places_of.get(&inode).is_some_and(|place| {
                 let table = before.get(&group.namespace);
                 table.and_then(|table| table.get(place)) == Some(&vec![inode])
             });
-            known.lost |= !alone || handed.contains(&inode) && !(is_first && was_alone);
+            let in_order = in_order && !handed.contains(&inode) || is_first && was_alone;
+            known.lost |= !alone || !in_order;
         }
     }
 
