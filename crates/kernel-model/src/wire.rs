@@ -174,6 +174,8 @@ impl World {
 
     /// A segment of a socket's own connection. Says whether it arrives anywhere.
     pub(crate) fn send(&mut self, ix: SockIx, flag: Flag, seq: u32, ack: Option<u32>) -> bool {
+        // Whatever acknowledges takes one that is held along (tcp_event_ack_sent()).
+        self.socks[ix].ack_held &= ack.is_none();
         let sock = &self.socks[ix];
         let mut to = Tuple::of(sock, sock.sport).reversed();
         let mut flow = flow_of(sock);
@@ -235,7 +237,6 @@ impl World {
     pub(crate) fn send_ack(&mut self, ix: SockIx) {
         let sock = &self.socks[ix];
         let (seq, ack) = (sock.snd_nxt, sock.rcv_nxt);
-        self.socks[ix].ack_held = false;
         self.send(ix, Flag::None, seq, Some(ack));
     }
 
@@ -276,7 +277,6 @@ impl World {
         }
         let (seq, ack) = (self.socks[ix].snd_nxt, self.socks[ix].rcv_nxt);
         self.socks[ix].snd_nxt = seq.wrapping_add(1);
-        self.socks[ix].ack_held = false;
         self.send(ix, Flag::Fin, seq, Some(ack));
     }
 
