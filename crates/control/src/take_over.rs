@@ -87,7 +87,7 @@ impl std::error::Error for NotTaken {}
 
 impl TakeOver {
     /// Asks the process that listens at `path` for its sockets, which are in `pool` then. It goes on until
-    /// [`TakeOver::ready`].
+    /// `ready`.
     pub fn begin(path: &Path, pool: &Pool) -> Result<TakeOver, NotTaken> {
         // Its descriptors are as many as it was allowed; the start sets the limit it wants later.
         let mut limit = getrlimit(Resource::Nofile);

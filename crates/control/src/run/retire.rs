@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -96,6 +97,8 @@ pub(super) type Told = Box<dyn FnOnce(Summary) + Send>;
 pub(super) struct Retirer {
     inbox: Sender<Message>,
     groups: Groups,
+    /// Retirements under way of sockets whose address is served further.
+    shards: Arc<AtomicUsize>,
 }
 
 enum Message {
@@ -166,6 +169,7 @@ impl Retirer {
         Ok(Retirer {
             inbox: sender,
             groups,
+            shards: Arc::default(),
         })
     }
 
@@ -174,8 +178,21 @@ impl Retirer {
         &self.groups
     }
 
+    /// Do some sockets leave an address that others serve? Then a program keeps connections from them, which a
+    /// hand-over would take off.
+    pub(super) fn steers(&self) -> bool {
+        self.shards.load(Ordering::Acquire) > 0
+    }
+
     /// Retires these: workers leave them from now on, and are to be given what they have besides afterwards.
     pub(super) fn retire(&self, batch: Vec<Leaving>, workers: Vec<Remote>, told: Told) {
+        let steering = usize::from(batch.iter().any(|leaving| !leaving.staying.is_empty()));
+        self.shards.fetch_add(steering, Ordering::AcqRel);
+        let shards = Arc::clone(&self.shards);
+        let told = Box::new(move |summary| {
+            shards.fetch_sub(steering, Ordering::AcqRel);
+            told(summary);
+        });
         for socket in batch.iter().flat_map(|leaving| &leaving.leaving) {
             for worker in &workers {
                 worker.leave(&socket.fd);

@@ -203,6 +203,11 @@ impl Serving {
         let handing = self.upgrades.is_handing();
         let why = match self.not_now(told.life) {
             _ if handing => Some("another process is taking over".to_owned()),
+            // A hand-over takes the program off that keeps connections from them.
+            None if self.retirer.steers() => {
+                let busy = take_over::BUSY;
+                Some(format!("{busy}sockets of an address are being retired"))
+            }
             other => other,
         };
         // The runtime made it so; the rest is said and heard in a thread of its own.
