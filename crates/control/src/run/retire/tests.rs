@@ -148,3 +148,24 @@ fn the_order_is_lost_where_somebody_else_was_there_before_and_known_again_after_
         assert_eq!(told.recv_timeout(PATIENCE).unwrap().closed, 1);
     });
 }
+
+#[test]
+fn a_hand_over_waits_for_shards_that_leave_and_not_for_a_whole_address() {
+    private_network(|| {
+        let groups = Groups::default();
+        let retirer = Retirer::start(groups.clone()).unwrap();
+        let all = open(&web(2), &groups);
+        // The thread gets no further than this while the orders are held.
+        let orders = groups.hold();
+        let told = start(&retirer, &part(&all, 0..1), &part(&all, 1..2));
+        assert!(retirer.steers());
+        drop(orders);
+        told.recv_timeout(PATIENCE).unwrap();
+        assert!(!retirer.steers());
+        let orders = groups.hold();
+        let told = start(&retirer, &part(&all, 1..2), &part(&all, 0..0));
+        assert!(!retirer.steers());
+        drop(orders);
+        told.recv_timeout(PATIENCE).unwrap();
+    });
+}
