@@ -295,8 +295,19 @@ pub fn model(kernel: Kernel, user: u32, profile: u8, ports: &Ports) -> Host {
     host
 }
 
+/// Sets what the scale of a window follows (`tcp_select_initial_window`) to the value that the model's
+/// constant is made for, since a namespace begins with what the machine's own has.
+pub(crate) fn set_window_scale() -> io::Result<()> {
+    match write_sysctl("net/ipv4/tcp_rmem", "4096 131072 33554432") {
+        // Before 4.15 there is one value for all namespaces.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
+
 /// Makes the network of this process that of [`model`]. It must be in a fresh network namespace.
 pub fn set_up() -> io::Result<()> {
+    set_window_scale()?;
     // No addresses of the kernel's own making, which come late and go through detection.
     match write_sysctl("net/ipv6/conf/default/addr_gen_mode", "1") {
         // Before 4.11 there is no such choice: the pair has one more address each, which nothing uses.

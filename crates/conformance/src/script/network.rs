@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use portcullis_kernel_model::{Interface, Namespace, Sysctl, Sysctls, Vrf};
 
 use super::kernel::Obstacle;
-use crate::host::SETTLE;
+use crate::host::{SETTLE, set_window_scale};
 use crate::netlink;
 
 /// Interfaces are pairs: the far end of number N has number N + 1000.
@@ -26,6 +26,7 @@ const ROUTE_LOOK: Duration = Duration::from_millis(1);
 
 /// Makes the network that this process is in the one that is wanted; it is fresh.
 pub(super) fn set_up(wanted: &Namespace) -> Result<(), Obstacle> {
+    set_window_scale()?;
     for interface in &wanted.interfaces {
         make(interface)?;
     }
