@@ -1,12 +1,14 @@
 //! Whatever another process sends over the hand-over's socket, in whatever packets.
 //!
 //! Decides:  no packet panics or grows memory beyond the protocol's bounds; sockets are given only to one that
-//!           said `Hello`, `Ready` and `Keep` in this order, and taken only with a descriptor for each.
+//!           said `Hello`, `Ready` and `Keep` in this order, and taken only with a descriptor for each; of notes
+//!           there are no more than the bound, and whatever they say is read or passed over.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use portcullis_listener::handover::Message;
+use portcullis_control::memory::Memory;
+use portcullis_listener::handover::{MOST_NOTES, Message};
 use portcullis_listener::handover::machine::{Action, Event, Giver, Taker};
 use portcullis_listener::opener::codec::{Assembler, HEADER_LENGTH, packets};
 
@@ -25,7 +27,7 @@ fn split(mut data: &[u8]) -> Vec<(u8, usize, &[u8])> {
 fuzz_target!(|data: &[u8]| {
     let mut assembler = Assembler::default();
     let (mut giver, mut taker) = (Giver::default(), Taker::default());
-    let mut heard = Vec::new();
+    let (mut heard, mut notes) = (Vec::new(), 0);
     for (kind, count, text) in split(data) {
         // As it came, or as a packet with a good header, so that the text is reached too.
         let message = match kind % 2 {
@@ -55,9 +57,18 @@ fuzz_target!(|data: &[u8]| {
             assert!(matches!(heard[1], Event::Heard(Message::Ready { .. }, 0)));
             assert!(matches!(heard[2], Event::Heard(Message::Keep, 0)));
         }
-        if let Action::Adopt { sockets, .. } = taker.on(event.clone()) {
-            assert!(matches!(event, Event::Heard(_, came) if came == sockets.len()));
-            taker.serving();
+        match taker.on(event.clone()) {
+            Action::Adopt { sockets, .. } => {
+                assert!(matches!(event, Event::Heard(_, came) if came == sockets.len()));
+                taker.serving();
+            }
+            Action::Learn(note) => {
+                notes += 1;
+                assert!(notes <= MOST_NOTES);
+                let (known, down) = Memory::of(&[note]).servers();
+                assert!(down <= known);
+            }
+            _ => {}
         }
     }
 });

@@ -7,22 +7,22 @@
 //! Not here: what results mean (the proxy crate's health.rs), the connection (health/connect.rs).
 
 mod connect;
+mod looker;
+mod same;
+mod task;
 mod warm_up;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use portcullis_balance::{Group, MemberId, Tier};
 use portcullis_config::model::{InitState, OnError};
 use portcullis_proxy::health::{
-    Change, CheckStatus, Errors, Health, HealthSettings, Outcome, Standing, Start, start_delay_ms,
-    start_pace_ms,
+    CheckStatus, Errors, Health, HealthSettings, Standing, Start, start_delay_ms, start_pace_ms,
 };
-use portcullis_proxy::log::health::{
-    Finding, Section, Subject, change_line, check_line, none_left_line,
-};
+use portcullis_proxy::log::health::Section;
 use portcullis_proxy::record::EndCause;
 use portcullis_proxy::snapshot::ServerAddress;
 use portcullis_proxy::state::ServerState;
@@ -31,8 +31,12 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::compile::{BackendPlan, CheckPlan, Plan, ServerPlan};
-use crate::logs::{Audience, LogHandle};
+use crate::logs::LogHandle;
+use crate::memory::Memory;
 use crate::registry::{Alarm, BackendRuntime, Registry};
+use looker::Due;
+use same::same;
+use task::{Task, Told, Warmer, end_sessions};
 use warm_up::Warming;
 
 pub use connect::{Opening, check};
@@ -220,6 +224,8 @@ pub struct Checker {
     log: LogHandle,
     workers: Told,
     running: BTreeMap<(String, String), Running>,
+    /// What the process before this one knew.
+    remembered: Memory,
 }
 
 #[derive(Debug)]
@@ -228,6 +234,9 @@ struct Running {
     spread: u8,
     health: Arc<Mutex<Health>>,
     warming: Arc<Warming>,
+    due: Due,
+    /// As the process before this one told it, until that one tells it again.
+    told: Option<Health>,
     task: JoinHandle<()>,
 }
 
@@ -246,8 +255,45 @@ impl Checker {
             log,
             workers: Told::default(),
             running: BTreeMap::new(),
+            remembered: Memory::default(),
         }
         .telling(workers)
+    }
+
+    /// The first plan's servers begin as the process before this one knew them.
+    #[must_use]
+    pub fn remembering(self, remembered: Memory) -> Self {
+        Self { remembered, ..self }
+    }
+
+    /// The process before this one has told once more how the servers stand: those that were not checked here
+    /// meanwhile stand so.
+    pub(crate) fn told_again(&mut self, last: &Memory) {
+        let _inside = self.runtime.enter();
+        for ((backend, server), running) in &mut self.running {
+            let Some(told) = running.told.take() else {
+                continue;
+            };
+            let Some(memory) = last.server(backend, server) else {
+                continue;
+            };
+            let check = &running.check;
+            let mut health = locked(&running.health);
+            let now = memory.health(check.settings);
+            if *health != told || now == told {
+                continue;
+            }
+            *health = now;
+            running.warming.stop(check);
+            if let Some(warm_s) = memory.warm_s.filter(|_| health.is_up()) {
+                let warmer = Warmer::new(check, &self.log, &self.workers);
+                warmer.start(&running.warming, warm_s);
+            }
+            check.group.set_usable(check.slot, health.is_up());
+            if !health.is_up() {
+                end_sessions(&self.workers, &check.ends_when_down, EndCause::Down);
+            }
+        }
     }
 
     fn telling(self, workers: Vec<Remote>) -> Self {
@@ -268,6 +314,7 @@ impl Checker {
     /// before, by name, keeps its health, which its group has kept too, and goes on warming up.
     pub fn apply(&mut self, plan: &HealthPlan) {
         let mut before = std::mem::take(&mut self.running);
+        let remembered = std::mem::take(&mut self.remembered);
         let count = plan.checks.len();
         let pace = start_pace_ms(plan.checks.iter().map(|check| check.settings.inter_ms));
         for (position, check) in plan.checks.iter().enumerate() {
@@ -278,14 +325,31 @@ impl Checker {
                 self.running.insert(name, kept);
                 continue;
             }
-            let health = Health::starting(check.settings, check.start);
+            let known = remembered.server(&check.backend, &check.server);
+            let health = match known {
+                Some(known) => known.health(check.settings),
+                None => Health::starting(check.settings, check.start),
+            };
             if !health.is_up() {
                 check.group.set_usable(check.slot, false);
             }
-            let delay = start_delay_ms(&health, pace, position, count, plan.spread, random());
-            let health = Arc::new(Mutex::new(health));
+            let delay = match known {
+                // When it would have been checked there, if that is not out of all bounds.
+                Some(known) => known.due_ms.min(check.settings.longest_ms()),
+                None => start_delay_ms(&health, pace, position, count, plan.spread, random()),
+            };
             let check = Arc::new(check.clone());
-            let started = self.start(check, plan.spread, health, Arc::default(), delay);
+            let warming = Arc::<Warming>::default();
+            if let Some(warm_s) = known.and_then(|known| known.warm_s)
+                && health.is_up()
+            {
+                let _inside = self.runtime.enter();
+                Warmer::new(&check, &self.log, &self.workers).start(&warming, warm_s);
+            }
+            let told = known.map(|_| health.clone());
+            let health = Arc::new(Mutex::new(health));
+            let mut started = self.start(check, plan.spread, health, warming, delay);
+            started.told = told;
             self.running.insert(name, started);
         }
         for gone in before.values() {
@@ -333,7 +397,9 @@ impl Checker {
         warming: Arc<Warming>,
         delay_ms: u32,
     ) -> Running {
+        let due = Due::default();
         let task = Task {
+            due: due.clone(),
             check: Arc::clone(&check),
             spread,
             health: Arc::clone(&health),
@@ -346,42 +412,10 @@ impl Checker {
             spread,
             health,
             warming,
+            due,
+            told: None,
             task: self.runtime.spawn(task.run(delay_ms)),
         }
-    }
-}
-
-/// Would a task for `new` do exactly what the one for `old` does?
-fn same(old: &Check, new: &Check) -> bool {
-    Arc::ptr_eq(&old.group, &new.group)
-        && old.slot == new.slot
-        && old.section == new.section
-        && old.tier == new.tier
-        && old.target == new.target
-        && old.opening == new.opening
-        && old.settings == new.settings
-        && old.timeout == new.timeout
-        && old.slow_start_s == new.slow_start_s
-        && old.log_each == new.log_each
-        && same_states(&old.ends_when_down, &new.ends_when_down)
-        && same_states(&old.ends_when_up, &new.ends_when_up)
-        && same_observed(old.observed.as_ref(), new.observed.as_ref())
-}
-
-fn same_states(old: &[Arc<ServerState>], new: &[Arc<ServerState>]) -> bool {
-    let mut pairs = old.iter().zip(new);
-    old.len() == new.len() && pairs.all(|(old, new)| Arc::ptr_eq(old, new))
-}
-
-fn same_observed(old: Option<&Observed>, new: Option<&Observed>) -> bool {
-    match (old, new) {
-        (None, None) => true,
-        (Some(old), Some(new)) => {
-            Arc::ptr_eq(&old.alarm, &new.alarm)
-                && old.limit == new.limit
-                && old.on_error == new.on_error
-        }
-        _ => false,
     }
 }
 
@@ -392,161 +426,6 @@ fn locked(health: &Mutex<Health>) -> MutexGuard<'_, Health> {
 /// Random bits from the standard library's per-process keys; nothing secret depends on them.
 fn random() -> u32 {
     RandomState::new().build_hasher().finish() as u32
-}
-
-/// The workers that there are.
-#[derive(Debug, Clone, Default)]
-struct Told(Arc<Mutex<Vec<Remote>>>);
-
-/// Ends the sessions of these servers, on all workers.
-fn end_sessions(workers: &Told, servers: &[Arc<ServerState>], cause: EndCause) {
-    let workers = workers.0.lock().unwrap_or_else(PoisonError::into_inner);
-    for server in servers {
-        for worker in workers.iter() {
-            worker.end_sessions_of(server, cause);
-        }
-    }
-}
-
-fn subject(check: &Check) -> Subject<'_> {
-    Subject {
-        backend: &check.backend,
-        server: &check.server,
-        tier: check.tier,
-    }
-}
-
-/// What one task knows.
-struct Task {
-    check: Arc<Check>,
-    spread: u8,
-    health: Arc<Mutex<Health>>,
-    log: LogHandle,
-    workers: Told,
-    warming: Arc<Warming>,
-}
-
-impl Task {
-    async fn run(self, first_delay_ms: u32) {
-        let mut delay = first_delay_ms;
-        loop {
-            self.wait(delay).await;
-            let began = Instant::now();
-            let (status, info) = {
-                let Check {
-                    target,
-                    opening,
-                    timeout,
-                    ..
-                } = &*self.check;
-                check(target, opening, *timeout).await
-            };
-            let finding = Finding {
-                status,
-                info: &info,
-                duration_ms: Some(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)),
-            };
-            delay = {
-                let mut health = locked(&self.health);
-                self.conclude(&mut health, &finding);
-                health.next_delay_ms(self.spread, random())
-            };
-        }
-    }
-
-    /// Waits for the next check; errors that traffic has meanwhile count, and may bring it forward.
-    async fn wait(&self, delay_ms: u32) {
-        let mut due = tokio::time::Instant::now() + Duration::from_millis(delay_ms.into());
-        loop {
-            let Some(observed) = &self.check.observed else {
-                return tokio::time::sleep_until(due).await;
-            };
-            tokio::select! {
-                () = tokio::time::sleep_until(due) => return,
-                () = observed.alarm.0.notified() => {}
-            }
-            let mut health = locked(&self.health);
-            self.take_errors(&mut health, observed);
-            if let Some(hurried) = health.hurried_delay_ms() {
-                let sooner = tokio::time::Instant::now() + Duration::from_millis(hurried.into());
-                due = due.min(sooner);
-            }
-        }
-    }
-
-    /// So many connections failed: what that counts as.
-    fn take_errors(&self, health: &mut Health, observed: &Observed) {
-        let info = format!(
-            "Detected {} consecutive errors, last one was: L4 unsuccessful connection",
-            observed.limit
-        );
-        if let Some(outcome) = health.analyzed(observed.on_error) {
-            let finding = Finding {
-                status: health.status(),
-                info: &info,
-                duration_ms: None,
-            };
-            self.act_on(health, outcome, &finding);
-        }
-    }
-
-    /// Draws the conclusions from a finding: health, group, log, in this order.
-    fn conclude(&self, health: &mut Health, finding: &Finding<'_>) {
-        let outcome = health.observe(finding.status);
-        self.act_on(health, outcome, finding);
-    }
-
-    fn act_on(&self, health: &Health, outcome: Outcome, finding: &Finding<'_>) {
-        let check = &self.check;
-        let subject = subject(check);
-        if check.log_each && outcome.news {
-            let weight = check.group.weight(check.slot);
-            self.say(check_line(&subject, finding, health.standing(), weight));
-        }
-        let Some(change) = outcome.change else {
-            return;
-        };
-        let before = check.group.usable_members();
-        self.warming.stop(check);
-        if change == Change::Up && check.slow_start_s > 0 {
-            self.start_warming();
-        }
-        check.group.set_usable(check.slot, change == Change::Up);
-        let left = check.group.usable();
-        let sessions = check.group.active_connections(check.slot);
-        // The reason was given by the line of the check, where each is logged.
-        let reason = (!check.log_each).then_some(finding);
-        match change {
-            Change::Down => end_sessions(&self.workers, &check.ends_when_down, EndCause::Down),
-            Change::Up => end_sessions(&self.workers, &check.ends_when_up, EndCause::Up),
-        }
-        self.say(change_line(&subject, change, reason, left, sessions));
-        if before > 0 && left.active + left.backup == 0 {
-            self.say(none_left_line(check.section, &check.backend));
-        }
-    }
-
-    /// `slowstart`: once it is over, HAProxy says once more that the server is up, for no reason, and
-    /// acts on it once more.
-    fn start_warming(&self) {
-        let (check, log, workers) = (
-            Arc::clone(&self.check),
-            self.log.clone(),
-            self.workers.clone(),
-        );
-        self.warming.start(&self.check, move || {
-            end_sessions(&workers, &check.ends_when_up, EndCause::Up);
-            let left = check.group.usable();
-            let sessions = check.group.active_connections(check.slot);
-            let (level, text) = change_line(&subject(&check), Change::Up, None, left, sessions);
-            log.say(Audience::Backend(check.backend.clone()), level, text);
-        });
-    }
-
-    fn say(&self, (level, text): (portcullis_proxy::log::Level, String)) {
-        let to = Audience::Backend(self.check.backend.clone());
-        self.log.say(to, level, text);
-    }
 }
 
 #[cfg(test)]

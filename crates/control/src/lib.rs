@@ -11,6 +11,7 @@ pub mod health;
 pub mod life;
 pub mod limits;
 pub mod logs;
+pub mod memory;
 pub mod notify;
 pub mod pidfile;
 pub mod privileges;

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use portcullis_balance::group::AllBackups;
-use portcullis_balance::{Group, Member, MemberId};
+use portcullis_balance::{Group, Member, MemberId, WarmUp};
 use portcullis_config::model::{self, InitState};
 use portcullis_proxy::snapshot::{
     Backend, Frontend, FrontendLog, LogMoment, Observe, Outgoing, Server, ServerAddress,
@@ -22,6 +22,7 @@ use portcullis_proxy::state::{
 };
 
 use crate::compile::{BackendPlan, FrontendPlan, ListenerPlan, Plan, ServerPlan};
+use crate::memory::{Living, Memory, ServerMemory};
 
 mod same;
 
@@ -33,6 +34,8 @@ pub struct Registry {
     frontends: BTreeMap<String, FrontendRuntime>,
     backends: BTreeMap<String, BackendRuntime>,
     listeners: BTreeMap<(String, String), Arc<ListenerState>>,
+    /// What the process before this one knew, until the first plan is applied.
+    remembered: Memory,
 }
 
 /// What a frontend keeps.
@@ -88,6 +91,38 @@ pub struct Applied {
 }
 
 impl Registry {
+    /// The servers of the first plan stand as the process before this one knew them.
+    pub fn remembering(remembered: Memory) -> Registry {
+        Registry {
+            remembered,
+            ..Registry::default()
+        }
+    }
+
+    /// Everything that is counted.
+    pub(crate) fn living(&self) -> Living {
+        let backends = self.backends.iter();
+        let servers = backends.clone().flat_map(|(backend, runtime)| {
+            let servers = runtime.servers.iter();
+            servers.map(|(name, state)| ((backend.clone(), name.clone()), Arc::clone(state)))
+        });
+        let frontends = self.frontends.iter();
+        let listeners = self.listeners.iter();
+        Living {
+            process: Arc::clone(&self.process),
+            frontends: frontends
+                .map(|(name, runtime)| (name.clone(), Arc::clone(&runtime.state)))
+                .collect(),
+            listeners: listeners
+                .map(|(name, state)| (name.clone(), Arc::clone(state)))
+                .collect(),
+            backends: backends
+                .map(|(name, runtime)| (name.clone(), Arc::clone(&runtime.state)))
+                .collect(),
+            servers: servers.collect(),
+        }
+    }
+
     /// The process's counters.
     pub fn process(&self) -> &Arc<ProcessState> {
         &self.process
@@ -139,6 +174,7 @@ impl Registry {
         let listeners = listeners
             .map(|listener| self.listener_state(listener, &plan.frontends[listener.frontend].name))
             .collect();
+        self.remembered = Memory::default();
         let snapshot = Arc::new(Snapshot {
             generation: self.generation,
             frontends,
@@ -268,7 +304,7 @@ impl Registry {
         }
         runtime.let_go(plan);
         runtime.group.set_fullconn(fullconn);
-        runtime.reconfigure(plan, before);
+        runtime.reconfigure(plan, before, &self.remembered);
         let made = Arc::new(Backend {
             name: plan.name.as_str().into(),
             group: Arc::clone(&runtime.group),
@@ -357,13 +393,20 @@ impl BackendRuntime {
     }
 
     /// Gives group and table the servers of `plan`, in one step. A server that was checked and is
-    /// checked stands as it stood; one that is checked from now on as it is to begin; others are up.
-    fn reconfigure(&mut self, plan: &BackendPlan, before: Option<&BackendPlan>) {
+    /// checked stands as it stood; one that is checked from now on as another process knew it, or as it is to
+    /// begin; others are up.
+    fn reconfigure(
+        &mut self,
+        plan: &BackendPlan,
+        before: Option<&BackendPlan>,
+        remembered: &Memory,
+    ) {
+        let known = |server: &ServerPlan| remembered.server(&plan.name, name_of(server));
         let members: Vec<Member> = plan
             .servers
             .iter()
             .map(|server| Member {
-                usable: server.member.usable && self.is_up(server),
+                usable: server.member.usable && self.is_up(server, known(server)),
                 ..server.member.clone()
             })
             .collect();
@@ -390,6 +433,11 @@ impl BackendRuntime {
                     servers[at] = made;
                 }
                 self.slots.insert(name.to_owned(), slot);
+                let of_s = server.slow_start_s;
+                let warm_s = known(server).and_then(|known| known.warm_s);
+                if let Some(elapsed_s) = warm_s.filter(|&warm_s| warm_s < of_s) {
+                    group.set_warm_up(slot, WarmUp { elapsed_s, of_s });
+                }
             }
             for (at, server) in servers.iter_mut().enumerate() {
                 // Whoever was chosen for it and has not looked it up yet is counted.
@@ -403,12 +451,15 @@ impl BackendRuntime {
         self.checked = checked.map(|server| name_of(server).to_owned()).collect();
     }
 
-    fn is_up(&self, server: &ServerPlan) -> bool {
+    fn is_up(&self, server: &ServerPlan, known: Option<&ServerMemory>) -> bool {
         let name = name_of(server);
         match self.slots.get(name).filter(|_| self.checked.contains(name)) {
             _ if server.check.is_none() => true,
             Some(slot) => self.group.is_up(*slot),
-            None => matches!(server.init_state, InitState::Up | InitState::FullyUp),
+            None => known.map_or(
+                matches!(server.init_state, InitState::Up | InitState::FullyUp),
+                |known| known.up,
+            ),
         }
     }
 

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::memory::Memory;
 use portcullis_listener::Pool;
 use portcullis_listener::handover::{Link, Taking, take};
 use portcullis_sys::pass;
@@ -123,6 +124,14 @@ impl TakeOver {
         self.lock().as_ref().map(|it| it.state().to_owned())
     }
 
+    /// What the other process knew when it gave its sockets.
+    pub(crate) fn memory(&self) -> Memory {
+        let taking = self.lock();
+        taking
+            .as_ref()
+            .map_or_else(Memory::default, |it| Memory::of(it.notes()))
+    }
+
     /// Another process of ours goes on with it: this one lets go, without a word.
     pub(crate) fn leave(&self) {
         drop(self.lock().take());
@@ -135,11 +144,14 @@ impl TakeOver {
         }
     }
 
-    /// This process serves; see [`Taking::ready`]. Nothing where there is no other process.
-    pub(crate) fn ready(&self, pid: u32, claim: impl FnOnce()) -> Result<(), String> {
+    /// This process serves; see [`Taking::ready`]. What the other one knew at last; nothing where there is none.
+    pub(crate) fn ready(&self, pid: u32, claim: impl FnOnce()) -> Result<Memory, String> {
         match self.lock().take() {
-            Some(taking) => taking.ready(pid, claim).map_err(|why| why.to_string()),
-            None => Ok(()),
+            Some(taking) => match taking.ready(pid, claim) {
+                Ok(notes) => Ok(Memory::of(&notes)),
+                Err(why) => Err(why.to_string()),
+            },
+            None => Ok(Memory::default()),
         }
     }
 

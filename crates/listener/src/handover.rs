@@ -10,6 +10,7 @@
 //! | message | from | when | if its sender dies after it |
 //! |---|---|---|---|
 //! | `Hello` | new | it begins | the old one goes on |
+//! | `Told` | old | before `Offer` and before `Yours`, to who hears it: any number of notes | as after the message before it |
 //! | `Offer`, with the descriptors | old | at once | the new one has all, but serves only after its start |
 //! | `Ready` | new | it accepts from all of them | the old one goes on; the queues are shared |
 //! | `Yours` | old | at once | the new one goes on |
@@ -27,13 +28,15 @@ use serde::{Deserialize, Serialize};
 use crate::adopt::{Known, Options, Pool};
 use crate::opener::OpenerError;
 use crate::opener::channel::Channel;
-use crate::opener::codec::ProtocolError;
+use crate::opener::codec::{MAX_TEXT, ProtocolError};
 use crate::opener::message::{decode, encode};
 use crate::{ListenerFacts, ListenerSpec};
-use machine::{Action, Event, Giver, Taker};
+use machine::{Action, Event, Giver, Notes, Taker};
 
 /// The version of these messages. A process that speaks another one is refused, and says which.
 pub const VERSION: u32 = 1;
+/// The most notes of one conversation.
+pub const MOST_NOTES: usize = 256;
 /// How long one side waits for the other's next word, where that needs no start of a program.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -44,7 +47,12 @@ pub enum Message {
     Hello {
         /// Which messages it knows.
         version: u32,
+        /// Does it hear notes?
+        #[serde(default)]
+        notes: bool,
     },
+    /// The old one tells something that is worth knowing, and that nothing depends on.
+    Told(Note),
     /// The old one gives: a descriptor comes for each.
     Offer {
         /// Who they are, in this order.
@@ -70,6 +78,36 @@ impl Message {
     pub fn of(text: &[u8]) -> Result<Message, ProtocolError> {
         decode(text)
     }
+}
+
+/// What a program that takes over may want to know. Who does not know a kind, or its version, passes over it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// What it is about.
+    pub kind: String,
+    /// In which form.
+    pub version: u32,
+    /// What there is to say.
+    pub text: String,
+}
+
+/// When notes are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// Before the sockets are offered: what must be known before the first connection is served.
+    Offer,
+    /// When the new process serves: what goes on to change until then.
+    Yours,
+}
+
+/// What the old process gives.
+pub struct Gift<'a, F> {
+    /// Every socket.
+    pub sockets: &'a [(Identity, F)],
+    /// What else the program wants known, in a form that never changes.
+    pub state: &'a str,
+    /// The notes of each moment. One that is too long for a message is left out.
+    pub notes: &'a dyn Fn(Moment) -> Vec<Note>,
 }
 
 /// A socket, as the process that has it knows it.
@@ -133,21 +171,27 @@ impl Link {
         }
     }
 
+    /// Says what fits into a message.
+    fn tell(&mut self, notes: Vec<Note>) -> Result<(), OpenerError> {
+        for note in notes.into_iter().take(MOST_NOTES / 2) {
+            let message = Message::Told(note);
+            if encode(&message).is_ok_and(|text| text.len() <= MAX_TEXT) {
+                self.say(&message, &[])?;
+            }
+        }
+        Ok(())
+    }
+
     /// Waits until the other side has closed its end.
     fn until_gone(&mut self) {
         while let (Event::Heard(..), _) = self.hear(PATIENCE) {}
     }
 }
 
-/// The old process's side, to its end: gives these sockets and waits at most `patience` for the new process to
+/// The old process's side, to its end: gives the sockets and waits at most `patience` for the new process to
 /// serve. The answer is the process that has taken over, or why none has: then everything is as it was, but that
 /// options of the sockets may be those of the other process ([`crate::enforce`]).
-pub fn give(
-    mut link: Link,
-    sockets: &[(Identity, impl AsFd)],
-    state: &str,
-    patience: Duration,
-) -> Result<u32, String> {
+pub fn give(mut link: Link, gift: &Gift<'_, impl AsFd>, patience: Duration) -> Result<u32, String> {
     let mut machine = Giver::default();
     loop {
         let patience = match machine.waits_for_a_start() {
@@ -156,13 +200,10 @@ pub fn give(
         };
         let (event, _) = link.hear(patience);
         let said = match machine.on(event) {
-            Action::Offer => {
-                let offer = Message::Offer {
-                    sockets: sockets.iter().map(|(it, _)| it.clone()).collect(),
-                    state: state.to_owned(),
-                };
-                let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(|(_, fd)| fd.as_fd()).collect();
-                link.say(&offer, &fds)
+            Action::Offer(notes) => gift.offer(notes, &mut link),
+            Action::Agree(notes) => {
+                let told = gift.tell(notes, Moment::Yours, &mut link);
+                told.and_then(|()| link.say(&Message::Yours, &[]))
             }
             Action::Say(message) => link.say(&message, &[]),
             Action::Given(pid) => {
@@ -176,10 +217,29 @@ pub fn give(
                 }
                 return Err(why);
             }
-            Action::Adopt { .. } | Action::Wait => Ok(()),
+            Action::Adopt { .. } | Action::Learn(_) | Action::Wait => Ok(()),
         };
         if let Err(error) = said {
             return Err(error.to_string());
+        }
+    }
+}
+
+impl<F: AsFd> Gift<'_, F> {
+    fn offer(&self, notes: Notes, link: &mut Link) -> Result<(), OpenerError> {
+        self.tell(notes, Moment::Offer, link)?;
+        let offer = Message::Offer {
+            sockets: self.sockets.iter().map(|(it, _)| it.clone()).collect(),
+            state: self.state.to_owned(),
+        };
+        let fds = self.sockets.iter().map(|(_, fd)| fd.as_fd());
+        link.say(&offer, &fds.collect::<Vec<BorrowedFd<'_>>>())
+    }
+
+    fn tell(&self, notes: Notes, moment: Moment, link: &mut Link) -> Result<(), OpenerError> {
+        match notes {
+            Notes::Heard => link.tell((self.notes)(moment)),
+            Notes::Unknown => Ok(()),
         }
     }
 }
@@ -191,45 +251,60 @@ pub struct Taking {
     machine: Taker,
     count: usize,
     state: String,
+    notes: Vec<Note>,
 }
 
 /// Asks the old process for its sockets. They are in the pool from then on.
 pub fn take(mut link: Link, pool: &Pool) -> Result<Taking, OpenerError> {
     let mut machine = Taker::default();
-    link.say(&Message::Hello { version: VERSION }, &[])?;
-    let (event, fds) = link.hear(PATIENCE);
-    match machine.on(event) {
-        Action::Adopt { sockets, state } => {
-            let count = sockets.len();
-            for (identity, fd) in sockets.into_iter().zip(fds) {
-                let Identity { spec, facts } = identity;
-                let options = Options::AsSpecified;
-                let known = Known {
-                    spec,
-                    facts,
-                    options,
-                };
-                if let Err(fault) = pool.give(fd, Some(known)) {
-                    let why = format!("a socket came that cannot listen: {fault}");
+    let hello = Message::Hello {
+        version: VERSION,
+        notes: true,
+    };
+    link.say(&hello, &[])?;
+    let mut notes = Vec::new();
+    loop {
+        let (event, fds) = link.hear(PATIENCE);
+        match machine.on(event) {
+            Action::Learn(note) => notes.push(note),
+            Action::Adopt { sockets, state } => {
+                let count = sockets.len();
+                if let Err(why) = adopt(sockets, fds, pool) {
                     let _ = link.say(&Message::Refused(why.clone()), &[]);
                     return Err(ProtocolError::Text(why).into());
                 }
+                return Ok(Taking {
+                    link,
+                    machine,
+                    count,
+                    state,
+                    notes,
+                });
             }
-            Ok(Taking {
-                link,
-                machine,
-                count,
-                state,
-            })
-        }
-        Action::Nothing(why, last) => {
-            if let Some(last) = last {
-                let _ = link.say(&last, &[]);
+            Action::Nothing(why, last) => {
+                if let Some(last) = last {
+                    let _ = link.say(&last, &[]);
+                }
+                return Err(ProtocolError::Text(why).into());
             }
-            Err(ProtocolError::Text(why).into())
+            _ => return Err(ProtocolError::Text("no offer came".to_owned()).into()),
         }
-        _ => Err(ProtocolError::Text("no offer came".to_owned()).into()),
     }
+}
+
+/// All of them into the pool, each checked; or why not.
+fn adopt(sockets: Vec<Identity>, fds: Vec<OwnedFd>, pool: &Pool) -> Result<(), String> {
+    for (identity, fd) in sockets.into_iter().zip(fds) {
+        let Identity { spec, facts } = identity;
+        let known = Known {
+            spec,
+            facts,
+            options: Options::AsSpecified,
+        };
+        let given = pool.give(fd, Some(known));
+        given.map_err(|fault| format!("a socket came that cannot listen: {fault}"))?;
+    }
+    Ok(())
 }
 
 impl Taking {
@@ -243,6 +318,11 @@ impl Taking {
         &self.state
     }
 
+    /// The notes that came with the sockets.
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
+    }
+
     /// The start has failed: the old process goes on, and can tell why.
     pub fn refuse(mut self, why: &str) {
         let _ = self.link.say(&Message::Refused(why.to_owned()), &[]);
@@ -251,23 +331,92 @@ impl Taking {
     /// This process serves; `pid` is the one to signal. The old one lets go of the sockets when it has heard the
     /// answer. `claim` is for what only one of both can have, such as a pid file, and is called in any case.
     ///
+    /// The answer is what the old one told last.
+    ///
     /// # Errors
     ///
     /// Where the old process has gone, or does not let go: this one serves all the same.
-    pub fn ready(mut self, pid: u32, claim: impl FnOnce()) -> Result<(), OpenerError> {
+    pub fn ready(mut self, pid: u32, claim: impl FnOnce()) -> Result<Vec<Note>, OpenerError> {
         let agreed = self.agree(pid);
         claim();
         agreed
     }
 
-    fn agree(&mut self, pid: u32) -> Result<(), OpenerError> {
+    fn agree(&mut self, pid: u32) -> Result<Vec<Note>, OpenerError> {
         self.link.say(&Message::Ready { pid }, &[])?;
         self.machine.serving();
-        let (event, _) = self.link.hear(PATIENCE);
-        match self.machine.on(event) {
-            Action::Say(keep) => self.link.say(&keep, &[]),
-            Action::Nothing(why, _) => Err(ProtocolError::Text(why).into()),
-            _ => Err(ProtocolError::Text("no agreement came".to_owned()).into()),
+        let mut notes = Vec::new();
+        loop {
+            let (event, _) = self.link.hear(PATIENCE);
+            match self.machine.on(event) {
+                Action::Learn(note) => notes.push(note),
+                Action::Say(keep) => return self.link.say(&keep, &[]).map(|()| notes),
+                Action::Nothing(why, _) => return Err(ProtocolError::Text(why).into()),
+                _ => return Err(ProtocolError::Text("no agreement came".to_owned()).into()),
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    fn note(moment: Moment) -> Note {
+        Note {
+            kind: "moment".to_owned(),
+            version: 1,
+            text: format!("{moment:?}"),
+        }
+    }
+
+    /// Gives nothing but notes, in a thread of its own.
+    fn giver(
+        notes: impl Fn(Moment) -> Vec<Note> + Send + 'static,
+    ) -> (Link, std::thread::JoinHandle<Result<u32, String>>) {
+        let (ours, theirs) = Link::pair().unwrap();
+        let given = std::thread::spawn(move || {
+            let gift = Gift::<File> {
+                sockets: &[],
+                state: "{}",
+                notes: &notes,
+            };
+            give(ours, &gift, PATIENCE)
+        });
+        (Link::of(theirs), given)
+    }
+
+    #[test]
+    fn who_hears_notes_is_told_before_the_sockets_come_and_when_it_serves() {
+        let too_long = "x".repeat(MAX_TEXT);
+        let (link, given) = giver(move |moment| {
+            let long = Note {
+                text: too_long.clone(),
+                ..note(moment)
+            };
+            vec![long, note(moment)]
+        });
+        let taking = take(link, &Pool::default()).unwrap();
+        assert_eq!(taking.notes(), [note(Moment::Offer)]);
+        assert_eq!(taking.ready(7, || {}).unwrap(), [note(Moment::Yours)]);
+        assert_eq!(given.join().unwrap(), Ok(7));
+    }
+
+    #[test]
+    fn who_is_of_a_time_without_notes_is_told_none() {
+        let (mut link, given) = giver(|moment| vec![note(moment)]);
+        let hello = Message::of(br#"{"Hello":{"version":1}}"#).unwrap();
+        link.say(&hello, &[]).unwrap();
+        let offer = link.listen(PATIENCE);
+        assert!(
+            matches!(offer, Event::Heard(Message::Offer { .. }, 0)),
+            "{offer:?}"
+        );
+        link.say(&Message::Ready { pid: 9 }, &[]).unwrap();
+        assert_eq!(link.listen(PATIENCE), Event::Heard(Message::Yours, 0));
+        link.say(&Message::Keep, &[]).unwrap();
+        drop(link);
+        assert_eq!(given.join().unwrap(), Ok(9));
     }
 }

@@ -29,6 +29,22 @@ pub enum CheckStatus {
 }
 
 impl CheckStatus {
+    /// Every one.
+    pub const ALL: [CheckStatus; 6] = [
+        Self::Initializing,
+        Self::Analyzed,
+        Self::SocketError,
+        Self::L4Ok,
+        Self::L4Timeout,
+        Self::L4Connection,
+    ];
+
+    /// That of this name in statistics.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.name() == name)
+    }
+
     /// Its name in statistics: `L4OK`.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -92,6 +108,16 @@ pub struct HealthSettings {
     pub rise: u32,
     /// Failures in a row that take a server down; 0 is taken as 1.
     pub fall: u32,
+}
+
+impl HealthSettings {
+    /// The longest time between two checks, ms, without spreading.
+    #[must_use]
+    pub fn longest_ms(&self) -> u32 {
+        let others = [self.fast_inter_ms, self.down_inter_ms];
+        let others = others.into_iter().flatten();
+        others.fold(self.inter_ms, u32::max)
+    }
 }
 
 /// How a server begins: `init-state`.
@@ -187,6 +213,22 @@ impl Health {
             Start::Down => health.settings.rise - 1,
             Start::FullyDown => 0,
         };
+        health
+    }
+
+    /// A server that somebody else has checked so far: up or down as it was, and as far in that as its thresholds
+    /// allow.
+    #[must_use]
+    pub fn resumed(settings: HealthSettings, standing: Standing, status: CheckStatus) -> Self {
+        let mut health = Self::new(settings);
+        let HealthSettings { rise, fall, .. } = health.settings;
+        health.score = match standing.up {
+            true if standing.of == fall => rise.saturating_add(standing.count.clamp(1, fall) - 1),
+            true => health.fully_up(),
+            false if standing.of == rise => standing.count.min(rise - 1),
+            false => 0,
+        };
+        health.status = status;
         health
     }
 
@@ -398,6 +440,47 @@ mod tests {
             );
             assert_eq!(health.interval_ms(), interval, "{rise} {fall} {results}");
         }
+    }
+
+    #[test]
+    fn whoever_resumes_goes_on_as_if_nothing_had_happened() {
+        for rise in 1..4 {
+            for fall in 1..4 {
+                for results in [
+                    "", "+", "-", "+-", "-+", "-++", "+--", "+---", "---", "-+-+",
+                ] {
+                    let before = after(rise, fall, results);
+                    let again =
+                        Health::resumed(settings(rise, fall), before.standing(), before.status());
+                    assert_eq!(again, before, "{rise} {fall} {results}");
+                    // With other thresholds it is at least up, or down.
+                    let other = Health::resumed(settings(7, 9), before.standing(), before.status());
+                    assert_eq!(other.is_up(), before.is_up(), "{rise} {fall} {results}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_standing_that_somebody_tells_is_out_of_bounds() {
+        for count in [0, 1, 2, 3, 4, u32::MAX] {
+            for of in [0, 1, 2, 3, u32::MAX] {
+                for up in [true, false] {
+                    let told = Standing { count, of, up };
+                    let health = Health::resumed(settings(2, 3), told, CheckStatus::L4Ok);
+                    assert_eq!(health.is_up(), up, "{told:?}");
+                    assert!(health.score <= health.fully_up(), "{told:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_status_is_found_by_its_name() {
+        for status in CheckStatus::ALL {
+            assert_eq!(CheckStatus::named(status.name()), Some(status));
+        }
+        assert_eq!(CheckStatus::named("L7OK"), None);
     }
 
     /// The rule in other words: once `fall` failures in a row are seen, down; once `rise`

@@ -9,6 +9,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd as _;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::UnixListener;
+use std::time::Instant;
 
 use portcullis_balance::{Algorithm, AllBackups, Member};
 use portcullis_proxy::log::{Facility, Format, Level, Zone};

@@ -28,6 +28,7 @@ use crate::admin::server::Ask;
 use crate::health::{Checker, HealthPlan};
 use crate::life::{Action, Event, Life};
 use crate::logs::{Audience, LogHandle};
+use crate::memory::Memory;
 use crate::notify::Notifier;
 
 /// The signals that the process takes; PIPE is ignored from the start, as Rust programs do.
@@ -69,6 +70,8 @@ pub(super) struct Control {
     pub(super) notifier: Notifier,
     pub(super) serving: Serving,
     pub(super) health: HealthPlan,
+    /// What the process before this one knew.
+    pub(super) remembered: Memory,
     /// The socket beside the pid file.
     pub(super) beside: Option<UnixListener>,
     /// What clients of the runtime sockets ask.
@@ -79,10 +82,11 @@ pub(super) struct Control {
     pub(super) on_hangup: OnHangup,
 }
 
-/// Serves until the end, after `announce` has told that it does.
+/// Serves until the end, after `announce` has told that it does, and has heard what the process before this one
+/// knew at last.
 pub(super) fn serve(
-    control: Control,
-    announce: impl FnOnce() -> Result<(), RunError>,
+    mut control: Control,
+    announce: impl FnOnce() -> Result<Memory, RunError>,
 ) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -92,9 +96,19 @@ pub(super) fn serve(
         runtime.handle().clone(),
         control.log.clone(),
         control.workers.remotes(),
-    );
+    )
+    .remembering(std::mem::take(&mut control.remembered));
     checker.apply(&control.health);
-    announce()?;
+    let last = announce()?;
+    last.add_to(&control.serving.registry.living());
+    checker.told_again(&last);
+    let (known, down) = last.servers();
+    if known > 0 {
+        let text = format!(
+            "as the process before this one knew, {down} of {known} checked servers are down"
+        );
+        control.log.say(Audience::Global, Level::Notice, text);
+    }
     runtime.block_on(control.serve(checker))
 }
 
@@ -304,6 +318,7 @@ impl Process {
         let told = Told {
             life: &self.life,
             workers: &self.workers,
+            checker: &self.checker,
             log: &self.log,
             notifier: &self.notifier,
         };

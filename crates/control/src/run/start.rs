@@ -37,6 +37,7 @@ use crate::health::HealthPlan;
 use crate::life::Life;
 use crate::limits;
 use crate::logs::LogWriter;
+use crate::memory::Memory;
 use crate::notify::Notifier;
 use crate::pidfile::Pidfile;
 use crate::take_over::TakeOver;
@@ -275,7 +276,8 @@ impl Stage {
         for (_, text) in paused.carry_over(plan, &held) {
             self.messages.warning(&text);
         }
-        let mut registry = Registry::default();
+        let remembered = self.take_over.memory();
+        let mut registry = Registry::remembering(remembered.clone());
         let applied = registry.apply(plan, None, self.maxconn);
         let health = HealthPlan::new(plan, &registry);
         let sockets = held::deal(&held, &applied.listeners, plan);
@@ -289,6 +291,7 @@ impl Stage {
             log: writer.handle(),
             notifier: self.notifier.clone(),
             health,
+            remembered,
             beside: None,
             asks,
             serving: Serving {
@@ -330,7 +333,8 @@ impl Stage {
     }
 
     /// The other process hears that this one serves; pid file and socket are this one's then.
-    fn succeed(&self) {
+    /// The answer is what it knew at last.
+    fn succeed(&self) -> Memory {
         let pid = self.pid_to_signal();
         let claim = || {
             let Some(path) = &self.pidfile else { return };
@@ -348,22 +352,24 @@ impl Stage {
                 self.messages.warning(&text);
             }
         };
-        if let Err(why) = self.take_over.ready(pid, claim) {
+        self.take_over.ready(pid, claim).unwrap_or_else(|why| {
             let text = format!("the process before this one does not let go: {why}");
             self.messages.warning(&text);
-        }
+            Memory::default()
+        })
     }
 
-    /// Tells everyone who waits that the ports are open.
-    fn announce(&mut self, listeners: usize, ready: Option<Ready>) -> Result<(), RunError> {
+    /// Tells everyone who waits that the ports are open; the answer is what the process before this one knew.
+    fn announce(&mut self, listeners: usize, ready: Option<Ready>) -> Result<Memory, RunError> {
         let serving = format!(
             "serving {listeners} listening sockets with {} workers, maxconn {}",
             self.plan.workers, self.maxconn
         );
         self.messages.notice(&serving);
-        if self.take_over.is_under_way() {
-            self.succeed();
-        }
+        let last = match self.take_over.is_under_way() {
+            true => self.succeed(),
+            false => Memory::default(),
+        };
         self.notifier.ready(&serving);
         if let Some(readiness) = self.readiness.take() {
             let detached = self.opening().opener().detach();
@@ -373,7 +379,7 @@ impl Stage {
         if let Some(ready) = ready {
             ready();
         }
-        Ok(())
+        Ok(last)
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use portcullis_listener::handover::{Identity, give};
+use portcullis_listener::handover::{Gift, Identity, give};
 use portcullis_proxy::log::Level;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -21,8 +21,10 @@ use super::held::HeldSocket;
 use super::open::Opening;
 use super::reload::{self, Asked, Serving};
 use super::workers::Workers;
+use crate::health::Checker;
 use crate::life::{Event, Life};
 use crate::logs::{Audience, LogHandle};
+use crate::memory::Witness;
 use crate::notify::Notifier;
 use crate::take_over;
 
@@ -138,6 +140,7 @@ impl Upgrades {
 pub(super) struct Told<'a> {
     pub(super) life: &'a Life,
     pub(super) workers: &'a Workers,
+    pub(super) checker: &'a Checker,
     pub(super) log: &'a LogHandle,
     pub(super) notifier: &'a Notifier,
 }
@@ -238,10 +241,20 @@ impl Serving {
         let text = format!("handing over {} listening sockets", sockets.len());
         say(told.log, Level::Notice, &text);
         let sender = self.upgrades.sender.clone();
+        let looker = told.checker.looker();
+        let witness = Witness {
+            living: self.registry.living(),
+            health: move || looker.look(),
+        };
         let started = std::thread::Builder::new()
             .name("hand-over".to_owned())
             .spawn(move || {
-                let handed = give(link, &sockets, &state, START_PATIENCE);
+                let gift = Gift {
+                    sockets: &sockets,
+                    state: &state,
+                    notes: &|moment| witness.notes(moment),
+                };
+                let handed = give(link, &gift, START_PATIENCE);
                 let _ = sender.send(News::Handed(handed));
             });
         if let Err(why) = started {

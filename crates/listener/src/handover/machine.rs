@@ -3,7 +3,7 @@
 //! Decides:  which message may follow which, what each side does then, and when it is over.
 //! Not here: sending and waiting ([`super::give`], [`super::take`]).
 
-use super::{Identity, Message, VERSION};
+use super::{Identity, MOST_NOTES, Message, Note, VERSION};
 use crate::opener::codec::MAX_MESSAGE_DESCRIPTORS;
 
 /// What comes to one side.
@@ -22,8 +22,12 @@ pub enum Event {
 /// What one side does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Send the sockets.
-    Offer,
+    /// Send the sockets, after the notes of the beginning if there are to be any.
+    Offer(Notes),
+    /// Send the notes of the end if there are to be any, and `Yours`.
+    Agree(Notes),
+    /// What the old process wants remembered; more may come.
+    Learn(Note),
     /// Take the sockets; the descriptors came with the message.
     Adopt {
         /// Who they are.
@@ -41,6 +45,15 @@ pub enum Action {
     Nothing(String, Option<Message>),
 }
 
+/// Does the other side listen to [`Message::Told`]?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notes {
+    /// It said so.
+    Heard,
+    /// It is of a time when there were none: none are sent.
+    Unknown,
+}
+
 /// The side that has the sockets.
 #[derive(Debug, Clone, Default)]
 pub struct Giver {
@@ -51,7 +64,7 @@ pub struct Giver {
 enum Giving {
     #[default]
     Hello,
-    Ready,
+    Ready(Notes),
     Keep {
         pid: u32,
     },
@@ -61,7 +74,7 @@ enum Giving {
 impl Giver {
     /// Is the other process starting now?
     pub fn waits_for_a_start(&self) -> bool {
-        self.state == Giving::Ready
+        matches!(self.state, Giving::Ready(_))
     }
 
     /// Is it over?
@@ -83,10 +96,24 @@ impl Giver {
             return refused("the new process sent descriptors".to_owned());
         }
         let (next, action) = match (before, message) {
-            (Giving::Hello, Message::Hello { version: VERSION }) => (Giving::Ready, Action::Offer),
-            (Giving::Hello, Message::Hello { version }) => return refused(other_version(version)),
-            (Giving::Ready, Message::Ready { pid }) if pid > 1 => {
-                (Giving::Keep { pid }, Action::Say(Message::Yours))
+            (
+                Giving::Hello,
+                Message::Hello {
+                    version: VERSION,
+                    notes,
+                },
+            ) => {
+                let notes = match notes {
+                    true => Notes::Heard,
+                    false => Notes::Unknown,
+                };
+                (Giving::Ready(notes), Action::Offer(notes))
+            }
+            (Giving::Hello, Message::Hello { version, .. }) => {
+                return refused(other_version(version));
+            }
+            (Giving::Ready(notes), Message::Ready { pid }) if pid > 1 => {
+                (Giving::Keep { pid }, Action::Agree(notes))
             }
             (Giving::Keep { pid }, Message::Keep) => (Giving::Over, Action::Given(pid)),
             (_, Message::Refused(why)) => return Action::Nothing(why, None),
@@ -101,6 +128,8 @@ impl Giver {
 #[derive(Debug, Clone, Default)]
 pub struct Taker {
     state: State,
+    /// Notes that came.
+    notes: usize,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -139,6 +168,13 @@ impl Taker {
                 (State::Starting, Action::Adopt { sockets, state })
             }
             (_, Message::Refused(why)) => return Action::Nothing(why, None),
+            (State::Offer | State::Yours, Message::Told(note)) if fds == 0 => {
+                self.notes += 1;
+                if self.notes > MOST_NOTES {
+                    return refused(format!("more than {MOST_NOTES} notes came"));
+                }
+                (before, Action::Learn(note))
+            }
             (State::Yours, Message::Yours) if fds == 0 => (State::Over, Action::Say(Message::Keep)),
             (_, other) => return refused(unexpected(&other)),
         };
@@ -167,6 +203,7 @@ fn other_version(theirs: u32) -> String {
 fn unexpected(message: &Message) -> String {
     let name = match message {
         Message::Hello { .. } => "Hello",
+        Message::Told(_) => "Told",
         Message::Offer { .. } => "Offer",
         Message::Ready { .. } => "Ready",
         Message::Yours => "Yours",
@@ -186,7 +223,18 @@ mod tests {
     }
 
     fn hello() -> Message {
-        Message::Hello { version: VERSION }
+        Message::Hello {
+            version: VERSION,
+            notes: true,
+        }
+    }
+
+    fn note() -> Message {
+        Message::Told(Note {
+            kind: "weather".to_owned(),
+            version: 1,
+            text: "fine".to_owned(),
+        })
     }
 
     fn offer() -> Message {
@@ -200,7 +248,12 @@ mod tests {
     fn events() -> Vec<Event> {
         vec![
             heard(hello()),
-            heard(Message::Hello { version: 9 }),
+            heard(Message::Hello {
+                version: 9,
+                notes: false,
+            }),
+            heard(note()),
+            Event::Heard(note(), 1),
             heard(offer()),
             Event::Heard(offer(), 1),
             heard(Message::Ready { pid: 7 }),
@@ -218,11 +271,13 @@ mod tests {
     #[test]
     fn both_sides_come_to_the_same_end_when_nothing_goes_wrong() {
         let (mut giver, mut taker) = (Giver::default(), Taker::default());
-        assert_eq!(giver.on(heard(hello())), Action::Offer);
+        assert_eq!(giver.on(heard(hello())), Action::Offer(Notes::Heard));
+        assert!(matches!(taker.on(heard(note())), Action::Learn(_)));
         assert!(matches!(taker.on(heard(offer())), Action::Adopt { .. }));
         taker.serving();
         let yours = giver.on(heard(Message::Ready { pid: 7 }));
-        assert_eq!(yours, Action::Say(Message::Yours));
+        assert_eq!(yours, Action::Agree(Notes::Heard));
+        assert!(matches!(taker.on(heard(note())), Action::Learn(_)));
         let keep = taker.on(heard(Message::Yours));
         assert_eq!(keep, Action::Say(Message::Keep));
         assert_eq!(giver.on(heard(Message::Keep)), Action::Given(7));
@@ -264,7 +319,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_taker_keeps_only_what_was_offered_and_agreed(
-            story in prop::collection::vec((0..13_usize, any::<bool>()), 0..8),
+            story in prop::collection::vec((0..15_usize, any::<bool>()), 0..8),
         ) {
             let events = events();
             let mut taker = Taker::default();
@@ -284,6 +339,7 @@ mod tests {
                         prop_assert_eq!(said, Message::Keep);
                         prop_assert!(adopted && serving && event == heard(Message::Yours));
                     }
+                    Action::Learn(_) => prop_assert!(event == heard(note())),
                     Action::Nothing(..) | Action::Wait => {}
                     other => prop_assert!(false, "{:?}", other),
                 }
@@ -293,7 +349,42 @@ mod tests {
 
     #[test]
     fn another_version_is_refused_by_its_number() {
-        let action = Giver::default().on(heard(Message::Hello { version: 2 }));
+        let action = Giver::default().on(heard(Message::Hello {
+            version: 2,
+            notes: true,
+        }));
         assert!(matches!(action, Action::Nothing(why, Some(_)) if why.contains("version 2")));
+    }
+
+    #[test]
+    fn one_that_does_not_say_it_hears_notes_is_told_none() {
+        let said = Message::of(br#"{"Hello":{"version":1}}"#).unwrap();
+        let mut giver = Giver::default();
+        assert_eq!(giver.on(heard(said)), Action::Offer(Notes::Unknown));
+        let agreed = giver.on(heard(Message::Ready { pid: 7 }));
+        assert_eq!(agreed, Action::Agree(Notes::Unknown));
+    }
+
+    /// As the first version of these messages was written.
+    #[test]
+    fn a_hello_of_today_is_understood_by_who_knows_no_notes() {
+        #[derive(serde::Deserialize)]
+        enum Before {
+            Hello { version: u32 },
+        }
+        let text = crate::opener::message::encode(&hello()).unwrap();
+        let Before::Hello { version } = crate::opener::message::decode(&text).unwrap();
+        assert_eq!(version, 1);
+    }
+
+    #[test]
+    fn notes_without_end_are_refused() {
+        let mut taker = Taker::default();
+        for _ in 0..MOST_NOTES {
+            assert!(matches!(taker.on(heard(note())), Action::Learn(_)));
+        }
+        let last = taker.on(heard(note()));
+        assert!(matches!(last, Action::Nothing(why, Some(_)) if why.contains("notes")));
+        assert_eq!(taker.on(heard(offer())), Action::Wait, "it is over");
     }
 }

@@ -32,7 +32,7 @@ pub struct Line {
 
 impl Line {
     #[track_caller]
-    fn start(config: &str) -> Line {
+    pub fn start(config: &str) -> Line {
         Line::start_with(config, |_| {})
     }
 
@@ -338,7 +338,10 @@ fn a_new_one_that_dies_at_any_message_leaves_the_old_one_as_it_was() {
         let config = with("127.0.0.1:8000 backlog 77", &[ONE]);
         let line = Line::start(&config);
         let crowd = Crowd::start(4);
-        let hello = || Message::Hello { version: 1 };
+        let hello = || Message::Hello {
+            version: 1,
+            notes: true,
+        };
         let stories: [Vec<Message>; 4] = [
             vec![],
             vec![hello()],
