@@ -2,13 +2,14 @@
 // timers, counters, limits, checks or logs, and loses bytes where its peer is slow, so it is for round trips and
 // short connections alone.
 //
-//     cc -O2 -o /tmp/bare crates/bench/bare-relay.c
+//     cc -O2 -o /tmp/bare crates/bench/bare-relay.c        (-DTHREADS: beside a thread that sleeps)
 //     cargo xtask bench -w trips-1000 --also bare=/tmp/bare
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -71,11 +72,23 @@ static int relay(int from, int to, unsigned events) {
     }
 }
 
+#ifdef THREADS
+// Where threads share the table of descriptors, each call counts references to its file (fdget).
+static void *sleeper(void *nothing) {
+    for (;;) pause();
+    return nothing;
+}
+#endif
+
 int main(int count, char **arguments) {
     if (count > 1 && !strcmp(arguments[1], "--version")) return puts("bare relay"), 0;
     FILE *file = fopen(arguments[count - 1], "r");
     if (!file) return perror(arguments[count - 1]), 1;
     poller = epoll_create1(EPOLL_CLOEXEC);
+#ifdef THREADS
+    pthread_t thread;
+    pthread_create(&thread, 0, sleeper, 0);
+#endif
     char line[512];
     for (int port = 0, number; fgets(line, sizeof line, file);) {
         if (sscanf(line, " bind 127.0.0.1:%d", &number) == 1) port = number;
