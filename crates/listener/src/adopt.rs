@@ -396,6 +396,7 @@ impl Candidate {
             inherited: known.as_ref().and_then(|known| known.facts.inherited),
             socket_file: file,
             adopted: true,
+            place: known.as_ref().and_then(|known| known.facts.place),
             in_order: known.is_some_and(|known| known.facts.in_order),
         };
         Ok(OpenSocket {

@@ -65,6 +65,9 @@ pub struct ListenerFacts {
     /// know who had them.
     #[serde(default)]
     pub in_order: bool,
+    /// Its place in its `SO_REUSEPORT` group, from 0, where it came from a process that knew.
+    #[serde(default)]
+    pub place: Option<u32>,
 }
 
 /// The file of a Unix socket, by path and identity.

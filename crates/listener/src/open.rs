@@ -336,6 +336,7 @@ impl Opening<'_> {
             socket_file: file,
             adopted: false,
             in_order: self.inherited.is_none(),
+            place: None,
         };
         Ok(OpenSocket {
             listener: Listener::new(fd, facts),

@@ -7,7 +7,8 @@
 //! Not here: what the order is for (the listener crate's steer.rs and retire.rs).
 //!
 //! A group whose beginning we did not see (sockets that were inherited) has no order here; nor has one in which
-//! somebody else listened when one of ours came (a restart of the old kind, where two processes overlap).
+//! somebody else listened when one of ours came (a restart of the old kind, where two processes overlap). Of
+//! sockets that another process of ours handed over it has told the places, and it changed nothing after that.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -63,8 +64,20 @@ pub(super) struct Orders {
     lookers: HashMap<Option<String>, Looker>,
     /// What listened before those that are being opened, by namespace.
     before: HashMap<Option<String>, Vec<Row>>,
-    /// The sockets that are being opened, and whether they are in the order in which they listen.
-    fresh: Vec<(Group, u64, bool)>,
+    /// The sockets that are being opened.
+    fresh: Vec<Fresh>,
+}
+
+/// One that was opened just now.
+#[derive(Debug)]
+struct Fresh {
+    group: Group,
+    member: u32,
+    inode: u64,
+    /// It was opened after those before it.
+    in_order: bool,
+    /// Its place in the group, from who had it.
+    place: Option<u32>,
 }
 
 #[derive(Debug, Default)]
@@ -123,8 +136,13 @@ impl Orders {
             match inode_of(&*socket.fd) {
                 Ok(inode) => {
                     known.inodes.insert(socket.member, inode);
-                    let in_order = socket.facts.in_order;
-                    self.fresh.push((group, inode, in_order));
+                    self.fresh.push(Fresh {
+                        group,
+                        member: socket.member,
+                        inode,
+                        in_order: socket.facts.in_order,
+                        place: socket.facts.place,
+                    });
                 }
                 Err(_) => known.lost = true,
             }
@@ -139,7 +157,7 @@ impl Orders {
             .into_iter()
             .filter_map(|namespace| Some((namespace.clone(), self.rows(&namespace)?)))
             .collect();
-        // Of sockets that were handed over nothing tells in which order they joined.
+        // Of sockets that were handed in nothing else tells in which order they joined.
         let handed: HashSet<u64> = before.values().flatten().map(|row| row.inode).collect();
         let before: HashMap<_, _> = before
             .iter()
@@ -151,7 +169,16 @@ impl Orders {
             .collect();
         let rows = after.values().flatten();
         let places_of: HashMap<u64, &str> = rows.map(|row| (row.inode, &*row.local)).collect();
-        for (group, inode, in_order) in std::mem::take(&mut self.fresh) {
+        let fresh = std::mem::take(&mut self.fresh);
+        let told = self.put_in_places(&fresh);
+        for Fresh {
+            group,
+            member,
+            inode,
+            in_order,
+            ..
+        } in fresh
+        {
             let Some(known) = self.known.get_mut(&group) else {
                 continue;
             };
@@ -171,9 +198,37 @@ impl Orders {
                 let table = before.get(&group.namespace);
                 table.and_then(|table| table.get(place)) == Some(&vec![inode])
             });
-            let in_order = in_order && !handed.contains(&inode) || is_first && was_alone;
+            let in_order = in_order && !handed.contains(&inode)
+                || told.contains(&member)
+                || is_first && was_alone;
             known.lost |= !alone || !in_order;
         }
+    }
+
+    /// Sockets that came with their places come first, by place; the answer is those of groups of which none is
+    /// missing.
+    fn put_in_places(&mut self, fresh: &[Fresh]) -> HashSet<u32> {
+        let mut places: HashMap<&Group, Vec<(u32, u32)>> = HashMap::new();
+        for one in fresh {
+            if let Some(place) = one.place {
+                let placed = places.entry(&one.group).or_default();
+                placed.push((place, one.member));
+            }
+        }
+        let mut told = HashSet::new();
+        for (group, mut placed) in places {
+            placed.sort_unstable();
+            let complete = placed.iter().zip(0..).all(|((place, _), at)| *place == at);
+            let Some(known) = self.known.get_mut(group).filter(|_| complete) else {
+                continue;
+            };
+            let first: Vec<u32> = placed.into_iter().map(|(_, member)| member).collect();
+            told.extend(&first);
+            let rest = known.order.members().iter().copied();
+            let rest = rest.filter(|member| !first.contains(member));
+            known.order = Order::of(first.iter().copied().chain(rest));
+        }
+        told
     }
 
     fn rows(&mut self, namespace: &Option<String>) -> Option<Vec<Row>> {

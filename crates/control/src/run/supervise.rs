@@ -78,6 +78,7 @@ impl Kept {
             let (fd, mut facts) = socket.into_parts();
             // Some may have left since they were opened.
             facts.in_order = false;
+            facts.place = None;
             let options = Options::Unknown;
             let known = Known {
                 spec,

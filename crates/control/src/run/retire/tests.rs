@@ -169,3 +169,129 @@ fn a_hand_over_waits_for_shards_that_leave_and_not_for_a_whole_address() {
         told.recv_timeout(PATIENCE).unwrap();
     });
 }
+
+/// As another process of ours gives them, whose places are these.
+fn handed_over(
+    spec: &ListenerSpec,
+    sockets: &[HeldSocket],
+    places: &[Option<u32>],
+) -> (Groups, Held) {
+    use portcullis_listener::adopt::Options;
+    use portcullis_listener::{Known, OpenContext, Pool, open_set};
+    let pool = Pool::default();
+    for (socket, place) in sockets.iter().zip(places) {
+        let mut facts = socket.facts.clone();
+        facts.in_order = place.is_some();
+        facts.place = *place;
+        let known = Known {
+            spec: spec.clone(),
+            facts,
+            options: Options::AsSpecified,
+        };
+        pool.give(socket.fd.try_clone().unwrap(), Some(known))
+            .unwrap();
+    }
+    let groups = Groups::default();
+    let mut held = vec![Held::nothing(spec)];
+    let mut orders = groups.hold();
+    orders.begin([spec]);
+    let mut context = OpenContext::default();
+    context.pool = pool;
+    let opened = open_set(std::slice::from_ref(spec), &context).unwrap();
+    let placed = opened.listeners.into_iter().map(|one| (0, one));
+    held::put(&mut held, placed.collect(), &mut orders);
+    orders.opened();
+    drop(orders);
+    (groups, held.remove(0))
+}
+
+#[test]
+fn sockets_that_are_handed_over_with_their_places_are_in_order_and_more_come_after_them() {
+    private_network(|| {
+        let before = Groups::default();
+        let old = open(&web(3), &before);
+        let [a, b, c] = [0, 1, 2].map(|at| old.sockets[at].clone());
+        for (label, given, places, shards, expected) in [
+            (
+                "in order",
+                [&a, &b, &c],
+                [Some(0), Some(1), Some(2)],
+                3,
+                Some(vec![0, 1, 2]),
+            ),
+            (
+                "mixed up",
+                [&c, &a, &b],
+                [Some(2), Some(0), Some(1)],
+                3,
+                Some(vec![1, 2, 0]),
+            ),
+            (
+                "and more",
+                [&c, &a, &b],
+                [Some(2), Some(0), Some(1)],
+                5,
+                Some(vec![1, 2, 0, 3, 4]),
+            ),
+            ("not told", [&a, &b, &c], [None; 3], 3, None),
+            (
+                "one is not told",
+                [&a, &b, &c],
+                [Some(0), Some(1), None],
+                3,
+                None,
+            ),
+            (
+                "one is missing",
+                [&a, &b, &c],
+                [Some(0), Some(1), Some(3)],
+                3,
+                None,
+            ),
+            (
+                "twice the same",
+                [&a, &b, &c],
+                [Some(0), Some(1), Some(1)],
+                3,
+                None,
+            ),
+        ] {
+            let sockets = given.map(Clone::clone);
+            let (groups, new) = handed_over(&web(shards), &sockets, &places);
+            assert_eq!(new.sockets.len(), usize::from(shards), "{label}");
+            let members = members(&new);
+            let place = |member| members.iter().position(|it| *it == member).unwrap();
+            let found = order(&groups, &new);
+            let found = found.map(|all| all.into_iter().map(place).collect::<Vec<_>>());
+            assert_eq!(found, expected, "{label}");
+        }
+        // Of four, three were given: the last one to hold the fourth closes it whenever it likes.
+        let four = open(&web(4), &Groups::default());
+        drop((a, b, c, old));
+        let places = [Some(0), Some(1), Some(2)];
+        let (groups, new) = handed_over(&web(3), &four.sockets[..3], &places);
+        assert_eq!(order(&groups, &new), None);
+    });
+}
+
+#[test]
+fn the_order_that_was_told_is_the_kernels() {
+    use portcullis_listener::steer::{Choice, Order, Program};
+    private_network(|| {
+        let before = Groups::default();
+        let old = open(&web(4), &before);
+        let mixed = [2, 0, 3, 1].map(|at| old.sockets[at].clone());
+        let (groups, new) = handed_over(&web(6), &mixed, &[2, 0, 3, 1].map(Some));
+        drop((mixed, old));
+        let order = Order::of(order(&groups, &new).unwrap());
+        for socket in &new.sockets {
+            let only = Program::new(&order, &[socket.member], &Choice::Even).unwrap();
+            only.attach(&*socket.fd).unwrap();
+            portcullis_listener::steer::settle().unwrap();
+            let _client = TcpStream::connect("127.0.0.1:80").unwrap();
+            let listener = TcpListener::from(socket.fd.try_clone().unwrap());
+            listener.set_nonblocking(true).unwrap();
+            listener.accept().expect("the one that the program names");
+        }
+    });
+}
