@@ -103,7 +103,7 @@ impl TakeOver {
                 other => break other?,
             }
         };
-        let taking = take(Link::of(end), pool).map_err(|why| NotTaken::Broken(why.to_string()))?;
+        let taking = take(Link::of(end), pool).map_err(NotTaken::Broken)?;
         Ok(TakeOver {
             taking: Arc::new(Mutex::new(Some(taking))),
         })
@@ -147,10 +147,7 @@ impl TakeOver {
     /// This process serves; see [`Taking::ready`]. What the other one knew at last; nothing where there is none.
     pub(crate) fn ready(&self, pid: u32, claim: impl FnOnce()) -> Result<Memory, String> {
         match self.lock().take() {
-            Some(taking) => match taking.ready(pid, claim) {
-                Ok(notes) => Ok(Memory::of(&notes)),
-                Err(why) => Err(why.to_string()),
-            },
+            Some(taking) => taking.ready(pid, claim).map(|notes| Memory::of(&notes)),
             None => Ok(Memory::default()),
         }
     }

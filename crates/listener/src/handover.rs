@@ -219,9 +219,19 @@ pub fn give(mut link: Link, gift: &Gift<'_, impl AsFd>, patience: Duration) -> R
             }
             Action::Adopt { .. } | Action::Learn(_) | Action::Wait => Ok(()),
         };
-        if let Err(error) = said {
-            return Err(error.to_string());
-        }
+        said.map_err(|it| words(&it, NEW))?;
+    }
+}
+
+const OLD: &str = "the old process";
+const NEW: &str = "the new process";
+
+/// The channel's errors speak of an opener.
+fn words(error: &OpenerError, who: &str) -> String {
+    match error {
+        OpenerError::Gone => format!("{who} ended"),
+        OpenerError::TimedOut { .. } => format!("{who} was silent for too long"),
+        other => other.to_string(),
     }
 }
 
@@ -255,13 +265,13 @@ pub struct Taking {
 }
 
 /// Asks the old process for its sockets. They are in the pool from then on.
-pub fn take(mut link: Link, pool: &Pool) -> Result<Taking, OpenerError> {
+pub fn take(mut link: Link, pool: &Pool) -> Result<Taking, String> {
     let mut machine = Taker::default();
     let hello = Message::Hello {
         version: VERSION,
         notes: true,
     };
-    link.say(&hello, &[])?;
+    link.say(&hello, &[]).map_err(|it| words(&it, OLD))?;
     let mut notes = Vec::new();
     loop {
         let (event, fds) = link.hear(PATIENCE);
@@ -271,7 +281,7 @@ pub fn take(mut link: Link, pool: &Pool) -> Result<Taking, OpenerError> {
                 let count = sockets.len();
                 if let Err(why) = adopt(sockets, fds, pool) {
                     let _ = link.say(&Message::Refused(why.clone()), &[]);
-                    return Err(ProtocolError::Text(why).into());
+                    return Err(why);
                 }
                 return Ok(Taking {
                     link,
@@ -285,9 +295,9 @@ pub fn take(mut link: Link, pool: &Pool) -> Result<Taking, OpenerError> {
                 if let Some(last) = last {
                     let _ = link.say(&last, &[]);
                 }
-                return Err(ProtocolError::Text(why).into());
+                return Err(why);
             }
-            _ => return Err(ProtocolError::Text("no offer came".to_owned()).into()),
+            _ => return Err("no offer came".to_owned()),
         }
     }
 }
@@ -336,23 +346,27 @@ impl Taking {
     /// # Errors
     ///
     /// Where the old process has gone, or does not let go: this one serves all the same.
-    pub fn ready(mut self, pid: u32, claim: impl FnOnce()) -> Result<Vec<Note>, OpenerError> {
+    pub fn ready(mut self, pid: u32, claim: impl FnOnce()) -> Result<Vec<Note>, String> {
         let agreed = self.agree(pid);
         claim();
         agreed
     }
 
-    fn agree(&mut self, pid: u32) -> Result<Vec<Note>, OpenerError> {
-        self.link.say(&Message::Ready { pid }, &[])?;
+    fn agree(&mut self, pid: u32) -> Result<Vec<Note>, String> {
+        let ready = Message::Ready { pid };
+        self.link.say(&ready, &[]).map_err(|it| words(&it, OLD))?;
         self.machine.serving();
         let mut notes = Vec::new();
         loop {
             let (event, _) = self.link.hear(PATIENCE);
             match self.machine.on(event) {
                 Action::Learn(note) => notes.push(note),
-                Action::Say(keep) => return self.link.say(&keep, &[]).map(|()| notes),
-                Action::Nothing(why, _) => return Err(ProtocolError::Text(why).into()),
-                _ => return Err(ProtocolError::Text("no agreement came".to_owned()).into()),
+                Action::Say(keep) => {
+                    let said = self.link.say(&keep, &[]).map(|()| notes);
+                    return said.map_err(|it| words(&it, OLD));
+                }
+                Action::Nothing(why, _) => return Err(why),
+                _ => return Err("no agreement came".to_owned()),
             }
         }
     }

@@ -12,6 +12,7 @@
 use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use portcullis_config::model::StatsOptions;
@@ -27,6 +28,8 @@ use crate::control_socket::{self, Outcome};
 
 /// After accepting failed, since descriptors ran out, most likely.
 const BREATH: Duration = Duration::from_millis(100);
+/// How long a process that ends waits for clients to take their answers.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Bytes read at once.
 const CHUNK: usize = 4096;
 
@@ -73,6 +76,35 @@ pub(crate) struct House {
     /// Those who are there at once; others wait in the socket's queue.
     pub(crate) places: Arc<Semaphore>,
     pub(crate) asks: UnboundedSender<Ask>,
+    pub(crate) answering: Answering,
+}
+
+/// Clients who have asked something and have not got all of the answer.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Answering(Arc<AtomicUsize>);
+
+/// One of them.
+struct Asking(Answering);
+
+impl Answering {
+    fn one(&self) -> Asking {
+        self.0.fetch_add(1, Ordering::AcqRel);
+        Asking(self.clone())
+    }
+
+    /// Until there is none, and not for long: one may not read.
+    pub(crate) async fn done(&self) {
+        let until = tokio::time::Instant::now() + LAST_WORDS;
+        while self.0.load(Ordering::Acquire) > 0 && tokio::time::Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// A task that accepts; dropped, it ends, and closes its descriptor. Clients that are there stay.
@@ -167,19 +199,23 @@ impl House {
         let mut reader = Reader::default();
         let mut bytes = [0; CHUNK];
         loop {
+            let mut asking = None;
             let text = match reader.take_next() {
                 Next::Command(command) => match commands::reply(&mut session, &command) {
                     Reply::Text(text) => text,
                     Reply::Message(severity, text) => {
                         commands::with_severity(&session, severity, &text)
                     }
-                    Reply::Ask(question) => match self.ask(question).await {
-                        Some(Answer::Text(text)) => text,
-                        Some(Answer::Message(severity, text)) => {
-                            commands::with_severity(&session, severity, &text)
+                    Reply::Ask(question) => {
+                        asking = Some(self.answering.one());
+                        match self.ask(question).await {
+                            Some(Answer::Text(text)) => text,
+                            Some(Answer::Message(severity, text)) => {
+                                commands::with_severity(&session, severity, &text)
+                            }
+                            None => return End::Closed,
                         }
-                        None => return End::Closed,
-                    },
+                    }
                     Reply::GiveSockets => return End::WantsSockets,
                     Reply::HandOver => return End::WantsPlace,
                     Reply::Close => return End::Closed,
@@ -204,7 +240,9 @@ impl House {
             };
             let end = if session.interactive { "\n> " } else { "\n" };
             let text = text + end;
-            if write(stream, &text, session.timeout).await.is_err() {
+            let written = write(stream, &text, session.timeout).await;
+            drop(asking);
+            if written.is_err() {
                 return End::Closed;
             }
             if !session.interactive && reader.is_empty() {
@@ -271,6 +309,7 @@ mod tests {
                     timeout: Duration::from_millis(300),
                     places: Arc::new(Semaphore::new(2)),
                     asks,
+                    answering: Answering::default(),
                 };
                 let _open = open(Door::Unix(listener), house).unwrap();
                 tokio::spawn(async move {

@@ -25,7 +25,7 @@ use super::reload::Serving;
 use crate::Plan;
 use crate::admin::commands::{Question, Severity};
 use crate::admin::info::{self, Facts};
-use crate::admin::server::{self, Accepting, Answer, Ask, Door, House};
+use crate::admin::server::{self, Accepting, Answer, Answering, Ask, Door, House};
 use crate::life::Life;
 use crate::logs::{Audience, LogHandle};
 
@@ -43,6 +43,8 @@ pub(super) struct Admin {
     /// `stats maxconn`, and the places.
     places: (u32, Arc<Semaphore>),
     began: Instant,
+    /// Those who wait for an answer.
+    pub(super) answering: Answering,
     /// Those who ask for the listeners while a reload is under way.
     pub(super) askers: Vec<UnixStream>,
     /// One more for each to whom the listeners are being given.
@@ -61,6 +63,7 @@ impl Admin {
             beside: None,
             places: (0, Arc::new(Semaphore::new(0))),
             began: Instant::now(),
+            answering: Answering::default(),
             askers: Vec::new(),
             giving: Arc::new(()),
             before: None,
@@ -81,6 +84,7 @@ impl Admin {
             timeout: PATIENCE,
             places: Arc::new(Semaphore::new(MOST_BESIDE)),
             asks: self.sender.clone(),
+            answering: self.answering.clone(),
         };
         self.beside = Some(server::open(Door::Unix(listener), house)?);
         Ok(())
@@ -102,6 +106,7 @@ impl Admin {
                 timeout: plan.admin.timeout,
                 places: Arc::clone(&self.places.1),
                 asks: self.sender.clone(),
+                answering: self.answering.clone(),
             };
             for one in &held.sockets {
                 let door = one.fd.try_clone();
@@ -117,9 +122,10 @@ impl Admin {
         }
     }
 
-    /// Lets nobody in any more; who is there stays.
+    /// Lets nobody in any more, and gives nothing away; who is there stays.
     pub(super) fn close(&mut self) {
         self.accepting.clear();
+        self.askers.clear();
     }
 }
 

@@ -30,13 +30,14 @@ use crate::logs::{Audience, LogHandle};
 const MOST_TAKERS: usize = 4;
 
 impl Serving {
-    /// Somebody asks for the listeners. While a reload is under way, it waits for its end.
+    /// Somebody asks for the listeners. While a reload is under way, or another process is taking over in our own
+    /// way, it waits for its end: shards that are retired meanwhile would be nobody's.
     pub(super) fn give(&mut self, stream: UnixStream, workers: &mut Workers, log: &LogHandle) {
         // Whoever is one too many is closed, and may ask again.
         if Arc::strong_count(&self.admin.giving) + self.admin.askers.len() > MOST_TAKERS {
             return;
         }
-        if !self.reloads.is_idle() {
+        if !self.reloads.is_idle() || self.upgrades.is_handing() {
             return self.admin.askers.push(stream);
         }
         let who = peer(&stream);
@@ -78,9 +79,9 @@ impl Serving {
         }
     }
 
-    /// Those who asked while a reload was under way.
+    /// Those who asked while they had to wait.
     pub(super) fn give_to_askers(&mut self, workers: &mut Workers, log: &LogHandle) {
-        if !self.reloads.is_idle() {
+        if !self.reloads.is_idle() || self.upgrades.is_handing() {
             return;
         }
         for stream in std::mem::take(&mut self.admin.askers) {

@@ -44,7 +44,7 @@ use read::Read;
 
 /// Lines of a report that are logged; the rest is counted.
 const MOST_LINES: usize = 200;
-const STOPPING: &str = "not reloaded: the process is stopping";
+pub(super) const STOPPING: &str = "not reloaded: the process is stopping";
 const NOTHING_TO_READ: &str = "this process has no files to read again: nothing was changed";
 
 /// What serves, and how something else would.

@@ -178,6 +178,8 @@ impl Control {
                 break;
             }
         }
+        // Nobody asks any more.
+        drop(asks);
         result.and(process.leave().await)
     }
 }
@@ -201,14 +203,25 @@ enum Next {
 }
 
 impl Process {
+    /// Another process has the sockets: this one does not stop before it is known what comes of that.
+    fn puts_off_stop(&mut self) -> bool {
+        let puts_off = self.serving.upgrades.puts_off_stop();
+        if puts_off {
+            let text = "soft stop: when it is known whether the other process serves";
+            self.log.say(Audience::Global, Level::Notice, text);
+        }
+        puts_off
+    }
+
     /// Does what the event leads to.
     fn on(&mut self, event: Event) -> Next {
+        if event == Event::SoftStop && self.puts_off_stop() {
+            return Next::Serve;
+        }
         for action in self.life.on(event) {
             match action {
                 Action::PauseListeners => self.workers.tell(Command::Pause),
                 Action::ResumeListeners => self.workers.tell(Command::Resume),
-                // Another process has them too, and may serve already: they are not to be shut down.
-                Action::StopAccepting if self.serving.upgrades.is_handing() => self.let_go(),
                 Action::StopAccepting => {
                     self.notifier.stopping("no longer accepting");
                     self.serving.admin.close();
@@ -301,7 +314,7 @@ impl Process {
         }
     }
 
-    /// Those who asked for the listeners during a reload.
+    /// Those who asked for the listeners while they had to wait.
     fn give_to_askers(&mut self) {
         if self.life.serves() {
             self.serving.give_to_askers(&mut self.workers, &self.log);
@@ -311,7 +324,11 @@ impl Process {
     /// A hand-over has come to something.
     fn upgraded(&mut self, news: upgrade::News) -> Option<Event> {
         let (serving, told) = self.told();
-        serving.upgraded(news, told)
+        let event = serving.upgraded(news, told);
+        if event.is_none() {
+            self.give_to_askers();
+        }
+        event
     }
 
     fn told(&mut self) -> (&mut Serving, Told<'_>) {
@@ -348,7 +365,7 @@ impl Process {
         (&mut self.serving, others)
     }
 
-    /// The end.
+    /// The end, once everybody who asked something has the answer.
     async fn leave(self) -> Result<(), RunError> {
         let stopped = self.workers.stop().await;
         let report = self.serving.report();
@@ -359,6 +376,10 @@ impl Process {
             let line = status::stopped(name, report.registry);
             self.log.say(audience, Level::Warning, line);
         }
+        let answering = self.serving.admin.answering.clone();
+        // With it whoever waits for an outcome.
+        drop(self.serving);
+        answering.done().await;
         stopped
     }
 }

@@ -77,6 +77,8 @@ pub(super) struct Upgrades {
     relaunch: Option<Relaunch>,
     /// Where a process that takes over asks.
     socket: Option<PathBuf>,
+    /// A soft stop was asked for while another process had the sockets, and did not serve yet.
+    then_stop: bool,
 }
 
 struct UnderWay {
@@ -113,7 +115,15 @@ impl Upgrades {
             news,
             relaunch,
             socket,
+            then_stop: false,
         }
+    }
+
+    /// A soft stop is asked for. `true`: it comes after the hand-over, if that comes to nothing. Until then this
+    /// process goes on: the other one may die yet, and nobody else would serve the queues.
+    pub(super) fn puts_off_stop(&mut self) -> bool {
+        self.then_stop |= self.is_handing();
+        self.then_stop
     }
 
     pub(super) fn is_under_way(&self) -> bool {
@@ -278,6 +288,7 @@ impl Serving {
             for (place, socket) in sockets {
                 let mut facts = socket.facts.clone();
                 facts.in_order = place.is_some();
+                facts.place = place;
                 let identity = Identity {
                     spec: held.spec.clone(),
                     facts,
@@ -294,6 +305,7 @@ impl Serving {
         match news {
             News::Handed(Ok(pid)) => {
                 under_way.how.store(HANDED, Ordering::Relaxed);
+                self.upgrades.then_stop = false;
                 let text = format!("process {pid} has taken over");
                 if let Some(asker) = under_way.asker.take() {
                     reload::send(asker, true, &format!("{text}\n"));
@@ -330,6 +342,11 @@ impl Serving {
         }
         if let Some(asker) = under_way.asker {
             reload::send(asker, false, &format!("{}\n", why.trim_end()));
+        }
+        if std::mem::take(&mut self.upgrades.then_stop) {
+            self.reloads
+                .refuse_all(&format!("error: {}\n", reload::STOPPING));
+            return Some(Event::SoftStop);
         }
         told.notifier
             .ready("nobody has taken over: this process goes on");

@@ -113,7 +113,7 @@ fn threads(pid: u32) -> usize {
 }
 
 /// Sockets that listen on this port, in this network.
-fn listeners(port: u16) -> usize {
+pub fn listeners(port: u16) -> usize {
     let table = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
     let port = format!(":{port:04X}");
     let lines = table

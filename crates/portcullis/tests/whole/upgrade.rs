@@ -88,6 +88,14 @@ impl Line {
         assert_ne!(self.pid(), before, "{}", self.first.transcript());
     }
 
+    #[track_caller]
+    pub fn reloaded(&self) {
+        let mut command = portcullis();
+        command.arg("reload").arg("-p").arg(&self.pidfile);
+        let done = command.output().unwrap();
+        assert!(done.status.success(), "{}", self.first.transcript());
+    }
+
     /// Nothing came of it, and this is what was said.
     #[track_caller]
     fn not_upgraded(&self) -> String {

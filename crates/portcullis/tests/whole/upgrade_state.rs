@@ -1,11 +1,13 @@
 //! What a process knows goes over to the one that takes its place.
 
-use portcullis_testkit::private_network;
+use portcullis_testkit::{private_network, wait_for};
 
 use super::admin::say;
 use super::clients::{ask, connect};
 use super::harness::{Place, SOON, local, ours_only};
 use super::reload::{FRONT, ONE, with};
+use super::reload_load::Crowd;
+use super::retire::listeners;
 use super::servers::Server;
 use super::upgrade::Line;
 
@@ -83,7 +85,7 @@ fn a_server_that_warms_up_goes_on_warming_up_after_an_upgrade() {
         };
         assert_eq!(warm(), 0, "{}", line.first.transcript());
         // The first one has ended: the second one tells it.
-        portcullis_testkit::wait_for("the server to be warm", SOON, || warm() == 1);
+        wait_for("the server to be warm", SOON, || warm() == 1);
         line.stop();
     });
 }
@@ -112,13 +114,54 @@ fn counters_go_on_over_upgrades() {
             }
             expected = (expected.0 + 7, expected.1 + 70);
             // What a session read is counted when it ends at the latest.
-            portcullis_testkit::wait_for("the sessions' ends", SOON, || figure("CurrConns") == 0);
+            wait_for("the sessions' ends", SOON, || figure("CurrConns") == 0);
             let now = (figure("CumConns"), figure("TotalBytesOut"));
             assert_eq!(now, expected, "before upgrade {round}");
             line.upgraded();
             let now = (figure("CumConns"), figure("TotalBytesOut"));
             assert_eq!(now, expected, "after upgrade {round}");
         }
+        line.stop();
+    });
+}
+
+#[test]
+fn shards_that_were_handed_over_are_retired_by_steering() {
+    if ours_only() {
+        return;
+    }
+    private_network(|| {
+        let _one = Server::echo(local(9001), "one");
+        let config = |workers: usize| {
+            let config = with("127.0.0.1:8000 defer-accept", &[ONE]);
+            config.replace("nbthread 2", &format!("nbthread {workers}"))
+        };
+        let line = Line::start(&config(3));
+        let crowd = Crowd::start(6);
+        line.upgraded();
+        // One more beside those that came, and then some go.
+        for workers in [4, 2, 3, 1] {
+            std::fs::write(&line.file, config(workers)).unwrap();
+            match workers {
+                4 => line.upgraded(),
+                _ => line.reloaded(),
+            }
+            let before = crowd.served();
+            wait_for("some more to be served", SOON, || {
+                crowd.served() > before + 50
+            });
+            wait_for("a socket for each worker", SOON, || {
+                listeners(8000) == workers
+            });
+        }
+        assert_eq!(crowd.stop(), Vec::<String>::new());
+        let said = line.first.transcript();
+        assert_eq!(
+            said.matches("listening sockets retired in").count(),
+            2,
+            "{said}"
+        );
+        assert!(!said.contains("filter"), "{said}");
         line.stop();
     });
 }
