@@ -241,7 +241,7 @@ impl Stage {
         };
         let count = held.iter().map(|held| held.sockets.len()).sum();
         let ready = job.ready.take();
-        let serving = job.supervise.then(|| supervise::serving(&held));
+        let serving = job.supervise.then(|| supervise::serving(&held, &[]));
         let mut control = self.control(held, ears, signals, &writer, job)?;
         control.beside = asking;
         let result = serve::serve(control, || {
@@ -317,6 +317,7 @@ impl Stage {
                     false => None,
                 },
                 retirer,
+                retiring: supervise::Retiring::default(),
                 admin,
             },
             run_for: job.run_for,
