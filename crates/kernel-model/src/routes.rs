@@ -54,6 +54,8 @@ pub(crate) fn is_no_source4(kernel: Kernel, addr: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::Host;
+    use crate::version::Kernel;
 
     #[test]
     fn the_longest_prefix_decides_and_of_two_as_long_the_first() {
@@ -79,5 +81,18 @@ mod tests {
             let kind = kind_by(&routes, Ipv4Addr::from(addr).to_bits());
             assert_eq!(kind, expected, "{addr:?}");
         }
+    }
+
+    #[test]
+    fn an_interfaces_own_address_is_the_hosts_whatever_the_routes_say() {
+        let mut host = Host::new(Kernel::V6_18);
+        let net = &mut host.namespaces[0];
+        net.routes4 = Some(alloc::vec::Vec::new());
+        let kind = |addr: [u8; 4]| {
+            let addr = Ipv4Addr::from(addr).to_bits();
+            net.kind4(Kernel::V6_18, addr, 0)
+        };
+        assert_eq!(kind([127, 0, 0, 1]), Kind4::Local);
+        assert_eq!(kind([127, 0, 0, 2]), Kind4::Foreign);
     }
 }

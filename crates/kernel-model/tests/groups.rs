@@ -45,6 +45,20 @@ fn fill(world: &mut World) -> Vec<SocketId> {
 }
 
 #[test]
+fn which_member_was_drawn_is_told_and_among_how_many() {
+    let mut world = empty(false);
+    for _ in 0..3 {
+        let one = shard(&mut world, "127.0.0.1");
+        assert_eq!(world.call(one, Call::Listen(5)), Answer::Ok);
+    }
+    world.tell_choices(&[2]);
+    let client = world.socket(ProcessId(0), Family::Inet);
+    let to = SockAddr::new("127.0.0.1".parse().unwrap(), WEB);
+    assert_eq!(world.call(client, Call::Connect(to)), Answer::Ok);
+    assert_eq!(world.choices_made(), [(3, 2)]);
+}
+
+#[test]
 fn a_full_group_takes_nobody_until_somebody_has_gone() {
     let (mut world, shards) = full(false);
     let late = shard(&mut world, "127.0.0.1");

@@ -6,8 +6,8 @@
 #![allow(clippy::unwrap_used)]
 
 use portcullis_kernel_model::{
-    Answer, Call, Errno, Family, Host, Kernel, NetId, Opt, OptName, ProcessId, SockAddr, SocketId,
-    State, World,
+    Answer, Call, Errno, Family, Host, Interface, Kernel, NetId, Opt, OptName, ProcessId, SockAddr,
+    SocketId, State, Vrf, World,
 };
 
 const WEB: u16 = 443;
@@ -88,6 +88,32 @@ fn a_syn_that_nobody_answers_gives_up_after_its_repetitions() {
         let error = world.call(late, Call::Get(OptName::Error));
         assert_eq!(error, Answer::Value(Errno::ETIMEDOUT.number()));
     }
+}
+
+#[test]
+fn a_syn_that_finds_no_way_any_more_leaves_its_error_for_the_end() {
+    // Sent again after a second, by a device that 127.0.0.1 may not leave by. Seen on 6.18 with TCP_SYNCNT 2.
+    let mut host = Host::new(Kernel::V6_18);
+    host.namespaces[0].interfaces.push(Interface {
+        index: 2,
+        name: "eth0".into(),
+        up: true,
+        vrf: Vrf::Outside,
+        v4: vec![("198.51.100.1".parse().unwrap(), 24)],
+        v6: Vec::new(),
+    });
+    let mut world = World::new(host);
+    let _full = listener(&mut world, 0, 0);
+    client(&mut world);
+    let late = client(&mut world);
+    let device = Call::Set(Opt::BindToIfindex(2));
+    assert_eq!(world.call(late, device), Answer::Ok);
+    let over = when(&mut world, 200, |world| {
+        world.state(late) == Some(State::Close)
+    });
+    assert!(over.is_some());
+    let error = world.call(late, Call::Get(OptName::Error));
+    assert_eq!(error, Answer::Value(Errno::EINVAL.number()));
 }
 
 #[test]
