@@ -139,6 +139,11 @@ impl Link {
         Link::new(Channel::new(fd))
     }
 
+    /// The end itself, for who tests what else may come.
+    pub fn into_fd(self) -> OwnedFd {
+        self.channel.into_fd()
+    }
+
     fn new(channel: Channel) -> Link {
         Link {
             channel,

@@ -202,7 +202,7 @@ impl Serving {
                 let (Some(relaunch), Some(socket)) = (relaunch, socket) else {
                     return;
                 };
-                let news = look_after(&relaunch, &socket, &opening, &how);
+                let news = look_after(&relaunch, &socket, &opening, &how, START_PATIENCE);
                 let _ = sender.send(News::Ended(news));
             });
         if let Err(why) = started {
@@ -378,12 +378,13 @@ fn look_after(
     socket: &std::path::Path,
     opening: &Mutex<Opening>,
     how: &AtomicU8,
+    patience: Duration,
 ) -> String {
     let mut program = match Program::start(relaunch, socket, opening) {
         Ok(program) => program,
         Err(why) => return format!("the new program cannot be started: {why}"),
     };
-    let mut until = Instant::now() + START_PATIENCE;
+    let mut until = Instant::now() + patience;
     let mut failed = false;
     loop {
         match how.load(Ordering::Relaxed) {
@@ -472,5 +473,61 @@ pub(super) fn ended(child: &mut Child) -> Option<String> {
         Ok(Some(status)) => Some(status.to_string()),
         Ok(None) => None,
         Err(why) => Some(why.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portcullis_listener::opener::InProcess;
+
+    /// A shell that runs the socket's path: `sh -c -x SOCKET`.
+    fn looked_after(script: &str, how: u8, patience: Duration) -> String {
+        let relaunch = Relaunch {
+            program: "/bin/sh".into(),
+            arguments: vec!["-c".into()],
+        };
+        let opening = Mutex::new(Opening::Here(InProcess::new()));
+        let how = AtomicU8::new(how);
+        look_after(&relaunch, script.as_ref(), &opening, &how, patience)
+    }
+
+    #[test]
+    fn a_program_that_hangs_at_its_start_is_killed_and_one_that_ends_is_not_waited_for() {
+        let (long, short) = (Duration::from_secs(100), Duration::from_millis(200));
+        let began = Instant::now();
+        for (label, script, how, patience, expected) in [
+            (
+                "it hangs",
+                "exec sleep 1000",
+                OPEN,
+                short,
+                "not get ready in time, and was killed",
+            ),
+            (
+                "it has failed, and hangs",
+                "exec sleep 1000",
+                FAILED,
+                long,
+                "and was killed",
+            ),
+            (
+                "it ends",
+                "exit 7",
+                OPEN,
+                long,
+                "ended before it served: exit status: 7",
+            ),
+            ("it crashes", "kill -SEGV $$", OPEN, long, "signal: 11"),
+        ] {
+            let said = looked_after(script, how, patience);
+            assert!(said.contains(expected), "{label}: {said}");
+        }
+        assert_eq!(
+            looked_after("exit 0", HANDED, long),
+            "",
+            "it has taken over"
+        );
+        assert!(began.elapsed() < long);
     }
 }

@@ -45,6 +45,7 @@ mod start;
 mod supervise;
 mod timeouts;
 mod upgrade;
+mod upgrade_bad;
 mod upgrade_deaths;
 mod upgrade_state;
 mod why;
