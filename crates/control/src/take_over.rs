@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use crate::memory::Memory;
 use portcullis_listener::Pool;
 use portcullis_listener::handover::{Link, Taking, take};
-use portcullis_sys::pass;
+use portcullis_sys::{errno, pass};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// The command that begins it.
@@ -68,7 +68,7 @@ impl fmt::Display for NotTaken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NotTaken::Unreachable { path, error } => {
-                let why = plain(error);
+                let why = errno::of(error);
                 write!(f, "cannot connect to {}: {why}", path.display())
             }
             NotTaken::Stranger { uid } => write!(
@@ -157,12 +157,6 @@ impl TakeOver {
     }
 }
 
-fn plain(error: &io::Error) -> String {
-    error
-        .raw_os_error()
-        .map_or_else(|| error.to_string(), portcullis_sys::errno::describe)
-}
-
 fn ask(path: &Path) -> Result<OwnedFd, NotTaken> {
     let unreachable = |error| NotTaken::Unreachable {
         path: path.to_owned(),
@@ -179,7 +173,7 @@ fn ask(path: &Path) -> Result<OwnedFd, NotTaken> {
         .set_read_timeout(Some(PATIENCE))
         .map_err(unreachable)?;
     let line = format!("{COMMAND}\n");
-    let broken = |error: io::Error| NotTaken::Broken(plain(&error));
+    let broken = |error: io::Error| NotTaken::Broken(errno::of(&error));
     stream.write_all(line.as_bytes()).map_err(broken)?;
     let mut first = [0];
     let received = pass::receive(&stream, &mut first).map_err(broken)?;

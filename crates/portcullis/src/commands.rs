@@ -3,6 +3,7 @@
 //! Decides:  how HAProxy's spelling of options becomes ours.
 //! Not here: what each command does.
 
+mod asking;
 pub mod check;
 pub mod demo;
 pub mod listeners;

@@ -48,10 +48,7 @@ impl fmt::Display for NotTaken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NotTaken::Unreachable { path, error } => {
-                let why = match error.raw_os_error() {
-                    Some(number) => portcullis_sys::errno::describe(number),
-                    None => error.to_string(),
-                };
+                let why = portcullis_sys::errno::of(error);
                 write!(f, "cannot connect to {}: {why}", path.display())
             }
             NotTaken::Broken(error) => write!(f, "the sockets did not come: {error}"),

@@ -96,26 +96,19 @@ impl fmt::Display for RunError {
             }
             RunError::Limits(why) | RunError::Privileges(why) => f.write_str(why),
             RunError::Pidfile { path, error } => {
-                let why = plain(error);
+                let why = errno::of(error);
                 write!(f, "cannot write the pid file {}: {why}", path.display())
             }
             RunError::Daemon(error) => {
-                write!(f, "cannot go to the background: {}", plain(error))
+                write!(f, "cannot go to the background: {}", errno::of(error))
             }
-            RunError::Host { what, error } => write!(f, "cannot {what}: {}", plain(error)),
+            RunError::Host { what, error } => write!(f, "cannot {what}: {}", errno::of(error)),
             RunError::Worker(why) => write!(f, "a worker thread failed: {why}"),
             RunError::Elsewhere(code) => {
                 write!(f, "the process in the background ended with code {code}")
             }
         }
     }
-}
-
-/// The kernel's error in words and by name, like every other message has it.
-fn plain(error: &io::Error) -> String {
-    error
-        .raw_os_error()
-        .map_or_else(|| error.to_string(), errno::describe)
 }
 
 impl std::error::Error for RunError {}
