@@ -11,6 +11,7 @@ mod ci;
 mod conformance;
 mod docs;
 mod fuzz;
+mod long;
 mod no_std;
 mod simulate;
 mod tidy;
@@ -81,6 +82,11 @@ enum Chore {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Runs the tests that take a minute each, of retirements
+    Long {
+        /// Those whose name has this in it; all without it
+        only: Option<String>,
+    },
     /// Runs the fuzz targets (needs cargo-fuzz)
     Fuzz {
         /// Seconds for each target
@@ -126,6 +132,7 @@ fn main() -> ExitCode {
         }
         Chore::Bench { options } => bench::run(&options),
         Chore::Simulate { seconds, seed } => simulate::run(seconds, seed),
+        Chore::Long { only } => long::run(only.as_deref()),
         Chore::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref()),
     };
     match done {

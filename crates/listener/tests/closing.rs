@@ -49,6 +49,7 @@ fn join_and_close(within: Duration, sealed: bool) -> (u32, Arc<Tally>) {
     (closes, tally)
 }
 
+/// Not in CI, for its length: `cargo xtask long close_resets`.
 #[test]
 #[ignore = "a minute, and it is rare"]
 fn a_close_resets_a_client_that_the_program_gave_to_another_member() {

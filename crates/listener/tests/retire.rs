@@ -204,7 +204,7 @@ fn shards_of_unknown_order_retire_by_filters() {
     });
 }
 
-/// Not in CI, for its length: `cargo test -p portcullis-listener --test retire -- --ignored --nocapture`.
+/// Not in CI, for its length: `cargo xtask long thousand`.
 #[test]
 #[ignore = "a minute"]
 fn a_thousand_rounds() {

@@ -38,13 +38,17 @@ impl Line {
 
     #[track_caller]
     pub fn start_with(config: &str, edit: impl FnOnce(&mut Command)) -> Line {
-        let place = Place::new();
+        let mut command = portcullis();
+        edit(command.arg("run"));
+        Line::spawn(Place::new(), command, config)
+    }
+
+    /// This program, which is told its file and its pid file here.
+    #[track_caller]
+    fn spawn(place: Place, mut command: Command, config: &str) -> Line {
         let file = place.write("test.cfg", config);
         let pidfile = place.path().join("pid");
-        let mut command = portcullis();
-        command.arg("run").arg("-f").arg(&file);
-        command.arg("-p").arg(&pidfile);
-        edit(&mut command);
+        command.arg("-f").arg(&file).arg("-p").arg(&pidfile);
         let mut first = Process::spawn(&mut command);
         first.wait_port(FRONT, SOON);
         let line = Line {
@@ -157,15 +161,6 @@ pub fn two_servers() -> [Server; 2] {
 }
 
 #[test]
-fn upgrades_under_load_refuse_reset_and_cut_short_nobody() {
-    if ours_only() {
-        return;
-    }
-    private_network(|| upgrades_under_load(8));
-}
-
-#[test]
-#[ignore = "takes a minute"]
 fn a_hundred_upgrades_under_load_refuse_reset_and_cut_short_nobody() {
     if ours_only() {
         return;
@@ -245,24 +240,9 @@ fn a_new_one_that_cannot_start_changes_nothing_and_says_why() {
         std::fs::hard_link(binary, &program)
             .or_else(|_| std::fs::copy(binary, &program).map(drop))
             .unwrap();
-        let file = place.write("test.cfg", &with("127.0.0.1:8000", &[ONE]));
-        let pidfile = place.path().join("pid");
         let mut command = Command::new(&program);
-        command
-            .arg("run")
-            .arg("-f")
-            .arg(&file)
-            .arg("-p")
-            .arg(&pidfile);
-        let mut first = Process::spawn(&mut command);
-        first.wait_port(FRONT, SOON);
-        let line = Line {
-            first,
-            place,
-            file,
-            pidfile,
-        };
-        wait_for("the socket", SOON, || line.socket().exists());
+        command.arg("run");
+        let line = Line::spawn(place, command, &with("127.0.0.1:8000", &[ONE]));
         let crowd = Crowd::start(4);
 
         std::fs::write(&line.file, "listen nonsense\n    bind what\n").unwrap();
