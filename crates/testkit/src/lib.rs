@@ -1,7 +1,8 @@
 //! What the tests of all crates share. Never a dependency of anything that ships.
 //!
 //! Decides:  how a test gets a network of its own ([`private_network`]), how a missing thing skips it
-//!           visibly ([`skip`]), how processes are started, watched and always ended ([`Process`]).
+//!           visibly ([`skip`]), how processes are started, watched and always ended ([`Process`]), how kept
+//!           cases of a fuzz target are replayed ([`replay`]).
 //! Not here: anything about Portcullis itself; the harness of the whole-binary tests is with them.
 //!
 //! ```no_run
@@ -13,12 +14,14 @@
 //! });
 //! ```
 
+mod corpus;
 mod lo;
 mod namespace;
 mod probe;
 mod process;
 mod skip;
 
+pub use corpus::replay;
 pub use lo::{add_address, loopback_up};
 pub use namespace::{private_network, private_network_as_root, set_sysctl};
 pub use probe::{
