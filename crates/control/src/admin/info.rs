@@ -53,6 +53,8 @@ pub struct Facts {
     pub pid: u32,
     /// Since the start.
     pub uptime: Duration,
+    /// When that was, since 1970.
+    pub started: Duration,
     /// The descriptor limit.
     pub descriptors: u64,
     /// `maxconn` of the process.
@@ -150,6 +152,7 @@ const FIELDS: &[Field] = fields! {
     58 "DroppedLogs" METRIC GAUGE PROCESS "Total number of dropped logs for current worker process since started" |f| Value::U32(f.dropped_logs);
     61 "TotalBytesOut" METRIC GAUGE PROCESS "Total number of bytes emitted by current worker process since started" |f| Value::U64(f.bytes_out);
     66 "Build info" PRODUCT OUTPUT SERVICE "Build info" |_| Value::Text(env!("CARGO_PKG_VERSION").to_owned());
+    70 "Start_time_sec" METRIC DURATION PROCESS "Start time in seconds" |f| Value::Seconds(f.started);
 };
 
 /// The whole answer.
@@ -246,6 +249,7 @@ mod tests {
             workers: 2,
             pid: 77,
             uptime: Duration::from_millis(90_061_500),
+            started: Duration::from_millis(1_700_000_000_250),
             total: (1 << 32) + 5,
             bytes_out: (1 << 32) + 5,
             node: "a \"host\"".to_owned(),
@@ -265,6 +269,7 @@ mod tests {
             (&[], "\nUptime: 1d 1h01m01s\nUptime_sec: 90061\n"),
             (&["float"], "\nUptime_sec: 90061.500000\n"),
             (&["typed"], "\n6.Pid.1:SGP:u32:77\n"),
+            (&["typed"], "\n70.Start_time_sec.1:MDP:u32:1700000000\n"),
             (&["typed"], "0.Name.1:POS:str:Portcullis\n"),
             (&["typed"], "\n61.TotalBytesOut.1:MGP:u64:4294967301\n"),
             (&["typed"], "\n18.CumConns.1:MCP:u32:5\n"),

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use portcullis_config::model::{StatsLevel, StatsOptions};
 use portcullis_listener::Address;
@@ -43,6 +43,8 @@ pub(super) struct Admin {
     /// `stats maxconn`, and the places.
     places: (u32, Arc<Semaphore>),
     began: Instant,
+    /// Since 1970.
+    started: Duration,
     /// Those who wait for an answer.
     pub(super) answering: Answering,
     /// Those who ask for the listeners while a reload is under way.
@@ -63,6 +65,9 @@ impl Admin {
             beside: None,
             places: (0, Arc::new(Semaphore::new(0))),
             began: Instant::now(),
+            started: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default(),
             answering: Answering::default(),
             askers: Vec::new(),
             giving: Arc::new(()),
@@ -175,6 +180,7 @@ impl Serving {
             workers: self.plan.workers,
             pid: std::process::id(),
             uptime: self.admin.began.elapsed(),
+            started: self.admin.started,
             descriptors: rustix::process::getrlimit(Resource::Nofile)
                 .current
                 .unwrap_or(u64::MAX),

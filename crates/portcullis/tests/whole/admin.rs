@@ -130,6 +130,10 @@ fn the_process_tells_of_itself_as_haproxy_does() {
             ("show info typed\n", format!("\n6.Pid.1:SGP:u32:{pid}\n")),
             (
                 "show info typed\n",
+                "\n70.Start_time_sec.1:MDP:u32:1".to_owned(),
+            ),
+            (
+                "show info typed\n",
                 "\n15.Maxconn.1:CLP:u32:77\n".to_owned(),
             ),
             (
