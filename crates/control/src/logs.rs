@@ -230,10 +230,14 @@ impl Shared {
 
 /// The time as lines show it.
 fn now() -> Moment {
-    let since = std::time::SystemTime::now()
+    Moment(u64::try_from(date().as_micros()).unwrap_or(u64::MAX))
+}
+
+/// The date, since 1970: only to be shown.
+pub(crate) fn date() -> std::time::Duration {
+    std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    Moment(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+        .unwrap_or_default()
 }
 
 fn write_messages(shared: &Shared, messages: &Receiver<Message>) {

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use portcullis_config::model::{StatsLevel, StatsOptions};
 use portcullis_listener::Address;
@@ -27,7 +27,7 @@ use crate::admin::commands::{Question, Severity};
 use crate::admin::info::{self, Facts};
 use crate::admin::server::{self, Accepting, Answer, Answering, Ask, Door, House};
 use crate::life::Life;
-use crate::logs::{Audience, LogHandle};
+use crate::logs::{self, Audience, LogHandle};
 
 /// Clients of the socket beside the pid file at once; they have places of their own.
 const MOST_BESIDE: usize = 8;
@@ -65,9 +65,7 @@ impl Admin {
             beside: None,
             places: (0, Arc::new(Semaphore::new(0))),
             began: Instant::now(),
-            started: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default(),
+            started: logs::date(),
             answering: Answering::default(),
             askers: Vec::new(),
             giving: Arc::new(()),
