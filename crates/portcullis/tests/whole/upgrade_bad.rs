@@ -13,7 +13,7 @@ use portcullis_listener::handover::machine::Event;
 use portcullis_listener::handover::{Identity, Link, Message};
 use portcullis_listener::{ListenerFacts, ListenerSpec};
 use portcullis_sys::pass;
-use portcullis_testkit::{Process, Signal, listening, private_network, wait_for};
+use portcullis_testkit::{Process, Signal, eventually, listening, private_network, wait_for};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use super::admin::say;
@@ -210,8 +210,8 @@ fn whatever_a_stranger_says_to_the_old_process_it_goes_on() {
             wait_for("the old one to go on", SOON, || {
                 line.first.stderr().matches("nobody has taken over").count() == failures
             });
-            let said = line.first.stderr();
-            assert!(said.contains(words), "{label}: {said}");
+            let told = || line.first.stderr().contains(words);
+            assert!(eventually(SOON, told), "{label}: {}", line.first.stderr());
             assert_eq!(ask(&mut connect(FRONT), "x"), "one x", "{label}");
         };
         fails(
