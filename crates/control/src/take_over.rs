@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::memory::Memory;
 use portcullis_listener::Pool;
-use portcullis_listener::handover::{Link, Taking, take};
+use portcullis_listener::handover::{Agreed, Link, Taking, take};
 use portcullis_sys::{errno, pass};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
@@ -144,12 +144,10 @@ impl TakeOver {
         }
     }
 
-    /// This process serves; see [`Taking::ready`]. What the other one knew at last; nothing where there is none.
-    pub(crate) fn ready(&self, pid: u32, claim: impl FnOnce()) -> Result<Memory, String> {
-        match self.lock().take() {
-            Some(taking) => taking.ready(pid, claim).map(|notes| Memory::of(&notes)),
-            None => Ok(Memory::default()),
-        }
+    /// This process serves; see [`Taking::ready`]. `None` where there is no other process.
+    pub(crate) fn ready(&self, pid: u32, claim: impl FnOnce()) -> Option<Result<Agreed, String>> {
+        let taking = self.lock().take()?;
+        Some(taking.ready(pid, claim))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Taking>> {

@@ -16,6 +16,9 @@
 //! | `Yours` | old | at once | the new one goes on |
 //! | `Keep` | new | at once | it held them: as when any server is killed |
 //! | `Refused` | either | instead of any of these | the old one goes on |
+//!
+//! Where both live and one of them has waited too long, the old one goes on, and both know: it hears nothing that
+//! the new one says later, and the new one that cannot say `Keep` looks for the refusal.
 
 pub mod machine;
 
@@ -39,6 +42,8 @@ pub const VERSION: u32 = 1;
 pub const MOST_NOTES: usize = 256;
 /// How long one side waits for the other's next word, where that needs no start of a program.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What is there already.
+const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// What both sides say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,8 +170,11 @@ impl Link {
 
     /// The next message as an event, and what came with it.
     fn hear(&mut self, patience: Duration) -> (Event, Vec<OwnedFd>) {
-        self.heard = self.heard.wrapping_add(1);
-        let heard = self.channel.wait_for(self.heard, patience);
+        let next = self.heard.wrapping_add(1);
+        let heard = self.channel.wait_for(next, patience);
+        if heard.is_ok() {
+            self.heard = next;
+        }
         let message = heard.and_then(|it| Ok((Message::of(&it.text)?, it.descriptors)));
         match message {
             Ok((message, fds)) => (Event::Heard(message, fds.len()), fds),
@@ -187,6 +195,29 @@ impl Link {
         Ok(())
     }
 
+    /// The other side is silent: what it has said by now, and it is not to say more. So it never believes that
+    /// something was heard which was not.
+    fn last_words(&mut self) -> Event {
+        self.channel.stop_hearing();
+        match self.listen(AT_ONCE) {
+            said @ Event::Heard(..) => said,
+            _ => Event::Late,
+        }
+    }
+
+    /// The other side does not listen any more: has it refused, or does it only not answer?
+    fn refusal(&mut self) -> Option<String> {
+        // Its end comes as one error, or as two.
+        for _ in 0..3 {
+            match self.listen(PATIENCE) {
+                Event::Heard(Message::Refused(why), _) => return Some(why),
+                Event::Late => return Some(format!("{OLD} does not answer")),
+                _ => {}
+            }
+        }
+        None
+    }
+
     /// Waits until the other side has closed its end.
     fn until_gone(&mut self) {
         while let (Event::Heard(..), _) = self.hear(PATIENCE) {}
@@ -203,7 +234,10 @@ pub fn give(mut link: Link, gift: &Gift<'_, impl AsFd>, patience: Duration) -> R
             true => patience,
             false => PATIENCE,
         };
-        let (event, _) = link.hear(patience);
+        let event = match link.listen(patience) {
+            Event::Late if machine.waits_for_keep() => link.last_words(),
+            other => other,
+        };
         let said = match machine.on(event) {
             Action::Offer(notes) => gift.offer(notes, &mut link),
             Action::Agree(notes) => {
@@ -344,35 +378,64 @@ impl Taking {
     }
 
     /// This process serves; `pid` is the one to signal. The old one lets go of the sockets when it has heard the
-    /// answer. `claim` is for what only one of both can have, such as a pid file, and is called in any case.
-    ///
-    /// The answer is what the old one told last.
+    /// answer. `claim` is for what only one of both can have, such as a pid file; it is called where the answer
+    /// is that this process goes on.
     ///
     /// # Errors
     ///
-    /// Where the old process has gone, or does not let go: this one serves all the same.
-    pub fn ready(mut self, pid: u32, claim: impl FnOnce()) -> Result<Vec<Note>, String> {
-        let agreed = self.agree(pid);
+    /// Where the old process goes on: this one is to let go of the sockets, without shutting them down.
+    pub fn ready(mut self, pid: u32, claim: impl FnOnce()) -> Result<Agreed, String> {
+        let agreed = self.agree(pid)?;
         claim();
-        agreed
+        Ok(agreed)
     }
 
-    fn agree(&mut self, pid: u32) -> Result<Vec<Note>, String> {
-        let ready = Message::Ready { pid };
-        self.link.say(&ready, &[]).map_err(|it| words(&it, OLD))?;
-        self.machine.serving();
+    fn agree(&mut self, pid: u32) -> Result<Agreed, String> {
         let mut notes = Vec::new();
+        if self.link.say(&Message::Ready { pid }, &[]).is_err() {
+            return self.link.refusal().map_or(Ok(Agreed::Alone(notes)), Err);
+        }
+        self.machine.serving();
         loop {
-            let (event, _) = self.link.hear(PATIENCE);
+            let event = self.link.listen(PATIENCE);
+            let gone = event == Event::Gone;
             match self.machine.on(event) {
                 Action::Learn(note) => notes.push(note),
                 Action::Say(keep) => {
-                    let said = self.link.say(&keep, &[]).map(|()| notes);
-                    return said.map_err(|it| words(&it, OLD));
+                    return match self.link.say(&keep, &[]) {
+                        Ok(()) => Ok(Agreed::Given(notes)),
+                        Err(_) => self.link.refusal().map_or(Ok(Agreed::Alone(notes)), Err),
+                    };
                 }
-                Action::Nothing(why, _) => return Err(why),
+                Action::Nothing(..) if gone => {
+                    return self.link.refusal().map_or(Ok(Agreed::Alone(notes)), Err);
+                }
+                Action::Nothing(why, last) => {
+                    if let Some(last) = last {
+                        let _ = self.link.say(&last, &[]);
+                    }
+                    return Err(why);
+                }
                 _ => return Err("no agreement came".to_owned()),
             }
+        }
+    }
+}
+
+/// How the new process goes on, with what the old one told last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Agreed {
+    /// The sockets are its own.
+    Given(Vec<Note>),
+    /// The old one has ended.
+    Alone(Vec<Note>),
+}
+
+impl Agreed {
+    /// What the old process told last.
+    pub fn notes(&self) -> &[Note] {
+        match self {
+            Agreed::Given(notes) | Agreed::Alone(notes) => notes,
         }
     }
 }
@@ -418,8 +481,66 @@ mod tests {
         });
         let taking = take(link, &Pool::default()).unwrap();
         assert_eq!(taking.notes(), [note(Moment::Offer)]);
-        assert_eq!(taking.ready(7, || {}).unwrap(), [note(Moment::Yours)]);
+        let agreed = taking.ready(7, || {}).unwrap();
+        assert_eq!(agreed, Agreed::Given(vec![note(Moment::Yours)]));
         assert_eq!(given.join().unwrap(), Ok(7));
+    }
+
+    /// The new side, after its offer, with the old side in the test's hands.
+    fn offered() -> (Link, Taking) {
+        let (mut ours, theirs) = Link::pair().unwrap();
+        let taking = std::thread::spawn(|| take(Link::of(theirs), &Pool::default()));
+        assert!(matches!(
+            ours.listen(PATIENCE),
+            Event::Heard(Message::Hello { .. }, 0)
+        ));
+        let offer = Message::Offer {
+            sockets: Vec::new(),
+            state: String::new(),
+        };
+        ours.say(&offer, &[]).unwrap();
+        (ours, taking.join().unwrap().unwrap())
+    }
+
+    #[test]
+    fn either_both_know_that_the_new_process_goes_on_or_the_old_one_does() {
+        let refused = || Message::Refused("too late".to_owned());
+        let told = |words: &[Message]| {
+            let (mut ours, taking) = offered();
+            for said in words {
+                ours.say(said, &[]).unwrap();
+            }
+            ours.channel.stop_hearing();
+            drop(ours);
+            let mut claimed = false;
+            let agreed = taking.ready(7, || claimed = true);
+            assert_eq!(claimed, agreed.is_ok());
+            agreed
+        };
+        assert_eq!(told(&[]), Ok(Agreed::Alone(Vec::new())), "it died");
+        assert_eq!(told(&[refused()]), Err("too late".to_owned()));
+        // It said `Yours`, and then died, or gave up waiting.
+        assert_eq!(told(&[Message::Yours]), Ok(Agreed::Alone(Vec::new())));
+        let gave_up = told(&[Message::Yours, refused()]);
+        assert_eq!(gave_up, Err("too late".to_owned()));
+    }
+
+    #[test]
+    fn a_keep_that_comes_at_the_last_moment_counts_and_one_that_comes_after_it_cannot_be_sent() {
+        let (mut old, theirs) = Link::pair().unwrap();
+        let mut new = Link::of(theirs);
+        new.say(&Message::Keep, &[]).unwrap();
+        assert_eq!(old.last_words(), Event::Heard(Message::Keep, 0));
+        assert_eq!(old.last_words(), Event::Late);
+        assert!(matches!(
+            new.say(&Message::Keep, &[]),
+            Err(OpenerError::Gone)
+        ));
+        old.say(&Message::Refused("silent".to_owned()), &[])
+            .unwrap();
+        drop(old);
+        assert_eq!(new.refusal(), Some("silent".to_owned()));
+        assert_eq!(new.refusal(), None);
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub enum RunError {
     },
     /// A worker thread ended by a fault of ours.
     Worker(String),
+    /// The process whose place this one was to take goes on, and why.
+    Superfluous(String),
     /// The process in the background ended with this code; it has told why.
     Elsewhere(u8),
 }
@@ -69,7 +71,10 @@ impl RunError {
             | RunError::Privileges(_)
             | RunError::Pidfile { .. }
             | RunError::Daemon(_) => Kind::Privileges,
-            RunError::Host { .. } | RunError::Worker(_) | RunError::Elsewhere(_) => Kind::Internal,
+            RunError::Host { .. }
+            | RunError::Worker(_)
+            | RunError::Superfluous(_)
+            | RunError::Elsewhere(_) => Kind::Internal,
         }
     }
 
@@ -104,6 +109,7 @@ impl fmt::Display for RunError {
             }
             RunError::Host { what, error } => write!(f, "cannot {what}: {}", errno::of(error)),
             RunError::Worker(why) => write!(f, "a worker thread failed: {why}"),
+            RunError::Superfluous(why) => write!(f, "the process before this one goes on: {why}"),
             RunError::Elsewhere(code) => {
                 write!(f, "the process in the background ended with code {code}")
             }

@@ -15,6 +15,7 @@ pub(super) mod read;
 mod shards;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -29,8 +30,9 @@ use super::held::{self, Held};
 use super::open::Opening;
 use super::pausing::Paused;
 use super::retire::{self, Retirer, Summary};
+use super::supervise::Retiring;
 use super::upgrade::Upgrades;
-use super::workers::Workers;
+use super::workers::{NewWorkers, Workers};
 use super::{Explain, status};
 use crate::admin::server::Answer;
 use crate::control_socket;
@@ -39,7 +41,7 @@ use crate::life::Life;
 use crate::logs::{Audience, LogHandle};
 use crate::notify::Notifier;
 use crate::{Plan, Registry};
-use prepare::{Counts, Prepared, Running};
+use prepare::{Counts, Prepared, Refusal, Running};
 use read::Read;
 
 /// Lines of a report that are logged; the rest is counted.
@@ -66,6 +68,8 @@ pub(super) struct Serving {
     pub(super) admin: Admin,
     /// Another process that takes over.
     pub(super) upgrades: Upgrades,
+    /// Sockets that leave an address which others serve.
+    pub(super) retiring: Retiring,
     /// Where the opener hears what is served; `None`: it does not supervise.
     pub(super) teller: Option<std::sync::mpsc::Sender<String>>,
 }
@@ -85,8 +89,8 @@ pub(super) struct Reloads {
     sender: UnboundedSender<Outcome>,
 }
 
-/// What a preparation came to; the error is the report.
-pub(super) type Outcome = Result<Box<Prepared>, String>;
+/// What a preparation came to.
+pub(super) type Outcome = Result<Box<Prepared>, Refusal>;
 
 enum State {
     Idle,
@@ -207,7 +211,7 @@ impl Serving {
             });
         if let Err(why) = started {
             let report = format!("error: cannot start a thread: {why}\n");
-            let _ = self.reloads.sender.send(Err(report));
+            let _ = self.reloads.sender.send(Err(report.into()));
         }
     }
 
@@ -234,10 +238,12 @@ impl Serving {
                 others.log.say(Audience::Global, Level::Notice, STOPPING);
                 self.reloads.answer(false, &format!("error: {STOPPING}\n"));
             }
-            Err(report) => {
+            Err(Refusal { report, beside }) => {
                 self.reloads.state = State::Idle;
                 refused(&report, others.log);
                 self.reloads.answer(false, &report);
+                self.retire_beside(beside, others.workers, others.log);
+                self.tell_opener();
                 others.notifier.ready("reload refused: nothing was changed");
                 self.once_more(others.workers, others.log, others.notifier);
             }
@@ -289,6 +295,37 @@ impl Serving {
         old
     }
 
+    /// Closes what a reload had opened beside these listeners before it was refused: workers serve it until then.
+    fn retire_beside(
+        &mut self,
+        beside: Vec<(usize, Held)>,
+        workers: &mut Workers,
+        log: &LogHandle,
+    ) {
+        let mut all = (*self.held).clone();
+        let mut gone = Vec::new();
+        for (old, held) in beside {
+            // A process that stops has none.
+            if let Some(place) = all.get_mut(old) {
+                place.sockets.extend(held.sockets.iter().cloned());
+                gone.push(held);
+            }
+        }
+        if gone.is_empty() {
+            return;
+        }
+        let plan = Arc::clone(&self.plan);
+        let maxconn = self.registry.process().maxconn.load(Ordering::Relaxed);
+        let applied = self.registry.apply(&plan, Some(&plan), maxconn);
+        let snapshot = &applied.snapshot;
+        let with_them = held::deal(&all, &applied.listeners, &plan);
+        // The last one to let go of it is not to be a worker.
+        self.admin.before = Some(workers.install(snapshot, with_them, NewWorkers::default()));
+        self.retire(&gone, workers, log);
+        let without = held::deal(&self.held, &applied.listeners, &plan);
+        workers.install(snapshot, without, NewWorkers::default());
+    }
+
     /// Closes these as the library says; it goes on after the reload.
     pub(super) fn retire(&self, gone: &[Held], workers: &Workers, log: &LogHandle) {
         let batch = retire::leaving(gone, &*self.held);
@@ -296,7 +333,9 @@ impl Serving {
             return;
         }
         let log = log.clone();
+        let retiring = self.retiring.of(&batch);
         let told = Box::new(move |summary: Summary| {
+            drop(retiring);
             for why in &summary.kept {
                 log.say(
                     Audience::Global,

@@ -40,6 +40,15 @@ pub(super) struct Leaving {
     staying: Vec<HeldSocket>,
 }
 
+impl Leaving {
+    /// Those of our own that leave an address which others of ours serve.
+    pub(super) fn among_others(&self) -> impl Iterator<Item = &HeldSocket> {
+        let stays = !self.staying.is_empty();
+        let leaving = self.leaving.iter();
+        leaving.filter(move |socket| stays && socket.is_ours())
+    }
+}
+
 /// What came of a batch: listeners that were to be retired at one time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Summary {

@@ -82,11 +82,18 @@ pub(super) struct Control {
     pub(super) on_hangup: OnHangup,
 }
 
-/// Serves until the end, after `announce` has told that it does, and has heard what the process before this one
-/// knew at last.
+/// What follows once everybody who waits was told that this process serves.
+pub(super) enum Begins {
+    /// It does; and what the process before it knew.
+    Serving(Memory),
+    /// The process before it goes on, and why: what was accepted here is served to its end.
+    Leaving(String),
+}
+
+/// Serves until the end, after `announce` has told that it does.
 pub(super) fn serve(
     mut control: Control,
-    announce: impl FnOnce() -> Result<Memory, RunError>,
+    announce: impl FnOnce() -> Result<Begins, RunError>,
 ) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -99,21 +106,31 @@ pub(super) fn serve(
     )
     .remembering(std::mem::take(&mut control.remembered));
     checker.apply(&control.health);
-    let last = announce()?;
-    last.add_to(&control.serving.registry.living());
-    checker.told_again(&last);
-    let (known, down) = last.servers();
-    if known > 0 {
-        let text = format!(
-            "as the process before this one knew, {down} of {known} checked servers are down"
-        );
-        control.log.say(Audience::Global, Level::Notice, text);
-    }
-    runtime.block_on(control.serve(checker))
+    let superfluous = match announce()? {
+        Begins::Serving(last) => {
+            control.remember(&last, &mut checker);
+            None
+        }
+        Begins::Leaving(why) => Some(why),
+    };
+    runtime.block_on(control.serve(checker, superfluous))
 }
 
 impl Control {
-    async fn serve(self, checker: Checker) -> Result<(), RunError> {
+    /// Goes on with what the process before this one knew at last.
+    fn remember(&self, last: &Memory, checker: &mut Checker) {
+        last.add_to(&self.serving.registry.living());
+        checker.told_again(last);
+        let (known, down) = last.servers();
+        if known > 0 {
+            let text = format!(
+                "as the process before this one knew, {down} of {known} checked servers are down"
+            );
+            self.log.say(Audience::Global, Level::Notice, text);
+        }
+    }
+
+    async fn serve(self, checker: Checker, superfluous: Option<String>) -> Result<(), RunError> {
         let signals = heard(self.signals, self.on_hangup);
         let mut signals = signals.map_err(RunError::host("wait for signals"))?;
         let mut asks = self.asks;
@@ -130,13 +147,14 @@ impl Control {
                 ..Timers::default()
             },
         };
-        process.open_admin(self.beside)?;
-        for (audience, name) in status::proxies(&process.serving.plan) {
-            process
-                .log
-                .say(audience, Level::Info, status::started(name));
-        }
         let mut result = Ok(());
+        if let Some(why) = superfluous {
+            process.on(Event::HandedOver);
+            result = Err(RunError::Superfluous(why));
+        } else {
+            process.open_admin(self.beside)?;
+        }
+        process.say_started();
         loop {
             let event = tokio::select! {
                 Some(event) = signals.recv() => event,
@@ -261,6 +279,12 @@ impl Process {
             }
         }
         Next::Serve
+    }
+
+    fn say_started(&self) {
+        for (audience, name) in status::proxies(&self.serving.plan) {
+            self.log.say(audience, Level::Info, status::started(name));
+        }
     }
 
     /// Whoever else holds the listeners serves them.

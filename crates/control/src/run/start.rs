@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use portcullis_config::Sources;
 use portcullis_listener::ListenerSpec;
+use portcullis_listener::handover::Agreed;
 use portcullis_proxy::log::{Level, Zone};
 use portcullis_proxy::record;
 use portcullis_sys::process::Signals;
@@ -26,7 +27,7 @@ use super::pausing::Paused;
 use super::reload::{Reloads, Serving};
 use super::retire::Retirer;
 use super::roles::{self, Beginning, Role};
-use super::serve::{self, Control, SIGNALS};
+use super::serve::{self, Begins, Control, SIGNALS};
 use super::supervise;
 use super::upgrade::{State, Upgrades};
 use super::workers::{Ears, Workers};
@@ -240,7 +241,7 @@ impl Stage {
         };
         let count = held.iter().map(|held| held.sockets.len()).sum();
         let ready = job.ready.take();
-        let serving = job.supervise.then(|| supervise::serving(&held));
+        let serving = job.supervise.then(|| supervise::serving(&held, &[]));
         let mut control = self.control(held, ears, signals, &writer, job)?;
         control.beside = asking;
         let result = serve::serve(control, || {
@@ -316,6 +317,7 @@ impl Stage {
                     false => None,
                 },
                 retirer,
+                retiring: supervise::Retiring::default(),
                 admin,
             },
             run_for: job.run_for,
@@ -333,8 +335,7 @@ impl Stage {
     }
 
     /// The other process hears that this one serves; pid file and socket are this one's then.
-    /// The answer is what it knew at last.
-    fn succeed(&self) -> Memory {
+    fn succeed(&self) -> Begins {
         let pid = self.pid_to_signal();
         let claim = || {
             let Some(path) = &self.pidfile else { return };
@@ -352,24 +353,30 @@ impl Stage {
                 self.messages.warning(&text);
             }
         };
-        self.take_over.ready(pid, claim).unwrap_or_else(|why| {
-            let text = format!("the process before this one does not let go: {why}");
-            self.messages.warning(&text);
-            Memory::default()
-        })
+        match self.take_over.ready(pid, claim) {
+            None => Begins::Serving(Memory::default()),
+            Some(Ok(agreed)) => {
+                if let Agreed::Alone(_) = agreed {
+                    let text = "the process before this one has ended before it let go";
+                    self.messages.warning(text);
+                }
+                Begins::Serving(Memory::of(agreed.notes()))
+            }
+            Some(Err(why)) => Begins::Leaving(why),
+        }
     }
 
-    /// Tells everyone who waits that the ports are open; the answer is what the process before this one knew.
-    fn announce(&mut self, listeners: usize, ready: Option<Ready>) -> Result<Memory, RunError> {
+    /// Tells everyone who waits that the ports are open.
+    fn announce(&mut self, listeners: usize, ready: Option<Ready>) -> Result<Begins, RunError> {
         let serving = format!(
             "serving {listeners} listening sockets with {} workers, maxconn {}",
             self.plan.workers, self.maxconn
         );
         self.messages.notice(&serving);
-        let last = match self.take_over.is_under_way() {
-            true => self.succeed(),
-            false => Memory::default(),
-        };
+        let begins = self.succeed();
+        if let Begins::Leaving(_) = begins {
+            return Ok(begins);
+        }
         self.notifier.ready(&serving);
         if let Some(readiness) = self.readiness.take() {
             let detached = self.opening().opener().detach();
@@ -379,7 +386,7 @@ impl Stage {
         if let Some(ready) = ready {
             ready();
         }
-        Ok(last)
+        Ok(begins)
     }
 }
 

@@ -20,6 +20,8 @@ use portcullis_listener::{Known, Listener, ListenerSpec, Opened, Pool};
 use super::held::Held;
 use super::open::Opening;
 use super::reload::Serving;
+use super::retire::Leaving;
+use rustix::net::sockopt::socket_acceptconn;
 
 /// A worker that lived so long was no victim of its start.
 const LONG: Duration = Duration::from_secs(10);
@@ -75,6 +77,10 @@ impl Kept {
     pub(super) fn for_the_next(&self) -> Pool {
         let pool = Pool::default();
         for (spec, socket) in std::mem::take(&mut self.lock().sockets) {
+            // One that was retired meanwhile would listen again.
+            if !socket_acceptconn(&socket).unwrap_or(false) {
+                continue;
+            }
             let (fd, mut facts) = socket.into_parts();
             // Some may have left since they were opened.
             facts.in_order = false;
@@ -85,7 +91,7 @@ impl Kept {
                 facts,
                 options,
             };
-            // They listened when they were opened. What does not any more is opened anew.
+            // It listens, which is all that could be wrong.
             let _ = pool.give(fd, Some(known));
         }
         pool
@@ -167,18 +173,58 @@ impl Serving {
     /// Tells the supervisor which sockets are served now, so that it keeps these.
     pub(super) fn tell_opener(&self) {
         if let Some(teller) = &self.teller {
-            let _ = teller.send(serving(&self.held));
+            let _ = teller.send(serving(&self.held, &self.retiring.inodes()));
         }
     }
 }
 
+/// Sockets that leave an address which others serve: where the worker dies before they are closed, the next one
+/// serves them too.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Retiring(Arc<Mutex<Vec<u64>>>);
+
+/// Some of them, until it is dropped.
+pub(super) struct Batch {
+    of: Retiring,
+    inodes: Vec<u64>,
+}
+
+impl Retiring {
+    /// These leave.
+    pub(super) fn of(&self, batch: &[Leaving]) -> Batch {
+        let sockets = batch.iter().flat_map(Leaving::among_others);
+        let inodes: Vec<u64> = sockets.filter_map(|it| inode_of(&*it.fd).ok()).collect();
+        self.lock().extend(&inodes);
+        let of = self.clone();
+        Batch { of, inodes }
+    }
+
+    fn inodes(&self) -> Vec<u64> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        let inodes = &self.inodes;
+        self.of.lock().retain(|inode| !inodes.contains(inode));
+    }
+}
+
 /// In words.
-pub(super) fn serving(held: &[Held]) -> String {
+pub(super) fn serving(held: &[Held], retiring: &[u64]) -> String {
     let mut said = SERVING.to_owned();
     for socket in held.iter().flat_map(|held| &held.sockets) {
         if let Ok(inode) = inode_of(&*socket.fd) {
             said += &format!(" {inode}");
         }
+    }
+    for inode in retiring {
+        said += &format!(" {inode}");
     }
     said
 }

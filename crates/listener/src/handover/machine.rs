@@ -77,6 +77,11 @@ impl Giver {
         matches!(self.state, Giving::Ready(_))
     }
 
+    /// Is `Keep` all that is missing?
+    pub fn waits_for_keep(&self) -> bool {
+        matches!(self.state, Giving::Keep { .. })
+    }
+
     /// Is it over?
     pub fn is_over(&self) -> bool {
         self.state == Giving::Over

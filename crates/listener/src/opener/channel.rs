@@ -189,6 +189,12 @@ impl Channel {
 }
 
 impl Channel {
+    /// Nothing comes any more than what is there: from now on the other side is refused to send.
+    pub(crate) fn stop_hearing(&self) {
+        // It fails only where there is no other side any more.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Read);
+    }
+
     /// The descriptor, for another process.
     pub(crate) fn into_fd(self) -> OwnedFd {
         self.socket

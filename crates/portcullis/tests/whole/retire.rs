@@ -9,7 +9,7 @@ use std::time::Duration;
 use portcullis_testkit::{Signal, eventually, listening, private_network, wait_for};
 
 use super::clients::{PATIENCE, ask, connect, with_deadlines};
-use super::harness::{DEFAULTS, SOON, local, ours_only};
+use super::harness::{DEFAULTS, Place, SOON, local, ours_only};
 use super::reload::{FRONT, ONE, Reloaded, with};
 use super::servers::Server;
 
@@ -185,6 +185,37 @@ fn a_soft_stop_after_a_pause_serves_who_waits_also_by_workers_that_came_meanwhil
         it.balancer.signal(Signal::USR1);
         assert!(clients.into_iter().all(is_answered));
         assert_eq!(it.balancer.process.exit_code(SOON), 0);
+    });
+}
+
+#[test]
+fn what_a_refused_reload_had_opened_beside_a_listener_is_closed_without_losing_its_clients() {
+    if ours_only() {
+        return;
+    }
+    private_network(|| {
+        let _server = Server::echo(local(9001), "one");
+        let place = Place::new();
+        let file = place.write("no-socket", "a file");
+        let mut it = Reloaded::start(&with("127.0.0.1:8000", &[ONE]), &[FRONT]);
+        let crowd = Crowd::start(6, FRONT, Refusal::Wrong);
+        // Sockets of an interface are found before those of none; the path is refused after they were opened.
+        let bind = format!("127.0.0.1:8000 interface lo\n    bind {}", file.display());
+        for _ in 0..10 {
+            let said = it.refused(&with(&bind, &[ONE]));
+            assert!(said.contains("no-socket"), "{said}");
+            crowd.more(20);
+            wait_for("the old sockets alone", SOON, || listeners(8000) == 2);
+        }
+        let (served, wrong) = crowd.stop();
+        assert_eq!(wrong, Vec::<String>::new(), "of {served} served");
+        wait_for("the log of ten retirements", SOON, || {
+            let said = it.balancer.process.stderr();
+            said.matches("2 listening sockets retired in").count() == 10
+        });
+        it.to(&with("127.0.0.1:8000 interface lo", &[ONE]));
+        assert_eq!(ask(&mut connect(FRONT), "x"), "one x");
+        it.balancer.stop();
     });
 }
 

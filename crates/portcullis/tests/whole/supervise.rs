@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use portcullis_testkit::{Signal, private_network, private_network_as_root, wait_for};
 
 use super::clients::{ask, connect};
-use super::harness::{SOON, ours_only};
+use super::harness::{Place, SOON, ours_only};
 use super::reload::{FRONT, ONE, TWO, with};
 use super::reload_load::Crowd;
 use super::upgrade::{Line, is_gone, signal, stop_all_threads, two_servers};
@@ -101,6 +101,59 @@ fn what_waits_in_the_queue_of_a_worker_that_dies_is_served_by_the_next() {
             client.read_exact(&mut said).unwrap();
             assert_eq!(&said, b"one waiting\n");
         }
+        line.stop();
+    });
+}
+
+#[test]
+fn a_worker_that_dies_in_the_middle_of_a_retirement_leaves_nobody_behind() {
+    if ours_only() {
+        return;
+    }
+    private_network(|| {
+        let _servers = two_servers();
+        let config = with("127.0.0.1:8000 defer-accept", &[ONE]);
+        let config = |workers: usize| config.replace("nbthread 2", &format!("nbthread {workers}"));
+        let mut line = Line::start_with(&config(4), |command| {
+            command.arg("-W");
+        });
+        line.first.wait_line("serving 4 listening sockets", SOON);
+        // Their handshake is not over as long as they are silent, and three of four sockets wait for that.
+        let mut clients: Vec<_> = (0..40).map(|_| connect(FRONT)).collect();
+        std::fs::write(&line.file, config(1)).unwrap();
+        line.reloaded();
+        let killed = worker(line.pid());
+        signal(killed, Signal::KILL);
+        wait_for("another worker", SOON, || worker(line.pid()) != killed);
+        let said = line.first.transcript();
+        assert!(!said.contains("retired in"), "it was over too soon: {said}");
+        for client in &mut clients {
+            assert_eq!(ask(client, "late"), "one late");
+        }
+        assert_eq!(ask(&mut connect(FRONT), "x"), "one x");
+        line.stop();
+    });
+}
+
+#[test]
+fn a_refused_reload_under_a_supervisor_leaves_no_port_open() {
+    if ours_only() {
+        return;
+    }
+    private_network(|| {
+        let _servers = two_servers();
+        let place = Place::new();
+        let file = place.write("no-socket", "a file");
+        let line = supervised(&with("127.0.0.1:8000", &[ONE]));
+        let bind = format!("127.0.0.1:8000,127.0.0.1:8001,{}", file.display());
+        std::fs::write(&line.file, with(&bind, &[ONE])).unwrap();
+        let mut command = super::harness::portcullis();
+        command.arg("reload").arg("-p");
+        command.arg(line.socket().with_file_name("pid"));
+        assert_eq!(command.output().unwrap().status.code(), Some(1));
+        // The supervisor has a copy of what was opened.
+        assert!(!portcullis_testkit::listening(super::harness::local(8001)));
+        assert_eq!(ask(&mut connect(FRONT), "x"), "one x");
         line.stop();
     });
 }

@@ -10,12 +10,15 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use portcullis_listener::ListenerSpec;
+use portcullis_listener::handover::machine::Event;
+use portcullis_listener::handover::{Identity, Link, Message};
 use portcullis_sys::pass;
 use portcullis_testkit::{Process, Signal, private_network, wait_for};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::clients::{ask, connect};
-use super::harness::{SOON, local, ours_only, portcullis};
+use super::harness::{Place, SOON, local, ours_only, portcullis};
 use super::reload::{FRONT, ONE, with};
 use super::servers::Server;
 use super::upgrade::{Line, is_gone, signal, stop_all_threads};
@@ -318,5 +321,99 @@ fn a_soft_stop_during_a_hand_over_that_succeeds_changes_nothing() {
         assert_eq!(line.pid(), next.pid());
         assert_eq!(ask(&mut connect(FRONT), "x"), "one x");
         line.stop();
+    });
+}
+
+/// The old process's side, played by the test: it has offered its socket, and the new process serves.
+struct OldSide {
+    listener: std::net::TcpListener,
+    link: Link,
+    next: Process,
+    pidfile: PathBuf,
+    _place: Place,
+}
+
+impl OldSide {
+    fn offers() -> OldSide {
+        let place = Place::new();
+        let path = place.path().join("old.sock");
+        let file = place.write("test.cfg", &with("127.0.0.1:8000", &[ONE]));
+        let pidfile = place.path().join("pid");
+        let socket = UnixListener::bind(&path).unwrap();
+        let spec = ListenerSpec::tcp(FRONT);
+        let mut opened = portcullis_listener::open(&spec).unwrap().listeners;
+        let (fd, facts) = opened.remove(0).into_parts();
+        let listener: std::net::TcpListener = fd.into();
+        let mut command = portcullis();
+        command.arg("run").arg("-f").arg(&file).arg("-x").arg(&path);
+        command.arg("-p").arg(&pidfile);
+        let next = Process::spawn(&mut command);
+        let (mut stream, _) = socket.accept().unwrap();
+        stream.read_exact(&mut [0; "_hand-over\n".len()]).unwrap();
+        let (mut link, theirs) = Link::pair().unwrap();
+        pass::send(&stream, b"+", &[theirs.as_fd()]).unwrap();
+        drop((theirs, stream));
+        let hello = link.listen(SOON);
+        assert!(
+            matches!(hello, Event::Heard(Message::Hello { .. }, 0)),
+            "{hello:?}"
+        );
+        let offer = Message::Offer {
+            sockets: vec![Identity { spec, facts }],
+            state: "{}".to_owned(),
+        };
+        link.say(&offer, &[listener.as_fd()]).unwrap();
+        let ready = link.listen(SOON);
+        assert!(
+            matches!(ready, Event::Heard(Message::Ready { .. }, 0)),
+            "{ready:?}"
+        );
+        OldSide {
+            listener,
+            link,
+            next,
+            pidfile,
+            _place: place,
+        }
+    }
+}
+
+#[test]
+fn a_new_process_that_is_refused_after_it_served_ends_with_its_sessions_and_harms_no_socket() {
+    if ours_only() {
+        return;
+    }
+    private_network(|| {
+        let _server = Server::echo(local(9001), "one");
+        for yours_first in [false, true] {
+            let mut old = OldSide::offers();
+            // It is the only one that accepts.
+            let mut session = connect(FRONT);
+            assert_eq!(ask(&mut session, "a"), "one a");
+            if yours_first {
+                // And it is silent after that, until the old one hears nothing any more.
+                stop_all_threads(old.next.pid());
+                old.link.say(&Message::Yours, &[]).unwrap();
+            }
+            old.link
+                .say(&Message::Refused("it took too long".to_owned()), &[])
+                .unwrap();
+            drop(old.link);
+            signal(old.next.pid(), Signal::CONT);
+            let said = old.next.wait_line("handed over: sessions go on here", SOON);
+            assert_eq!(ask(&mut session, "b"), "one b", "{said}");
+            assert!(old.next.running());
+            drop(session);
+            assert_eq!(old.next.exit_code(SOON), 5);
+            let said = old.next.transcript();
+            let why = "the process before this one goes on: it took too long";
+            assert!(said.contains(why), "{said}");
+            assert!(!old.pidfile.exists());
+            // The socket is as it was.
+            let mut client = connect(FRONT);
+            let (mut served, _) = old.listener.accept().unwrap();
+            served.write_all(b"here\n").unwrap();
+            assert_eq!(super::clients::read_line(&mut client), "here");
+        }
     });
 }

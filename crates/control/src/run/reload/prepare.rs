@@ -8,7 +8,7 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use portcullis_config::Sources;
-use portcullis_listener::{Address, ListenerSpec, adjust};
+use portcullis_listener::{Address, ListenerSpec, adjust, pause};
 use portcullis_proxy::log::Level;
 
 use super::fate::{Fate, fates};
@@ -68,8 +68,23 @@ pub(in crate::run) struct Counts {
     pub(super) retired: usize,
 }
 
-/// Prepares a reload; the error is the report.
-pub(super) fn prepare(running: &Running) -> Result<Prepared, String> {
+/// Why there is nothing to put in place.
+pub(in crate::run) struct Refusal {
+    pub(super) report: String,
+    /// Sockets that were opened beside those of an old listener: its place, and they. Clients may have come to
+    /// them.
+    pub(super) beside: Vec<(usize, Held)>,
+}
+
+impl From<String> for Refusal {
+    fn from(report: String) -> Refusal {
+        let beside = Vec::new();
+        Refusal { report, beside }
+    }
+}
+
+/// Prepares a reload, or takes back what was done of it.
+pub(super) fn prepare(running: &Running) -> Result<Prepared, Refusal> {
     let mut opening = running
         .opening
         .lock()
@@ -85,10 +100,10 @@ pub(super) fn prepare(running: &Running) -> Result<Prepared, String> {
         report,
     } = reading;
     let Some(mut plan) = plan else {
-        return Err(report);
+        return Err(report.into());
     };
     if plan.listeners.is_empty() {
-        return Err(error_text(&report, &RunError::NoListener));
+        return Err(error_text(&report, &RunError::NoListener).into());
     }
     let mut notes: Vec<Note> = report
         .lines()
@@ -97,7 +112,7 @@ pub(super) fn prepare(running: &Running) -> Result<Prepared, String> {
     let fixed = fixed(&running.plan, &plan);
     if !fixed.refused.is_empty() {
         let lines = fixed.refused.iter().map(|why| format!("error: {why}\n"));
-        return Err(report + &lines.collect::<String>());
+        return Err((report + &lines.collect::<String>()).into());
     }
     notes.extend(fixed.stays.into_iter().map(|text| (Level::Warning, text)));
     let (demand, wishes) = limits::of_plan(&plan);
@@ -109,19 +124,20 @@ pub(super) fn prepare(running: &Running) -> Result<Prepared, String> {
     notes.extend(warning.map(|warning| (Level::Warning, warning.to_string())));
     plan.tuning.max_pipes = u32::try_from(settled.pipes).unwrap_or(u32::MAX);
     let Some(held) = running.held.upgrade() else {
-        return Err("error: the process is stopping\n".to_owned());
+        return Err("error: the process is stopping\n".to_owned().into());
     };
     let hired = running
         .hiring
         .hire(usize::from(plan.workers), &plan.pinned)
         .map_err(|why| error_text(&report, &RunError::host("start a worker thread")(why)))?;
-    if plan.workers != running.plan.workers {
-        let text = format!("{} workers, after {}", plan.workers, running.plan.workers);
-        notes.push((Level::Notice, text));
-    }
+    notes.extend(other_workers(&running.plan, &plan));
     let mut change = Change::of(running, &held, &plan, &sources);
-    let changed = change.make(&mut opening);
-    changed.map_err(|why| error_text(&report, &why))?;
+    if let Err(why) = change.make(&mut opening) {
+        return Err(Refusal {
+            report: error_text(&report, &why),
+            beside: change.beside,
+        });
+    }
     notes.append(&mut change.notes);
     let excess = std::mem::take(&mut change.excess);
     let (held, mut gone, counts) = change.outcome();
@@ -137,6 +153,11 @@ pub(super) fn prepare(running: &Running) -> Result<Prepared, String> {
         notes,
         counts,
     })
+}
+
+fn other_workers(before: &Plan, now: &Plan) -> Option<Note> {
+    let text = format!("{} workers, after {}", now.workers, before.workers);
+    (now.workers != before.workers).then_some((Level::Notice, text))
 }
 
 fn error_text(report: &str, error: &RunError) -> String {
@@ -157,6 +178,8 @@ struct Change<'a> {
     logs_changed: bool,
     /// Sockets of listeners that stay, and are to have fewer.
     excess: Vec<Held>,
+    /// What was opened beside an old listener, after all was taken back.
+    beside: Vec<(usize, Held)>,
     notes: Vec<Note>,
 }
 
@@ -179,6 +202,7 @@ impl<'a> Change<'a> {
             adjusted: Vec::new(),
             logs_changed: false,
             excess: Vec::new(),
+            beside: Vec::new(),
             notes: Vec::new(),
         }
     }
@@ -192,36 +216,42 @@ impl<'a> Change<'a> {
         made
     }
 
-    /// A Unix path is taken from its old socket at once: these come last.
+    /// Clients of an old listener come to what is opened beside it, so that comes after what is refused more
+    /// often, and one by one. A Unix path is taken from its old socket at once: these come last.
     fn try_all(&mut self, opening: &mut Opening) -> Result<(), RunError> {
-        self.open(opening, |spec| !has_path(spec))?;
+        let specs: Vec<&ListenerSpec> = self.plan.to_open().iter().map(|it| it.spec).collect();
+        let which = |beside: bool, path: bool| -> Vec<usize> {
+            let indexes = 0..specs.len();
+            let is_beside = |index: usize| matches!(self.fates[index], Fate::Replace(..));
+            indexes
+                .filter(|&index| self.fates[index].kept().is_none())
+                .filter(|&index| has_path(specs[index]) == path)
+                .filter(|&index| path || is_beside(index) == beside)
+                .collect()
+        };
+        let (new, beside, paths) = (which(false, false), which(true, false), which(false, true));
+        self.open(opening, &new)?;
         self.keep()?;
         self.change_logs()?;
-        self.open(opening, has_path)?;
+        for index in beside {
+            self.open(opening, &[index])?;
+        }
+        self.open(opening, &paths)?;
         // What is refused here stays as it was: sockets that were opened and closed again would lose those that
         // came to them.
         self.grow(opening);
         Ok(())
     }
 
-    fn open(
-        &mut self,
-        opening: &mut Opening,
-        which: impl Fn(&ListenerSpec) -> bool,
-    ) -> Result<(), RunError> {
-        let plan = self.plan;
-        let all = plan.to_open();
-        let indexes: Vec<usize> = (0..all.len())
-            .filter(|&index| self.fates[index].kept().is_none())
-            .filter(|&index| which(all[index].spec))
-            .collect();
+    fn open(&mut self, opening: &mut Opening, indexes: &[usize]) -> Result<(), RunError> {
+        let all = self.plan.to_open();
         if indexes.is_empty() {
             return Ok(());
         }
         let ours: Vec<&ListenerSpec> = self.old.iter().map(|held| &held.spec).collect();
         let telling = self.telling();
         let wanted = Wanted {
-            indexes: &indexes,
+            indexes,
             ours: &ours,
         };
         let mut orders = self.running.groups.hold();
@@ -351,17 +381,22 @@ impl<'a> Change<'a> {
         }
     }
 
-    /// What was opened is closed. What is refused here was had a moment ago.
+    /// What was opened is closed: at once where nobody is to come, by a retirement where clients of an old
+    /// listener may have. What is refused here was had a moment ago.
     fn take_back(&mut self) {
         let mut orders = self.running.groups.hold();
         for (index, held) in self.held.iter_mut().enumerate() {
-            if self.fates[index].kept().is_some() {
+            if self.fates[index].kept().is_some() || held.sockets.is_empty() {
                 continue;
             }
-            while !held.sockets.is_empty() {
-                if let Some(socket) = held.sockets.pop() {
-                    orders.left(&Group::of(&held.spec, &socket), socket.member);
-                }
+            if let (Fate::Replace(old, _), false) = (self.fates[index], has_path(&held.spec)) {
+                let opened = std::mem::replace(held, Held::nothing(&held.spec));
+                self.beside.push((old, opened));
+                continue;
+            }
+            for socket in held.sockets.drain(..) {
+                close(&socket);
+                orders.left(&Group::of(&held.spec, &socket), socket.member);
             }
         }
         drop(orders);
@@ -392,6 +427,15 @@ impl<'a> Change<'a> {
             retired: gone_listeners,
         };
         (self.held, gone, counts)
+    }
+}
+
+/// Who keeps a copy of it has nothing then.
+fn close(socket: &HeldSocket) {
+    if socket.is_ours() {
+        // It does not matter where that is refused: it is closed all the same.
+        let _ = pause::seal(&*socket.fd);
+        let _ = rustix::net::shutdown(&*socket.fd, rustix::net::Shutdown::Both);
     }
 }
 
