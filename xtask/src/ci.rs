@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::workspace::{self, Failure};
-use crate::{conformance, docs, no_std, tidy};
+use crate::{conformance, docs, no_std, soak, tidy};
 
 /// A name for the summary and what it does.
 struct Step {
@@ -75,6 +75,11 @@ const STEPS: &[Step] = &[
     Step {
         name: "test",
         run: || cargo(&["test", "--workspace", "--locked", "--no-fail-fast"], &[]),
+    },
+    // Reloads, upgrades, moves and kills under load; a longer run is `cargo xtask soak`.
+    Step {
+        name: "soak",
+        run: || soak::in_ci().map(|()| Outcome::Done),
     },
 ];
 

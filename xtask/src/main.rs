@@ -14,6 +14,7 @@ mod fuzz;
 mod long;
 mod no_std;
 mod simulate;
+mod soak;
 mod tidy;
 mod workspace;
 
@@ -69,6 +70,12 @@ enum Chore {
     },
     /// Runs Portcullis beside HAProxy and nginx (its own options: `cargo xtask bench -- --help`)
     Bench {
+        /// Options of the run
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
+    /// Loads Portcullis while it is reloaded, upgraded, moved and killed (its own options: `cargo xtask soak -- --help`)
+    Soak {
         /// Options of the run
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
@@ -131,6 +138,7 @@ fn main() -> ExitCode {
             conformance::run(broken.or(counted), &options)
         }
         Chore::Bench { options } => bench::run(&options),
+        Chore::Soak { options } => soak::run(&options),
         Chore::Simulate { seconds, seed } => simulate::run(seconds, seed),
         Chore::Long { only } => long::run(only.as_deref()),
         Chore::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref()),

@@ -116,6 +116,11 @@ const ARROWS: &[Arrows] = &[
         never: RUNTIME,
     },
     Arrows {
+        name: "soak",
+        may_use: &["testkit"],
+        never: RUNTIME,
+    },
+    Arrows {
         name: "xtask",
         may_use: &[
             "config",
