@@ -14,6 +14,8 @@ use serde::Serialize;
 
 /// Losses that are told one by one.
 const TOLD_MAX: usize = 200;
+/// Gaps from this length on are told one by one, ns.
+const GAP_TOLD_NS: u64 = 20_000_000;
 
 /// How a connection is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -54,6 +56,19 @@ pub struct Loss {
     /// The error, or what was wrong.
     pub what: String,
     /// The operation that was under way.
+    pub during: String,
+}
+
+/// A time in which nobody was served at a listener.
+#[derive(Debug, Clone, Serialize)]
+pub struct Gap {
+    /// Its end, milliseconds since the phase began.
+    pub at_ms: u64,
+    /// The listener.
+    pub listener: &'static str,
+    /// How long it was.
+    pub ms: u64,
+    /// The operation that was under way at its end.
     pub during: String,
 }
 
@@ -126,6 +141,7 @@ pub struct Ledger {
     during: Mutex<String>,
     killing: AtomicBool,
     told: Mutex<Vec<Loss>>,
+    gaps: Mutex<Vec<Gap>>,
 }
 
 impl Ledger {
@@ -142,6 +158,7 @@ impl Ledger {
             during: Mutex::new("nothing".to_owned()),
             killing: AtomicBool::new(false),
             told: Mutex::new(Vec::new()),
+            gaps: Mutex::new(Vec::new()),
         }
     }
 
@@ -155,17 +172,39 @@ impl Ledger {
     }
 
     /// A short connection was served to its last byte.
-    pub fn served(&self, pulse: &Pulse, bytes: u64, took: Duration) {
+    pub fn served(&self, listener: &'static str, pulse: &Pulse, bytes: u64, took: Duration) {
         self.completed(bytes);
         let now = self.now_ns();
         let last = pulse.last_ns.swap(now, Ordering::Relaxed);
         if last != 0 {
-            pulse
-                .gap_ns
-                .fetch_max(now.saturating_sub(last), Ordering::Relaxed);
+            let gap = now.saturating_sub(last);
+            pulse.gap_ns.fetch_max(gap, Ordering::Relaxed);
+            if gap >= GAP_TOLD_NS {
+                self.tell_gap(listener, now, gap);
+            }
         }
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.slowest_ns.fetch_max(took, Ordering::Relaxed);
+    }
+
+    fn tell_gap(&self, listener: &'static str, now: u64, gap: u64) {
+        let during = lock(&self.during).clone();
+        let mut gaps = lock(&self.gaps);
+        if gaps.len() < TOLD_MAX {
+            gaps.push(Gap {
+                at_ms: now / 1_000_000,
+                listener,
+                ms: gap / 1_000_000,
+                during,
+            });
+        }
+    }
+
+    /// The longest gaps first, as far as they were told.
+    pub fn gaps(&self) -> Vec<Gap> {
+        let mut gaps = lock(&self.gaps).clone();
+        gaps.sort_by_key(|gap| std::cmp::Reverse(gap.ms));
+        gaps
     }
 
     /// A longer one was.
@@ -288,7 +327,7 @@ mod tests {
     #[test]
     fn a_gap_is_the_longest_time_without_a_service() {
         let (ledger, pulse) = (Ledger::new(), Pulse::default());
-        let serve = || ledger.served(&pulse, 1, Duration::from_millis(3));
+        let serve = || ledger.served("all", &pulse, 1, Duration::from_millis(3));
         serve();
         std::thread::sleep(Duration::from_millis(30));
         serve();

@@ -166,7 +166,8 @@ impl Client {
                     let Some(pulse) = self.pulses.get(pulse) else {
                         return;
                     };
-                    self.ledger.served(pulse, SHORT as u64, began.elapsed());
+                    self.ledger
+                        .served(name, pulse, SHORT as u64, began.elapsed());
                 }
                 Err((kind, what)) => self.ledger.lost(name, own, kind, what, true),
             }

@@ -50,6 +50,9 @@ struct Options {
     /// Processes killed in mid upgrade (every other one the old one), and as many workers under a supervisor
     #[arg(long, value_name = "NUMBER", default_value_t = 6)]
     kills: usize,
+    /// Clients that are served between two operations, at least
+    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+    between: u64,
     /// Seconds of load without any operation, to compare the gap with
     #[arg(long, value_name = "NUMBER", default_value_t = 10)]
     calm: u64,
@@ -214,9 +217,12 @@ impl Soak<'_> {
                 ));
                 break;
             }
-            observe(&mut rows, &load, operation, |ledger| {
-                perform(operation, &it, &mut shape, &mut self.random, ledger)
-            });
+            observe(
+                &mut rows,
+                (&load, self.options.between),
+                operation,
+                |ledger| perform(operation, &it, &mut shape, &mut self.random, ledger),
+            );
             progress(number, count, &load);
         }
         let after = looked_at(it.pid()?);
@@ -242,15 +248,20 @@ impl Soak<'_> {
         let (load, began) = self.load()?;
         let mut rows = Rows::new();
         for number in 0..self.options.kills {
-            observe(&mut rows, &load, Operation::KillWorker, |ledger| {
-                perform(
-                    Operation::KillWorker,
-                    &it,
-                    &mut shape,
-                    &mut self.random,
-                    ledger,
-                )
-            });
+            observe(
+                &mut rows,
+                (&load, self.options.between),
+                Operation::KillWorker,
+                |ledger| {
+                    perform(
+                        Operation::KillWorker,
+                        &it,
+                        &mut shape,
+                        &mut self.random,
+                        ledger,
+                    )
+                },
+            );
             progress(number, self.options.kills, &load);
         }
         // Of the idle sessions those of the first worker are gone.
@@ -275,7 +286,12 @@ impl Soak<'_> {
         let (load, began) = self.load()?;
         let mut rows = Rows::new();
         for number in 0..self.options.haproxy_moves {
-            observe(&mut rows, &load, Operation::Move, |_| it.move_on());
+            observe(
+                &mut rows,
+                (&load, self.options.between),
+                Operation::Move,
+                |_| it.move_on(),
+            );
             progress(number, self.options.haproxy_moves, &load);
         }
         let said = it.said();
@@ -298,7 +314,12 @@ impl Soak<'_> {
         for peer in Peer::ALL {
             let mut it = peers::Running::start(peer, &self.options.haproxy, &self.options.nginx)?;
             let (load, began) = self.load()?;
-            let failures = peers::reload_often(&mut it, &load, reloads, &mut self.random);
+            let failures = peers::reload_often(
+                &mut it,
+                &load,
+                (reloads, self.options.between),
+                &mut self.random,
+            );
             self.close(peer.name(), "peer", load, began, Rows::new(), String::new());
             if let Some(phase) = self.report.phases.last_mut() {
                 phase.failures = failures;
@@ -332,6 +353,7 @@ impl Soak<'_> {
             sums,
             rows,
             losses: ledger.losses(),
+            gaps: ledger.gaps(),
             failures: panicked.map(str::to_owned).into_iter().collect(),
             memory_kib: None,
             descriptors: None,

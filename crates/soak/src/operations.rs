@@ -16,8 +16,6 @@ use crate::shape::{COMES_AND_GOES, Shape};
 
 /// Sessions of a process that was killed hear of it within this time.
 const HEARD: Duration = Duration::from_millis(300);
-/// Between two operations so many clients are served at least.
-const BETWEEN: u64 = 20;
 /// Listeners that come and go.
 const EXTRA: u16 = 5;
 /// Workers at the most.
@@ -150,10 +148,10 @@ pub struct Row {
 /// The rows by operation.
 pub type Rows = BTreeMap<Operation, Row>;
 
-/// Does one and notes what became of it. The load goes on for a moment after it.
+/// Does one and notes what became of it. `between` more clients are served before the next.
 pub fn observe(
     rows: &mut Rows,
-    load: &Load,
+    (load, between): (&Load, u64),
     operation: Operation,
     act: impl FnOnce(&Ledger) -> Result<(), Failure>,
 ) {
@@ -165,7 +163,7 @@ pub fn observe(
         std::thread::sleep(HEARD);
         load.ledger.killing(false);
     }
-    let served = load.goes_on(BETWEEN);
+    let served = load.goes_on(between);
     let row = rows.entry(operation).or_default();
     row.count += 1;
     row.took_ms

@@ -152,19 +152,24 @@ impl Running {
     fn others_serve(&mut self, signal: Signal) -> Result<(), Failure> {
         let before = children(self.now.pid());
         self.now.signal(signal);
-        until("new workers", || {
-            children(self.now.pid())
-                .iter()
-                .any(|pid| !before.contains(pid))
+        until("new workers that listen", || {
+            let wanted = program::listening(LONG).unwrap_or_default();
+            let now = children(self.now.pid());
+            let mut new = now.iter().filter(|pid| !before.contains(pid));
+            new.any(|&pid| {
+                let has = program::sockets_of(pid);
+                wanted.iter().any(|inode| has.contains(inode))
+            })
         })
     }
 
     /// Ends it.
     pub fn stop(mut self) {
-        self.now.signal(Signal::TERM);
-        self.now.wait_exit(PATIENCE);
-        for mut one in self.left.drain(..) {
-            one.signal(Signal::TERM);
+        let left = self.left.drain(..);
+        for mut one in left.chain([self.now]) {
+            if one.running() {
+                program::kill(one.pid(), Signal::TERM);
+            }
             one.wait_exit(PATIENCE);
         }
     }
@@ -174,14 +179,14 @@ impl Running {
 pub fn reload_often(
     running: &mut Running,
     load: &Load,
-    reloads: usize,
+    (reloads, between): (usize, u64),
     random: &mut Random,
 ) -> Vec<Failure> {
     let mut failures = Vec::new();
     for _ in 0..reloads {
         load.ledger.during("a reload");
         failures.extend(running.reload(random).err());
-        if !load.goes_on(20) {
+        if !load.goes_on(between) {
             failures.push("nobody was served after a reload".to_owned());
         }
     }

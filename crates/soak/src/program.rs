@@ -244,12 +244,16 @@ impl Moving {
         let next = Process::spawn(&mut command);
         let pid = next.pid();
         let before = std::mem::replace(&mut self.now, next);
+        let old = before.pid();
         self.left.push(before);
         self.is_ours = !self.is_ours;
-        until("the new one to listen", || {
+        until("the new one to listen, and the old one to let go", || {
             let wanted = listening(LONG).unwrap_or_default();
-            let has = sockets_of(pid);
-            wanted.iter().any(|inode| has.contains(inode))
+            let has = |pid| {
+                let sockets = sockets_of(pid);
+                wanted.iter().any(|inode| sockets.contains(inode))
+            };
+            has(pid) && !has(old) || !is_there(pid)
         })?;
         match self.now.running() {
             true => Ok(()),

@@ -5,12 +5,14 @@
 
 use serde::Serialize;
 
-use crate::ledger::{Loss, Sums};
+use crate::ledger::{Gap, Loss, Sums};
 use crate::operations::{Operation, Row, Rows};
 use crate::program::Failure;
 
 /// Losses that are shown.
 const SHOWN_MAX: usize = 20;
+/// Gaps that are shown.
+const GAPS_SHOWN: usize = 5;
 
 /// A part of the run with a load of its own.
 #[derive(Debug, Serialize)]
@@ -28,6 +30,8 @@ pub struct Phase {
     pub rows: Rows,
     /// The first losses.
     pub losses: Vec<Loss>,
+    /// The longest gaps.
+    pub gaps: Vec<Gap>,
     /// What was not done, or went wrong besides connections.
     pub failures: Vec<Failure>,
     /// Resident memory and descriptors of the serving process, at its begin and end, where it was looked at.
@@ -142,6 +146,12 @@ impl Phase {
             println!(
                 "  LOST {:?} at {} ms, {} (port {}), during: {}: {}",
                 loss.kind, loss.at_ms, loss.listener, loss.port, loss.during, loss.what
+            );
+        }
+        for gap in self.gaps.iter().take(GAPS_SHOWN) {
+            println!(
+                "  gap of {} ms until {} ms, {}, during: {}",
+                gap.ms, gap.at_ms, gap.listener, gap.during
             );
         }
         for failure in &self.failures {
