@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -123,12 +123,8 @@ impl fmt::Display for Address {
 }
 
 fn write_inet(f: &mut fmt::Formatter<'_>, address: SocketAddr) -> fmt::Result {
-    match (address.ip(), address) {
-        (IpAddr::V6(ip), SocketAddr::V6(v6)) if v6.scope_id() != 0 => {
-            write!(f, "{ip}%{}:{}", v6.scope_id(), address.port())
-        }
-        (ip, _) => write!(f, "{ip}:{}", address.port()),
-    }
+    // With brackets around an IPv6 address, and its device: `[fe80::1%2]:80`.
+    write!(f, "{address}")
 }
 
 /// Bytes of a path or name on one line: what is not printable is escaped.
@@ -198,8 +194,12 @@ mod tests {
     fn addresses_are_written_as_in_the_configuration() {
         let table: &[(Address, &str)] = &[
             (Address::Tcp("0.0.0.0:443".parse().unwrap()), "0.0.0.0:443"),
-            (Address::Tcp("[::]:443".parse().unwrap()), ":::443"),
-            (Address::Mptcp("[::1]:1".parse().unwrap()), "mptcp@::1:1"),
+            (Address::Tcp("[::]:443".parse().unwrap()), "[::]:443"),
+            (
+                Address::Tcp("[fe80::1%2]:80".parse().unwrap()),
+                "[fe80::1%2]:80",
+            ),
+            (Address::Mptcp("[::1]:1".parse().unwrap()), "mptcp@[::1]:1"),
             (Address::UnixPath("/run/a\nb".into()), "/run/a\\nb"),
             (Address::Inherited(7), "fd@7"),
             (
