@@ -5,9 +5,10 @@
 //! Not here: seccomp and a process's label, which are the process's own (process.rs).
 
 use std::fs::{File, read_to_string};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use portcullis_sys::bpf::cgroup_programs;
+use rustix::io::Errno;
 
 use crate::snapshot::{CgroupProgram, Refusers, Snapshot};
 
@@ -34,13 +35,17 @@ pub(crate) fn read(snapshot: &Snapshot) -> Refusers {
     } else {
         pid.to_string()
     };
-    let groups = read_to_string(format!("/proc/{of}/cgroup")).unwrap_or_default();
-    let group = groups.lines().find_map(|line| line.strip_prefix("0::"));
+    let (cgroup_programs, cgroup_programs_unread) = programs(
+        read_to_string(format!("/proc/{of}/cgroup")),
+        &read_to_string("/proc/self/mountinfo").unwrap_or_default(),
+        |directory, hook| portcullis_sys::bpf::cgroup_programs(directory, hook, true),
+    );
     Refusers {
         modules: modules(Path::new("/sys")),
         selinux_enforcing: selinux_enforces(Path::new("/sys")),
         landlock_abi: portcullis_sys::process::landlock_abi(),
-        cgroup_programs: group.map(programs).unwrap_or_default(),
+        cgroup_programs,
+        cgroup_programs_unread,
     }
 }
 
@@ -64,26 +69,53 @@ fn selinux_enforces(sys: &Path) -> Option<bool> {
     Some(text.trim() == "1")
 }
 
-/// Those of the group and of the groups that it is in.
-fn programs(group: &str) -> Vec<CgroupProgram> {
+/// Those of the group and of the groups that it is in, and what kept one from being seen.
+fn programs(
+    groups: io::Result<String>,
+    mountinfo: &str,
+    query: impl Fn(&File, u32) -> io::Result<Vec<u32>>,
+) -> (Vec<CgroupProgram>, Option<String>) {
     let mut found = Vec::new();
-    let Some(mount) = unified_mount(&read_to_string("/proc/self/mountinfo").unwrap_or_default())
-    else {
-        return found;
+    let groups = match groups {
+        Ok(groups) => groups,
+        Err(error) => return (found, Some(format!("the caller's groups: {error}"))),
     };
-    let Ok(directory) = File::open(mount.join(group.trim_start_matches('/'))) else {
-        return found;
+    // A kernel without the hierarchy has no such programs.
+    let Some(group) = groups.lines().find_map(|line| line.strip_prefix("0::")) else {
+        return (found, None);
     };
+    let Some(mount) = unified_mount(mountinfo) else {
+        return (
+            found,
+            Some("their hierarchy is not mounted here".to_owned()),
+        );
+    };
+    let directory = match File::open(mount.join(group.trim_start_matches('/'))) {
+        Ok(directory) => directory,
+        Err(error) => return (found, Some(format!("the group {group}: {error}"))),
+    };
+    let mut unread = None;
     for (hook, name) in HOOKS {
-        for program in cgroup_programs(&directory, hook, true).unwrap_or_default() {
-            found.push(CgroupProgram {
+        match query(&directory, hook) {
+            Ok(programs) => found.extend(programs.into_iter().map(|program| CgroupProgram {
                 cgroup: group.to_owned(),
                 hook: name.to_owned(),
                 program,
-            });
+            })),
+            Err(error) => unread = unread.or_else(|| why_unread(&error)),
         }
     }
-    found
+    (found, unread)
+}
+
+/// Why a hook could not be asked. A hook or a call that this kernel does not know has no programs.
+fn why_unread(error: &io::Error) -> Option<String> {
+    let errno = Errno::from_io_error(error);
+    match errno {
+        Some(Errno::INVAL | Errno::NOSYS) => None,
+        Some(Errno::PERM) => Some("to ask for them needs CAP_NET_ADMIN (EPERM)".to_owned()),
+        _ => Some(error.to_string()),
+    }
 }
 
 /// Where the unified hierarchy is mounted.
@@ -131,5 +163,42 @@ mod tests {
             Path::new("/sys/fs/cgroup/unified")
         );
         assert_eq!(unified_mount("31 24 0:27 / /x rw - tmpfs x rw\n"), None);
+    }
+
+    #[test]
+    fn programs_that_could_not_be_asked_for_are_not_said_to_be_absent() {
+        let place = tempfile::tempdir().unwrap();
+        let mounts = format!(
+            "42 24 0:38 / {} rw - cgroup2 cgroup2 rw\n",
+            place.path().display()
+        );
+        let groups = || Ok("1:cpu:/x\n0::/\n".to_owned());
+        let fails = |errno: Errno| move |_: &File, _: u32| Err(errno.into());
+        let unread = |errno| programs(groups(), &mounts, fails(errno)).1;
+        assert!(unread(Errno::PERM).unwrap().contains("CAP_NET_ADMIN"));
+        assert!(unread(Errno::BADF).is_some());
+        assert_eq!(unread(Errno::INVAL), None, "no such hook, no program");
+        assert_eq!(unread(Errno::NOSYS), None);
+        // One hook that may be asked does not speak for the others.
+        let (found, why) = programs(groups(), &mounts, |_, hook| match hook {
+            8 => Ok(vec![7]),
+            _ => Err(Errno::PERM.into()),
+        });
+        assert_eq!((found.len(), found[0].hook.as_str()), (1, "bind4"));
+        assert!(why.is_some());
+        let none = |_: &File, _: u32| Ok(Vec::new());
+        assert_eq!(programs(groups(), &mounts, none), (Vec::new(), None));
+        assert!(
+            programs(groups(), "", none)
+                .1
+                .unwrap()
+                .contains("not mounted")
+        );
+        assert!(
+            programs(Err(Errno::NOENT.into()), &mounts, none)
+                .1
+                .is_some()
+        );
+        assert_eq!(programs(Ok(String::new()), &mounts, none).1, None);
     }
 }

@@ -529,6 +529,9 @@ pub struct Refusers {
     /// Programs on the caller's control groups that hear `bind`, `connect` or the making of sockets:
     /// the path of the group, and what they are attached to.
     pub cgroup_programs: Vec<CgroupProgram>,
+    /// Why such programs could not be looked for, where they could not: that none is listed says nothing then.
+    #[serde(default)]
+    pub cgroup_programs_unread: Option<String>,
 }
 
 /// A BPF program on a control group.

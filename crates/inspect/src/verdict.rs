@@ -552,6 +552,11 @@ impl Asked<'_> {
         if held && let Known::Partly(why) | Known::No(why) = &self.snapshot.sources.processes {
             unseen.push(format!("who holds some sockets: {why}"));
         }
+        if let Some(why) = &self.snapshot.refusers.cgroup_programs_unread {
+            unseen.push(format!(
+                "BPF programs of control groups, which may refuse too: {why}"
+            ));
+        }
         unseen
     }
 
