@@ -16,6 +16,7 @@ use crate::reuseport::GroupIx;
 use crate::rules::Rule;
 use crate::socket::{Hashed, NONE, PORT_LOCK, Progress, Sock, SockIx};
 use crate::timer::SYNACK_FIRST_MS;
+use crate::version::Change;
 use crate::way::{Flow, Scope};
 use crate::wire::{Flag, Segment, Tuple, WINDOW, after, source_of};
 use crate::world::World;
@@ -117,7 +118,11 @@ impl World {
         let sock = &self.socks[listener];
         let cookies = self.host.net(sock.net).sysctls.tcp_syncookies;
         // An int that becomes unsigned: fewer than none are many.
-        let full = sock.syn_queue_len as u32 > sock.backlog;
+        let half_open = sock.syn_queue_len as u32;
+        let full = match self.host.kernel.has(Change::SynQueueHasOneMore) {
+            true => half_open > sock.backlog,
+            false => half_open >= sock.backlog,
+        };
         if follows_time_wait || !(full || cookies == 2) {
             return Some(false);
         }

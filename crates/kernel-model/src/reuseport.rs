@@ -212,6 +212,10 @@ impl World {
         trace: &mut T,
     ) -> Result<(), Errno> {
         self.check_known(Change::ReuseportGroups, trace)?;
+        // A division by a constant zero (bpf_check_classic()).
+        if program == Program::CpuModulo(0) {
+            return refuse(trace, Rule::BadValue, Errno::EINVAL);
+        }
         let sock = &self.socks[ix];
         if sock.hashed == Hashed::No {
             if !sock.reuseport {

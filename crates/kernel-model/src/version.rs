@@ -417,17 +417,22 @@ changes! {
         at "net/ipv4/inet_connection_sock.c, inet_csk_update_fastreuse()";
     /// Mapped addresses are in the second hash.
     MappedByAddress 6 . 8 "A bind to an IPv4 address in IPv6 form walks only the owners of that address and of the wildcard; before, all of the port."
-        at "include/net/inet_hashtables.h, inet_use_hash2_on_bind()" also 6 . 1 . 168;
+        at "include/net/inet_hashtables.h, inet_use_hash2_on_bind()" also 6 . 1 . 168, 6 . 6 . 131;
     /// A list by address knows what kind of address it has.
     AddressKind 6 . 8 "The owners of 0.0.0.0 are met by an IPv4 address in IPv6 form whoever they are; updates of 6.1 that have the walk by address and not this let it bind beside ::ffff:0.0.0.0."
         at "net/ipv4/inet_hashtables.c, inet_bind2_bucket_match_addr_any()";
     /// All lists of a wildcard's owners are asked.
     EveryWildcard 6 . 9 "A bind to an IPv4 address asks every list of owners of a wildcard; before, only the newest, so an IPV6_V6ONLY socket on `::` hides one on 0.0.0.0 that was there before it."
-        at "net/ipv4/inet_connection_sock.c, inet_bhash2_addr_any_conflict()" also 6 . 1 . 85, 6 . 6 . 26;
+        at "net/ipv4/inet_connection_sock.c, inet_bhash2_addr_any_conflict()" also 6 . 1 . 85, 6 . 6 . 26, 6 . 8 . 5;
     /// getsockopt of TCP looks at a negative length before it becomes a large one.
     TcpLengthChecked 6 . 9 "getsockopt of a TCP option with a negative length is EINVAL; before, it is taken for a large one."
-        at "net/ipv4/tcp.c, do_tcp_getsockopt()" also 5 . 10 . 214, 6 . 1 . 83, 6 . 7 . 11
-        read "not in Ubuntu's 6.5, in 6.12; the logs of 5.10.214, 6.1.83 and 6.7.11";
+        at "net/ipv4/tcp.c, do_tcp_getsockopt()" also 4 . 19 . 311, 5 . 4 . 273, 5 . 10 . 214, 5 . 15 . 153, 6 . 1 . 83, 6 . 6 . 23, 6 . 7 . 11, 6 . 8 . 2
+        read "not in Ubuntu's 6.5, in 6.12; the logs of 4.19.311, 5.10.214, 6.1.83 and 6.7.11; of the others that it was queued for them";
+    /// As many half-open connections as the backlog says fit beside it.
+    SynQueueHasOneMore 6 . 13 "A SYN queue is full with more half-open connections than the backlog says; before, with as many, so after listen(0) nobody can connect without cookies."
+        at "include/net/inet_connection_sock.h, inet_csk_reqsk_queue_is_full()"
+        also 5 . 4 . 290, 5 . 10 . 234, 5 . 15 . 177, 6 . 1 . 125, 6 . 6 . 72, 6 . 12 . 10
+        read "the change alone (commit 3479c7549fb1, in the stable lists of January 2025); numbers of the updates by their dates";
     /// `net.ipv4.tcp_tw_reuse_delay`.
     TwReuseDelay 6 . 14 "How old a TIME_WAIT connection must be for connect's own choice is a sysctl; before, a second."
         at "net/ipv4/tcp_ipv4.c, tcp_twsk_unique()"

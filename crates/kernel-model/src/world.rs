@@ -214,7 +214,10 @@ impl World {
                 Answer::Ok
             }
             Call::Fchown(uid) => {
-                self.socks[ix].uid = uid;
+                // (uid_t)-1 leaves it as it is (chown_common()).
+                if uid != Uid(u32::MAX) {
+                    self.socks[ix].uid = uid;
+                }
                 Answer::Ok
             }
             Call::SetNonblocking(on) => {

@@ -131,7 +131,11 @@ impl Portcullis {
         until("the new one to serve", || {
             self.pid().is_ok_and(|pid| pid == new)
         })?;
-        until("its socket", || self.place.path().join("pid.sock").exists())
+        // The path may still be the old one's, whom nobody answers for.
+        let socket = self.place.path().join("pid.sock");
+        until("its socket to answer", || {
+            std::os::unix::net::UnixStream::connect(&socket).is_ok()
+        })
     }
 
     fn asker(&self) -> Result<Process, Failure> {

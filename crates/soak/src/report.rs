@@ -51,6 +51,8 @@ pub struct Report {
     pub seed: u64,
     /// All parts.
     pub phases: Vec<Phase>,
+    /// Parts that broke off, and why.
+    pub broken: Vec<Failure>,
 }
 
 impl Report {
@@ -75,7 +77,7 @@ impl Report {
             let undone = it.rows.values().any(|row| !row.failures.is_empty());
             it.sums.lost() == 0 && it.failures.is_empty() && !undone
         });
-        all.all(|well| well)
+        all.all(|well| well) && self.broken.is_empty()
     }
 
     /// For a person.
@@ -111,6 +113,9 @@ impl Report {
         }
         for phase in &self.phases {
             phase.show();
+        }
+        for failure in &self.broken {
+            println!("BROKEN OFF: {failure}");
         }
         let ours = self.ours();
         println!(

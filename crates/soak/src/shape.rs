@@ -66,7 +66,7 @@ impl Shape {
         text += &format!(
             "listen wide\n    bind 127.0.0.1:{WIDE} {options}{bind}\n{servers}listen narrow\n    \
              bind 127.0.0.1:{NARROW} {options}\n    maxconn {NARROW_MAX}\n{servers}listen long\n    \
-             bind 127.0.0.1:{LONG} {options}\n    server s1 127.0.0.1:{LONG_SERVER}\n"
+             bind 127.0.0.1:{LONG} {options}\n    timeout client 1h\n    timeout server 1h\n    server s1 127.0.0.1:{LONG_SERVER}\n"
         );
         for port in &self.extra {
             text += &format!("listen extra{port}\n    bind 127.0.0.1:{port}\n{servers}");
@@ -83,7 +83,7 @@ impl Shape {
         let place = place.display();
         text += &format!(
             "daemon off;\nworker_processes {};\npid {place}/nginx.pid;\nerror_log {place}/error.log crit;\n\
-             events {{\n    worker_connections 2048;\n}}\nstream {{\n    proxy_timeout {}s;\n",
+             events {{\n    worker_connections 2048;\n}}\nstream {{\n    proxy_connect_timeout {}s;\n",
             self.workers, self.timeout_s
         );
         let [first, _] = SHORT_SERVERS;
@@ -91,7 +91,7 @@ impl Shape {
         for (port, server) in servers {
             text += &format!(
                 "    server {{\n        listen 127.0.0.1:{port} reuseport backlog=1024;\n        \
-                 proxy_pass 127.0.0.1:{server};\n    }}\n"
+                 proxy_pass 127.0.0.1:{server};\n        proxy_timeout 1h;\n    }}\n"
             );
         }
         text + "}\n"

@@ -119,8 +119,10 @@ impl Hands {
             },
             Call::Fchown(uid) => {
                 let known = self.ids.iter().find(|known| known.0 == uid.0);
-                let uid = rustix::fs::Uid::from_raw(known.map_or(uid.0, |known| known.1));
-                done(rustix::fs::fchown(self.fd(slot), Some(uid), None))
+                let uid = known.map_or(uid.0, |known| known.1);
+                // (uid_t)-1 is "as it is", which is no id.
+                let uid = (uid != u32::MAX).then(|| rustix::fs::Uid::from_raw(uid));
+                done(rustix::fs::fchown(self.fd(slot), uid, None))
             }
             Call::SetNonblocking(on) => done(rustix::io::ioctl_fionbio(self.fd(slot), on)),
             Call::GetSockName => named(live::name(bare::local_name(self.fd(slot)))),
