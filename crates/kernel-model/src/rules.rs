@@ -191,13 +191,13 @@ rules! {
         "The SYN left by a device behind which nobody answers, and is sent again until connect gives up."
         "Bind the socket to the device that has the address, or to none.";
     SynQueueFull "syn-queue-full" "net/ipv4/tcp_input.c, tcp_syn_flood_action(); include/net/inet_connection_sock.h, inet_csk_reqsk_queue_is_full()" OLD;
-        "More connections are half open than the backlog says and tcp_syncookies is 0, so the SYN was dropped."
+        "More connections are half open than the backlog says (before 6.13: as many) and tcp_syncookies is 0, so the SYN was dropped."
         "Raise the backlog, or turn tcp_syncookies on.";
     SynQueueReserved "syn-queue-reserved" "net/ipv4/tcp_input.c, tcp_conn_request()" OLD;
         "Without tcp_syncookies the last quarter of tcp_max_syn_backlog is for peers with whom a connection has ended in order before."
         "Raise tcp_max_syn_backlog, or turn tcp_syncookies on.";
     SynCookie "syn-cookie" "net/ipv4/tcp_input.c, tcp_syn_flood_action(); net/ipv4/syncookies.c, cookie_v4_check()" OLD;
-        "More connections are half open than the backlog says, or tcp_syncookies is 2: the SYN was answered by a cookie, and nothing of it is kept." "";
+        "More connections are half open than the backlog says (before 6.13: as many), or tcp_syncookies is 2: the SYN was answered by a cookie, and nothing of it is kept." "";
     AcceptDeferred "accept-deferred" "net/ipv4/tcp_minisocks.c, tcp_check_req()" OLD;
         "With TCP_DEFER_ACCEPT the handshake's last acknowledgement is ignored: the connection stays half open until data, a FIN or the end of the time." "Wait, or say something.";
     LastAckDropped "last-ack-dropped" "net/ipv4/tcp_minisocks.c, tcp_check_req(); net/ipv4/tcp_ipv4.c, tcp_v4_syn_recv_sock()" OLD;

@@ -77,15 +77,15 @@ impl std::fmt::Display for Error {
                 match (stage, traced_by, yama) {
                     (Stage::Seize, 1.., _) => write!(
                         f,
-                        "\n  rule:   a process has one tracer, and process {traced_by} is this one's\n  try:    run it outside of that debugger"
+                        "\n  rule:   a process has one tracer, and process {traced_by} is this one's\n  hint:   run it outside of that debugger"
                     ),
                     (Stage::Seize, _, Some(2 | 3)) => write!(
                         f,
-                        "\n  rule:   kernel.yama.ptrace_scope lets only administrators trace, or nobody\n  try:    run it as root (2), or set the sysctl to 1 (3: at the next boot)"
+                        "\n  rule:   kernel.yama.ptrace_scope lets only administrators trace, or nobody\n  hint:   run it as root (2), or set the sysctl to 1 (3: at the next boot)"
                     ),
                     (Stage::Seize | Stage::Filter, ..) => write!(
                         f,
-                        "\n  rule:   the host or the container forbids it\n  try:    run it outside of the container, or allow ptrace and seccomp there (docker: --cap-add SYS_PTRACE)"
+                        "\n  rule:   the host or the container forbids it\n  hint:   run it outside of the container, or allow ptrace and seccomp there (docker: --cap-add SYS_PTRACE)"
                     ),
                     _ => Ok(()),
                 }

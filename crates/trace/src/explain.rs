@@ -15,6 +15,8 @@ use crate::facts::Caller;
 use crate::finding::{Holder, RuleText, Way};
 use crate::record::{Family, Record, Setting, Socket, Step, What};
 
+/// The backlog of the `listen` that is tried behind a `bind`.
+const BACKLOG: i32 = 128;
 /// How many ways out are told.
 const WAYS_MAX: usize = 4;
 
@@ -283,10 +285,17 @@ impl Replay {
                 None => write!(out, "{id}"),
             }
         };
-        let ways = self.world.ways_out(self.caller, asked, question.call);
-        let known = ways
-            .iter()
-            .filter(|way| way.differences.iter().all(needs_no_host));
+        // What lets a bind alone succeed is no way out, nor is a new socket, which listens on any port.
+        let then: &[Call] = match question.call {
+            Call::Bind(_) => &[Call::Listen(BACKLOG)],
+            _ => &[],
+        };
+        let ways = (self.world).ways_out_of_all(self.caller, asked, question.call, then);
+        let listens = matches!(question.call, Call::Listen(_));
+        let fits = |difference: &Difference| {
+            needs_no_host(difference) && !(listens && matches!(difference, Difference::Fresh(_)))
+        };
+        let known = ways.iter().filter(|way| way.differences.iter().all(fits));
         let mut told: Vec<Way> = known
             .take(WAYS_MAX)
             .map(|way| Way {

@@ -387,12 +387,13 @@ impl fmt::Display for Finding {
             let colon = if id.is_empty() { "" } else { ": " };
             write!(f, "\n  rule:   {id}{colon}{text}")?;
         }
-        let mut ways = self.ways.iter();
-        if let Some(first) = ways.next() {
-            write!(f, "\n  try:    {}", first.text)?;
-        }
-        for way in ways {
-            write!(f, "\n          {}", way.text)?;
+        // Whoever follows a line behind `try` finds that it works.
+        for (head, tried) in [("  try:    ", true), ("  hint:   ", false)] {
+            let ways = self.ways.iter().filter(|way| way.tried == tried);
+            for (at, way) in ways.enumerate() {
+                let head = if at == 0 { head } else { "          " };
+                write!(f, "\n{head}{}", way.text)?;
+            }
         }
         Ok(())
     }
@@ -424,7 +425,17 @@ mod tests {
                 id: "port-held".into(),
                 text: "It is held.".into(),
             }),
-            ways: vec![Way::advice("one"), Way::advice("two")],
+            ways: vec![
+                Way::advice("look"),
+                Way {
+                    text: "one".into(),
+                    tried: true,
+                },
+                Way {
+                    text: "two".into(),
+                    tried: true,
+                },
+            ],
             times: 3,
         };
         let expected = "\
@@ -432,7 +443,8 @@ error: web (pid 812): cannot bind 0.0.0.0:443: address already in use (EADDRINUS
   holder: api, pid 811, fd 3, listening on 10.0.0.5:443 without SO_REUSEPORT
   rule:   port-held: It is held.
   try:    one
-          two";
+          two
+  hint:   look";
         assert_eq!(finding.to_string(), expected);
     }
 }

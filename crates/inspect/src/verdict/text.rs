@@ -21,12 +21,13 @@ pub(crate) fn lines(
     word: &str,
     lines: impl IntoIterator<Item = String>,
 ) -> fmt::Result {
+    let margin = MARGIN.max(word.len() + "  : ".len());
     for (at, line) in lines.into_iter().enumerate() {
         let head = match at {
             0 => format!("  {word}:"),
             _ => String::new(),
         };
-        writeln!(f, "{head:MARGIN$}{line}")?;
+        writeln!(f, "{head:margin$}{line}")?;
     }
     Ok(())
 }

@@ -10,11 +10,15 @@ use std::fmt::Write as _;
 use portcullis_inspect::snapshot::{self, Snapshot, State};
 use portcullis_inspect::verdict;
 use portcullis_inspect::{Caller, Focus, Means, Possible, Wanted, Worlds, read};
-use portcullis_kernel_model::{Call, Caps, Explanation, Family, ProcessId, SocketId, Uid, World};
+use portcullis_kernel_model::{
+    Call, Caps, Difference, Explanation, Family, ProcessId, SocketId, Uid, WayOut, World,
+};
 use portcullis_trace::explain::preparation;
 use portcullis_trace::record::{self, Record};
 use portcullis_trace::{Explain, FromTrace, Holder, Question, Reason, RuleText, Way};
 
+/// The backlog of the `listen` that is tried behind a `bind`.
+const BACKLOG: i32 = 128;
 /// How many ways out are told, and how many holders of one socket.
 const WAYS_MAX: usize = 4;
 const HOLDERS_MAX: usize = 3;
@@ -170,11 +174,24 @@ impl Asked {
                 Some(socket) => write!(out, "{}", self.called(socket)),
                 None => write!(out, "{id}"),
             };
-            let call = question.call;
-            let ways = agreeing
-                .world
-                .ways_out(self.worlds.caller, agreeing.socket, call);
-            let told = ways.iter().filter(|way| !way.needs_another_kernel());
+            let (caller, call) = (self.worlds.caller, question.call);
+            // Who binds a port by its number means to listen there: what lets it bind alone is no way out.
+            let then = match call {
+                Call::Bind(_) => vec![Call::Listen(BACKLOG)],
+                _ => Vec::new(),
+            };
+            let ways = (agreeing.world).ways_out_of_all(caller, agreeing.socket, call, &then);
+            // A new socket listens on any port, which nobody asked for.
+            let elsewhere = |way: &&WayOut| {
+                matches!(call, Call::Listen(_))
+                    && way
+                        .differences
+                        .iter()
+                        .any(|it| matches!(it, Difference::Fresh(_)))
+            };
+            let told = ways
+                .iter()
+                .filter(|way| !way.needs_another_kernel() && !elsewhere(way));
             told.map(|way| way.told(&name).to_string()).collect()
         };
         let common = verdict::in_each(agreeing.iter().take(WORLDS_MAX).map(told));
@@ -189,13 +206,22 @@ impl Asked {
 
     /// What a socket is called in a way out.
     fn called(&self, socket: &snapshot::Socket) -> String {
-        match holders(&self.snapshot, socket).first() {
-            Some(Holder {
-                program,
-                process: Some(pid),
-                ..
-            }) => {
-                format!("the socket of {program} (pid {pid})")
+        let holders = holders(&self.snapshot, socket);
+        match holders.as_slice() {
+            [
+                Holder {
+                    program,
+                    process: Some(pid),
+                    ..
+                },
+                others @ ..,
+            ] => {
+                // All of them hold it: one alone frees nothing.
+                let more = match others.len() {
+                    0 => String::new(),
+                    more => format!(" and {more} more that hold it too"),
+                };
+                format!("the socket of {program} (pid {pid}){more}")
             }
             _ => format!("what is left of {}", socket.local),
         }

@@ -222,7 +222,7 @@ fn programs_that_cannot_be_run_or_watched_have_codes_of_their_own() {
         (
             &["--", us, "why", "--", "true"],
             125,
-            "is this one's\n  try:    run it outside of that debugger",
+            "is this one's\n  hint:   run it outside of that debugger",
         ),
         (&[], 2, "what is to be explained?"),
     ];
