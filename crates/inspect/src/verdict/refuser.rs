@@ -5,6 +5,7 @@
 //!           kernel/bpf/cgroup.c
 //! Not here: finding them (refusers.rs, process.rs).
 
+use portcullis_kernel_model::Errno;
 use serde::Serialize;
 
 use crate::snapshot::{CgroupProgram, Process, Snapshot};
@@ -24,6 +25,20 @@ pub struct Refuser {
     pub shows: &'static str,
     /// Whether something of this caller says that it is subject to it.
     pub likely: bool,
+}
+
+impl Refuser {
+    /// Whether it can have answered so. Landlock and the modules with labels say EACCES and nothing else; a
+    /// program and a filter choose.
+    #[must_use]
+    pub fn may_say(&self, errno: Errno) -> bool {
+        let one_error = ["Landlock", "SELinux", "AppArmor", "Smack"].contains(&self.name);
+        match errno {
+            Errno::EACCES => true,
+            Errno::EPERM => !one_error,
+            _ => false,
+        }
+    }
 }
 
 /// Those that are present, for the caller of the snapshot.

@@ -11,11 +11,12 @@ use portcullis_inspect::snapshot::{self, Snapshot, State};
 use portcullis_inspect::verdict;
 use portcullis_inspect::{Caller, Focus, Means, Possible, Wanted, Worlds, read};
 use portcullis_kernel_model::{
-    Call, Caps, Difference, Explanation, Family, ProcessId, SocketId, Uid, WayOut, World,
+    Call, Caps, Difference, Errno, Explanation, Family, ProcessId, SocketId, Uid, WayOut, World,
 };
 use portcullis_trace::explain::preparation;
 use portcullis_trace::record::{self, Record};
 use portcullis_trace::{Explain, FromTrace, Holder, Question, Reason, RuleText, Way};
+use rustix::thread::CapabilitySet;
 
 /// The backlog of the `listen` that is tried behind a `bind`.
 const BACKLOG: i32 = 128;
@@ -45,7 +46,7 @@ impl Explain for OnHost {
         let by_host = host.as_ref().and_then(|host| host.reason(question));
         by_host
             .or_else(|| self.trace.explain(question))
-            .or_else(|| other_refusers(&host?.snapshot, question.errno))
+            .or_else(|| other_refusers(host?.snapshot, question))
     }
 
     fn others(&mut self, record: &Record, socket: &record::Socket) -> Vec<Holder> {
@@ -296,16 +297,17 @@ fn holders(snapshot: &Snapshot, socket: &snapshot::Socket) -> Vec<Holder> {
 }
 
 /// Where no rule of bind and listen says no: who else may, on this host.
-fn other_refusers(snapshot: &Snapshot, errno: i32) -> Option<Reason> {
-    const EPERM: i32 = 1;
-    const EACCES: i32 = 13;
-    if ![EPERM, EACCES].contains(&errno) {
-        return None;
-    }
-    let known: Vec<String> = verdict::refusers(snapshot)
-        .iter()
-        .map(|one| format!("{} ({}; it shows by {})", one.name, one.what, one.shows))
-        .collect();
+fn other_refusers(mut snapshot: Snapshot, question: &Question<'_>) -> Option<Reason> {
+    let errno = [Errno::EPERM, Errno::EACCES]
+        .into_iter()
+        .find(|errno| errno.number() == question.errno)?;
+    as_unwatched(&mut snapshot);
+    let refusers = verdict::refusers(&snapshot);
+    let known = refusers.iter().filter(|one| one.may_say(errno));
+    let known = known.map(|one| format!("{} ({}; it shows by {})", one.name, one.what, one.shows));
+    let unread = snapshot.refusers.cgroup_programs_unread.as_ref();
+    let unread = unread.map(|why| format!("BPF programs of control groups (not seen: {why})"));
+    let known: Vec<String> = known.chain(unread).collect();
     let text = match known.as_slice() {
         [] => return None,
         known => format!(
@@ -317,4 +319,21 @@ fn other_refusers(snapshot: &Snapshot, errno: i32) -> Option<Reason> {
         text,
         "look in the kernel's log for a denial: dmesg, journalctl -k",
     ))
+}
+
+/// The caller without what watching gave it: a seccomp filter, and with it perhaps `no_new_privs`. No other
+/// filter refused this call either: its answer would have come before ours, and the call was not seen then.
+fn as_unwatched(snapshot: &mut Snapshot) {
+    let caller = snapshot.caller;
+    let Some(process) = snapshot.processes.iter_mut().find(|one| one.pid == caller) else {
+        return;
+    };
+    process.seccomp = None;
+    // Without CAP_SYS_ADMIN our filter needs it, and it may be due to that alone.
+    let ours = !rustix::thread::no_new_privs().unwrap_or(false)
+        && !rustix::thread::capabilities(None)
+            .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
+    if ours && process.no_new_privs == Some(true) {
+        process.no_new_privs = None;
+    }
 }

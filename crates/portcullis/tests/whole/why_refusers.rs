@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::harness::{Place, SOON, portcullis};
 
-/// Refuses itself `bind` in one way; at SIGUSR1 it binds, and says what came of it.
+/// Refuses itself `bind` in one way; at SIGUSR1, or at once if told `now`, it binds, and says what came of it.
 const REFUSED: &str = r#"
 import ctypes, errno, os, signal, socket, struct, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -36,6 +36,7 @@ def bind(*_):
     try: s.bind(('127.0.0.1', 8080)); s.listen(9); print('did ok', flush=True)
     except OSError as e: print('did', errno.errorcode[e.errno], flush=True)
     s.close()
+if sys.argv[2:] == ['now']: bind(); sys.exit(0)
 signal.signal(signal.SIGUSR1, bind)
 os.write(1, b'begun\n')  # print() may be in the middle of itself when the signal comes
 while True: signal.pause()
@@ -89,6 +90,33 @@ fn refused_by(way: &str, name: &str, error: &str) {
     let (_, text, json) = why(&["127.0.0.1:8080", "--pid", &std::process::id().to_string()]);
     let other = refuser(&json, name).is_some_and(|found| found["likely"] == true);
     assert_eq!(other, subject_to(way), "{text}");
+}
+
+#[test]
+fn the_filter_by_which_a_program_is_watched_is_no_suspect() {
+    private_network_as_root(|| {
+        let Some(python) = need_program("python3") else {
+            return;
+        };
+        let place = Place::new();
+        let script = place.write("refused.py", REFUSED);
+        let mut command = portcullis();
+        command.args(["why", "--"]).arg(python).arg(&script);
+        let output = command.args(["landlock", "now"]).output().unwrap();
+        let (said, told) = (
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        );
+        if said.contains("cannot") {
+            return skip(&format!("this kernel has no Landlock for ports: {said}"));
+        }
+        assert!(said.contains("did EACCES"), "{said}{told}");
+        assert!(
+            told.contains("Landlock (the caller has no_new_privs"),
+            "{told}"
+        );
+        assert!(!told.contains("seccomp"), "{told}");
+    });
 }
 
 /// Whether this process is subject to it itself, as in a container.
