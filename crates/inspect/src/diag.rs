@@ -26,6 +26,7 @@ const AF_UNIX: u8 = 1;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
 const IPPROTO_MPTCP: u32 = 262;
 /// `INET_DIAG_CONG` as a bit of `idiag_ext`.
 const WANT_CONGESTION: u8 = 1 << 3;
@@ -134,6 +135,37 @@ pub(crate) fn inet(ports: Ports) -> io::Result<(Vec<Socket>, Torn)> {
         }
     }
     Ok((all, torn))
+}
+
+/// The UDP sockets of this thread's network namespace that have this port.
+pub(crate) fn datagrams(port: u16) -> io::Result<Vec<Socket>> {
+    let mut netlink = Netlink::open(Some(netlink::SOCK_DIAG))?;
+    let mut all = Vec::new();
+    for family in [AF_INET, AF_INET6] {
+        let mut body = vec![family, IPPROTO_UDP, 0, 0];
+        body.extend(ALL_STATES.to_ne_bytes());
+        body.extend(port.to_be_bytes());
+        body.extend([0; 46]);
+        let mut sockets = Vec::new();
+        let listed = netlink.dump(SOCK_DIAG_BY_FAMILY, &body, |message| {
+            match message {
+                None => sockets.clear(),
+                Some(message) if message.kind == SOCK_DIAG_BY_FAMILY => {
+                    sockets.push(socket_in(message.body, Protocol::Tcp)?);
+                }
+                Some(_) => {}
+            }
+            Ok(())
+        });
+        match listed {
+            Ok(_) => all.append(&mut sockets),
+            // A kernel without IPv6.
+            Err(error) if is_absent(&error) && family == AF_INET6 => {}
+            Err(error) => return Err(error),
+        }
+    }
+    all.retain(|socket: &Socket| socket.local.port() == port);
+    Ok(all)
 }
 
 fn is_absent(error: &io::Error) -> bool {

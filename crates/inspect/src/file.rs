@@ -38,6 +38,7 @@ impl Snapshot {
             caller: 0,
             refusers: Refusers::default(),
             files: Files::default(),
+            users: Vec::new(),
         }
     }
 

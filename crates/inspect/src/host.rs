@@ -30,17 +30,19 @@ use crate::place::{
 };
 use crate::plain;
 use crate::polls;
-use crate::process::process;
+use crate::process::{process, user_name};
 use crate::refusers;
 use crate::snapshot::{
     Bucket, Group, InGroup, KernelName, Known, Namespace, Options, Process, Snapshot, Socket,
-    State, Vrf,
+    State, User, Vrf,
 };
 use crate::sysctls;
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 /// More network namespaces are not read.
 const NAMESPACES_MAX: usize = 4096;
+/// More users are not looked up by number: their list may be far away.
+const USERS_MAX: usize = 32;
 /// The user that stands for one who has no number here.
 const OVERFLOW_UID: u32 = 65534;
 
@@ -419,6 +421,27 @@ fn find_owners(snapshot: &mut Snapshot, wanted: &Wanted, caller: Process) {
     snapshot.processes = vec![caller];
     snapshot.processes.extend(others);
     polls::fill(proc, snapshot);
+    snapshot.users = users(snapshot);
+}
+
+/// The users of servers' sockets that nobody was seen to hold, as far as they have names.
+fn users(snapshot: &Snapshot) -> Vec<User> {
+    let sockets = snapshot.namespaces.iter().flat_map(|net| &net.sockets);
+    let unseen = sockets
+        .filter(|one| matches!(one.state, State::Listen | State::Bound) && one.holders.is_empty());
+    let known = |uid: u32| {
+        let mut all = snapshot.processes.iter();
+        all.any(|one| one.uids.is_some_and(|uids| uids[1] == uid))
+    };
+    let numbers: BTreeSet<u32> = unseen.filter_map(|one| one.uid).collect();
+    let numbers = numbers.into_iter().filter(|&uid| !known(uid));
+    let named = numbers.take(USERS_MAX).filter_map(|uid| {
+        Some(User {
+            uid,
+            name: user_name(uid)?,
+        })
+    });
+    named.collect()
 }
 
 /// The numbers of all sockets that somebody may hold, sorted.

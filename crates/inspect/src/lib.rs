@@ -68,6 +68,7 @@
 mod beside;
 mod btf;
 mod crowd;
+mod datagram;
 mod diag;
 mod file;
 mod found;
@@ -94,6 +95,7 @@ pub mod traffic;
 pub mod verdict;
 mod world;
 
+pub use datagram::datagram_holders;
 pub use host::read;
 pub use place::{Caller, Means, Others, Place, Wanted};
 pub use plain::plain;

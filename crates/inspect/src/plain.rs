@@ -42,6 +42,8 @@ pub(crate) fn make_plain(snapshot: &mut Snapshot) {
         congestion.for_each(clean);
     }
     snapshot.processes.iter_mut().for_each(of_process);
+    let users = snapshot.users.iter_mut();
+    users.for_each(|user| clean(&mut user.name));
     let refusers = &mut snapshot.refusers;
     refusers.modules.iter_mut().for_each(clean);
     for program in &mut refusers.cgroup_programs {

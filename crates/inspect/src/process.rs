@@ -204,7 +204,7 @@ fn label(at: &Path) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-fn user_name(uid: u32) -> Option<String> {
+pub(crate) fn user_name(uid: u32) -> Option<String> {
     let found = portcullis_sys::process::user_by_number(uid);
     found.ok().flatten().map(|(name, _)| name)
 }

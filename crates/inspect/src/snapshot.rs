@@ -44,6 +44,18 @@ pub struct Snapshot {
     /// How many files the host may have open.
     #[serde(default)]
     pub files: Files,
+    /// Users of sockets that no process was seen to hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub users: Vec<User>,
+}
+
+/// A user of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// The number.
+    pub uid: u32,
+    /// The name.
+    pub name: String,
 }
 
 /// How many files a host may have open; `null` where nobody could tell.

@@ -224,6 +224,12 @@ fn told(finding: &Finding) -> String {
     for holder in &mut finding.holders {
         holder.program = plain(&holder.program);
         holder.what = plain(&holder.what);
+        for line in &mut holder.more {
+            *line = plain(line);
+        }
+    }
+    if let Some(rule) = &mut finding.rule {
+        rule.text = plain(&rule.text);
     }
     for way in &mut finding.ways {
         way.text = plain(&way.text);
@@ -325,15 +331,16 @@ mod tests {
                 program: bad.clone(),
                 process: None,
                 fd: None,
-                what: bad,
+                what: bad.clone(),
+                more: vec![bad],
             }],
             rule: None,
             ways: Vec::new(),
             times: 1,
         };
         let text = told(&finding);
-        assert_eq!(text.matches("x?[2Jy?error: z").count(), 4, "{text}");
-        assert_eq!(text.matches('\n').count(), 2, "{text}");
+        assert_eq!(text.matches("x?[2Jy?error: z").count(), 5, "{text}");
+        assert_eq!(text.matches('\n').count(), 3, "{text}");
         assert!(!text.contains('\u{1b}'), "{text}");
     }
 }

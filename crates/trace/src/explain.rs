@@ -37,6 +37,28 @@ pub struct Question<'a> {
     pub errno: i32,
 }
 
+/// A call of another kind that was refused, while its caller stands still behind it.
+#[derive(Debug)]
+pub struct Refused<'a> {
+    /// The process.
+    pub process: i32,
+    /// What it wanted.
+    pub wanted: Wanted<'a>,
+    /// What the kernel said.
+    pub errno: i32,
+}
+
+/// What a program wanted that is no TCP socket's `bind` or `listen`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted<'a> {
+    /// Another socket.
+    Socket,
+    /// A Unix socket's name; an abstract one begins with a NUL.
+    Name(&'a [u8]),
+    /// A port of another protocol: `udp`.
+    Port(&'a str, SockAddr),
+}
+
 /// Why a call was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reason {
@@ -49,6 +71,11 @@ pub struct Reason {
 }
 
 impl Reason {
+    /// One that is no rule of bind and listen: what an error means, and what to do.
+    pub fn of((text, advice): (&str, &str)) -> Reason {
+        Reason::plain(text, advice)
+    }
+
     /// One that is no rule of bind and listen.
     pub fn plain(text: impl Into<String>, advice: &str) -> Reason {
         Reason {
@@ -66,6 +93,12 @@ impl Reason {
 pub trait Explain {
     /// Why this call was refused; `None` where it is not known.
     fn explain(&mut self, question: &Question<'_>) -> Option<Reason>;
+
+    /// Why a call was refused to which no rule of bind and listen applies; `None` where no more is known than
+    /// the error says.
+    fn beyond_rules(&mut self, _refused: &Refused<'_>) -> Option<Reason> {
+        None
+    }
 
     /// Who else, outside of the watched tree, listens where this socket has just begun to listen.
     fn others(&mut self, _record: &Record, _socket: &Socket) -> Vec<Holder> {
@@ -167,6 +200,29 @@ pub fn holder(record: &Record, socket: &Socket) -> Holder {
         process: Some(process),
         fd: Some(fd),
         what: format!("{listening} {at}{options}"),
+        more: also(record, socket, process),
+    }
+}
+
+/// Who else of the watched has it.
+fn also(record: &Record, socket: &Socket, but: i32) -> Vec<String> {
+    let lives = |pid: i32| {
+        record
+            .process(pid)
+            .is_some_and(|process| process.ended.is_none())
+    };
+    let own = std::iter::once((socket.process, socket.fd));
+    let heirs = socket.inherited.iter().map(|heir| (heir.pid, heir.fd));
+    let others = own
+        .chain(heirs)
+        .filter(|&(pid, _)| pid != but && lives(pid));
+    let told = others.take(WAYS_MAX);
+    let told: Vec<String> = told
+        .map(|(pid, fd)| format!("{}, pid {pid}, fd {fd}", record.name(pid)))
+        .collect();
+    match told.as_slice() {
+        [] => Vec::new(),
+        some => vec![format!("held also by {}", some.join("; "))],
     }
 }
 

@@ -158,8 +158,10 @@ pub struct Holder {
     pub process: Option<i32>,
     /// The descriptor.
     pub fd: Option<i32>,
-    /// What it is: `listening on 10.0.0.5:443 without SO_REUSEPORT`.
+    /// What it is: `listening on 10.0.0.5:443 without SO_REUSEPORT`, and whose.
     pub what: String,
+    /// What else is known of it, a line each: the command line, and who holds the socket too.
+    pub more: Vec<String>,
 }
 
 /// The rule behind a finding.
@@ -365,7 +367,11 @@ impl fmt::Display for Holder {
         if let Some(fd) = self.fd {
             write!(f, ", fd {fd}")?;
         }
-        write!(f, ", {}", self.what)
+        write!(f, ", {}", self.what)?;
+        for line in &self.more {
+            write!(f, "\n          {line}")?;
+        }
+        Ok(())
     }
 }
 
@@ -420,6 +426,7 @@ mod tests {
                 process: Some(811),
                 fd: Some(3),
                 what: "listening on 10.0.0.5:443 without SO_REUSEPORT".into(),
+                more: vec!["held also by api, pid 815, fd 3, from pid 811".into()],
             }],
             rule: Some(RuleText {
                 id: "port-held".into(),
@@ -441,6 +448,7 @@ mod tests {
         let expected = "\
 error: web (pid 812): cannot bind 0.0.0.0:443: address already in use (EADDRINUSE) (3 times)
   holder: api, pid 811, fd 3, listening on 10.0.0.5:443 without SO_REUSEPORT
+          held also by api, pid 815, fd 3, from pid 811
   rule:   port-held: It is held.
   try:    one
           two

@@ -100,7 +100,7 @@ pub mod watch;
 mod words;
 
 pub use error::Error;
-pub use explain::{Explain, FromTrace, Question, Reason};
+pub use explain::{Explain, FromTrace, Question, Reason, Refused, Wanted};
 pub use finding::{Finding, Holder, Kind, RuleText, Severity, Way};
 pub use record::{Ending, Record};
 pub use watch::{Handle, Observer, Outcome, Watch};

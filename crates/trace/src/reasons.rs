@@ -7,7 +7,7 @@
 use portcullis_kernel_model::{self as model, Opt};
 
 use crate::call::{Address, Call};
-use crate::explain::{Explain, Question, Reason, option};
+use crate::explain::{Explain, Question, Reason, Refused, Wanted, option};
 use crate::recorder::{Made, Recorder};
 use crate::words::{plain_text, setting};
 
@@ -33,7 +33,18 @@ impl Recorder {
             errno,
         };
         if !["tcp", "mptcp"].contains(&socket.protocol.as_str()) {
-            return no_rules(&socket.protocol, errno);
+            let known = match made.call {
+                Call::Bind {
+                    address: Address::Inet(at),
+                    ..
+                } => explain.beyond_rules(&Refused {
+                    process: made.process,
+                    wanted: Wanted::Port(&socket.protocol, *at),
+                    errno,
+                }),
+                _ => None,
+            };
+            return known.or_else(|| no_rules(&socket.protocol, errno));
         }
         let asked = made.caller.zip(in_the_models_words(made.call));
         let told = asked.and_then(|(caller, call)| explain.explain(&question(caller, call)));

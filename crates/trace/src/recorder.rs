@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::call::{Address, Call};
-use crate::explain::{Explain, Reason};
+use crate::explain::{Explain, Reason, Refused, Wanted};
 use crate::facts::{Caller, Image, Peek};
 use crate::finding::{Finding, Holder, Kind, RuleText, Way};
 use crate::record::{
@@ -228,7 +228,7 @@ impl Recorder {
     pub fn made(&mut self, made: &Made<'_>, explain: &mut dyn Explain) {
         self.order += 1;
         match made.call {
-            Call::Socket { domain, .. } => self.made_socket(made, *domain),
+            Call::Socket { domain, .. } => self.made_socket(made, *domain, explain),
             Call::IoUring if made.result.is_ok() => {
                 self.find(made.process, None, Kind::IoUring, None)
             }
@@ -248,7 +248,7 @@ impl Recorder {
         }
     }
 
-    fn made_socket(&mut self, made: &Made<'_>, domain: i32) {
+    fn made_socket(&mut self, made: &Made<'_>, domain: i32, explain: &mut dyn Explain) {
         let Err(error) = made.result else {
             return;
         };
@@ -257,14 +257,19 @@ impl Recorder {
             family,
             error: ErrorNumber(error),
         };
-        self.find(made.process, None, kind, None);
+        let reason = explain.beyond_rules(&Refused {
+            process: made.process,
+            wanted: Wanted::Socket,
+            errno: error,
+        });
+        self.find(made.process, None, kind, reason);
     }
 
     fn made_on_socket(&mut self, made: &Made<'_>, explain: &mut dyn Explain) {
         let inet = made.before.as_ref().is_some_and(Peek::is_inet);
         let what = what(made);
         let Some(number) = inet.then(|| self.socket_of(made)).flatten() else {
-            return self.made_elsewhere(made, what);
+            return self.made_elsewhere(made, what, explain);
         };
         let error = made.result.err();
         let reason = error.and_then(|errno| self.reason(number, made, errno, explain));
@@ -293,40 +298,33 @@ impl Recorder {
     }
 
     /// On something that is no IP socket: only a failure is of interest.
-    fn made_elsewhere(&mut self, made: &Made<'_>, what: What) {
-        let Err(error) = made.result else {
+    fn made_elsewhere(&mut self, made: &Made<'_>, what: What, explain: &mut dyn Explain) {
+        let Err(errno) = made.result else {
             return;
         };
-        let error = ErrorNumber(error);
-        let (kind, text) = match what {
-            What::Bind { address, .. } => {
-                let unix = matches!(
-                    made.call,
-                    Call::Bind {
-                        address: Address::Unix(_),
-                        ..
-                    }
-                );
-                if let Call::Bind {
-                    address: Address::Other(_),
-                    ..
-                } = made.call
-                {
-                    return;
-                }
-                (
-                    Kind::BindRefused { address, error },
-                    if unix { unix_text(error.0) } else { None },
-                )
+        let error = ErrorNumber(errno);
+        let address = match made.call {
+            Call::Bind { address, .. } => Some(address),
+            _ => None,
+        };
+        let (kind, reason) = match (what, address) {
+            (What::SetOption(_), _) | (_, Some(Address::Other(_))) => return,
+            (What::Bind { address, .. }, Some(Address::Unix(name))) => {
+                let known = explain.beyond_rules(&Refused {
+                    process: made.process,
+                    wanted: Wanted::Name(name),
+                    errno,
+                });
+                let plain = || unix_text(name, errno).map(Reason::of);
+                (Kind::BindRefused { address, error }, known.or_else(plain))
             }
-            What::Listen { .. } => {
+            (What::Bind { address, .. }, _) => (Kind::BindRefused { address, error }, None),
+            (What::Listen { .. }, _) => {
                 let address = "a socket that was not seen".to_owned();
                 (Kind::ListenRefused { address, error }, None)
             }
-            What::SetOption(_) => return,
         };
-        let text = text.or_else(|| plain_text(error.0));
-        let reason = text.map(|(text, advice)| Reason::plain(text, advice));
+        let reason = reason.or_else(|| plain_text(errno).map(Reason::of));
         self.find(made.process, None, kind, reason);
     }
 

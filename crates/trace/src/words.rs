@@ -151,8 +151,13 @@ pub(crate) fn setting(level: i32, number: i32, bytes: &[u8]) -> Option<Setting> 
 }
 
 /// What an error means for a Unix socket's name, and what to do.
-pub(crate) fn unix_text(errno: i32) -> Option<(&'static str, &'static str)> {
+pub(crate) fn unix_text(name: &[u8], errno: i32) -> Option<(&'static str, &'static str)> {
+    let is_abstract = name.first() == Some(&0);
     Some(match errno {
+        libc::EADDRINUSE if is_abstract => (
+            "another socket of this network namespace has the abstract name, and is not closed",
+            "see who: ss -xap",
+        ),
         libc::EADDRINUSE => (
             "a file of this name exists; a Unix socket's file stays when its server ends",
             "remove the file if nobody listens on it: ss -lx",

@@ -69,7 +69,8 @@ impl Descriptors {
     }
 
     /// In words: `64 of 64 descriptors are open (RLIMIT_NOFILE, which may be raised to 4096)`.
-    pub(super) fn told(&self) -> String {
+    #[must_use]
+    pub fn told(&self) -> String {
         if !self.is_full()
             && let (Some(open), Some(most)) = (self.open_files, self.file_max)
         {

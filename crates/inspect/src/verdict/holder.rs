@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use crate::snapshot::{Namespace, Options, Snapshot, Socket, State};
+use crate::snapshot::{Holder as Descriptor, Namespace, Options, Snapshot, Socket, State};
 
 /// So many processes of one socket are told in a text.
 const PROCESSES_MAX: usize = 4;
@@ -84,7 +84,7 @@ impl Holder {
             inode: socket.inode,
             options: socket.options.clone(),
             left_ms: socket.timer_ms.filter(|_| socket.state == State::TimeWait),
-            processes: processes(snapshot, socket),
+            processes: Holding::all(snapshot, &socket.holders),
         }
     }
 
@@ -111,18 +111,79 @@ impl Holder {
             }
             (None, _) => format!("a process that cannot be seen, {}", self.what),
         };
-        let mut lines = Vec::new();
+        // Whose it is, its socket tells, whoever may see the process.
+        if self.processes.is_empty() && self.inode != 0 {
+            first += &self.whose();
+        }
         if let Some(one) = self.processes.first() {
             let whose = one.whose();
             if !whose.is_empty() {
                 let _ = write!(first, ", {whose}");
             }
-            let command = one.command.join(" ");
-            if command != one.program && !command.is_empty() {
-                lines.push(shortened(&command));
-            }
         }
-        let heirs: Vec<&Holding> = self.processes.iter().skip(1).collect();
+        let mut lines = Holding::more(&self.processes);
+        lines.insert(0, first);
+        lines
+    }
+}
+
+impl Holder {
+    /// Whether another program than the first has it too: a child that was left behind.
+    pub(super) fn is_shared_by_others(&self) -> bool {
+        let Some((first, others)) = self.processes.split_first() else {
+            return false;
+        };
+        others.iter().any(|one| one.program != first.program)
+    }
+
+    /// Of whom no process is seen: `, user www-data`, where the words before do not say it.
+    fn whose(&self) -> String {
+        let (Some(uid), false) = (self.uid, self.what.contains(" of user ")) else {
+            return String::new();
+        };
+        let name = self.user.clone().unwrap_or_else(|| uid.to_string());
+        format!(", user {name}")
+    }
+}
+
+impl Holding {
+    /// Who has these descriptors of one socket: ancestors before their heirs, in the order of their numbers.
+    #[must_use]
+    pub fn all(snapshot: &Snapshot, holders: &[Descriptor]) -> Vec<Holding> {
+        let mut descriptors: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for holder in holders {
+            descriptors.entry(holder.pid).or_default().push(holder.fd);
+        }
+        let holds = |pid: u32| descriptors.contains_key(&pid);
+        let of = |(&pid, fds): (&u32, &Vec<u32>)| {
+            let known = snapshot.process(pid);
+            Holding {
+                pid,
+                program: known.map_or_else(|| "a process".to_owned(), |one| one.name.clone()),
+                command: known.map_or_else(Vec::new, |one| one.command.clone()),
+                user: known.and_then(|one| one.user.clone().or_else(|| number(one.uids))),
+                unit: known.and_then(|one| one.unit.clone()),
+                container: known.and_then(|one| one.container.clone()),
+                descriptors: fds.clone(),
+                heir_of: known.map(|one| one.parent).filter(|&parent| holds(parent)),
+            }
+        };
+        let mut all: Vec<Holding> = descriptors.iter().map(of).collect();
+        all.sort_by_key(|one| (one.heir_of.is_some(), one.pid));
+        all
+    }
+
+    /// What stands below the first of them: its command line, and who holds the socket too.
+    #[must_use]
+    pub fn more(all: &[Holding]) -> Vec<String> {
+        let Some((first, heirs)) = all.split_first() else {
+            return Vec::new();
+        };
+        let mut lines = Vec::new();
+        let command = first.command.join(" ");
+        if command != first.program && !command.is_empty() {
+            lines.push(shortened(&command));
+        }
         let told = heirs.iter().take(PROCESSES_MAX - 1).map(|one| {
             let from = one
                 .heir_of
@@ -136,12 +197,9 @@ impl Holder {
         if !told.is_empty() {
             lines.push(format!("held also by {}", told.join("; ")));
         }
-        lines.insert(0, first);
         lines
     }
-}
 
-impl Holding {
     fn place(&self) -> String {
         let numbers: Vec<String> = self.descriptors.iter().map(u32::to_string).collect();
         match numbers.as_slice() {
@@ -150,7 +208,9 @@ impl Holding {
         }
     }
 
-    fn whose(&self) -> String {
+    /// `user www-data, nginx.service, container 0123456789ab`, as far as it is known.
+    #[must_use]
+    pub fn whose(&self) -> String {
         let user = self.user.as_ref().map(|user| format!("user {user}"));
         let container = self.container.as_ref();
         let container = container.map(|id| format!("container {}", id.get(..12).unwrap_or(id)));
@@ -205,38 +265,13 @@ pub(crate) fn device_name(net: &Namespace, index: u32) -> String {
     known.map_or_else(|| format!("number {index}"), |device| device.name.clone())
 }
 
-/// A user's name, as the processes of the snapshot tell it.
+/// A user's name, as the processes of the snapshot tell it, or the host's list of users.
 pub(crate) fn user_name(snapshot: &Snapshot, uid: u32) -> Option<String> {
     let mut all = snapshot.processes.iter();
     let same = all.find(|process| process.uids.is_some_and(|uids| uids[1] == uid));
-    same?.user.clone()
-}
-
-/// Who holds it: ancestors before their heirs, in the order of their numbers.
-fn processes(snapshot: &Snapshot, socket: &Socket) -> Vec<Holding> {
-    let mut descriptors: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-    for holder in &socket.holders {
-        descriptors.entry(holder.pid).or_default().push(holder.fd);
-    }
-    let holds = |pid: u32| descriptors.contains_key(&pid);
-    let mut all: Vec<Holding> = descriptors
-        .iter()
-        .map(|(&pid, fds)| {
-            let known = snapshot.process(pid);
-            Holding {
-                pid,
-                program: known.map_or_else(|| "a process".to_owned(), |one| one.name.clone()),
-                command: known.map_or_else(Vec::new, |one| one.command.clone()),
-                user: known.and_then(|one| one.user.clone().or_else(|| number(one.uids))),
-                unit: known.and_then(|one| one.unit.clone()),
-                container: known.and_then(|one| one.container.clone()),
-                descriptors: fds.clone(),
-                heir_of: known.map(|one| one.parent).filter(|&parent| holds(parent)),
-            }
-        })
-        .collect();
-    all.sort_by_key(|one| (one.heir_of.is_some(), one.pid));
-    all
+    let listed = snapshot.users.iter().find(|user| user.uid == uid);
+    same.and_then(|process| process.user.clone())
+        .or_else(|| listed.map(|user| user.name.clone()))
 }
 
 fn number(uids: Option<[u32; 4]>) -> Option<String> {

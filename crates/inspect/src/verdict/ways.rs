@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::holder::{Holder, device_name, user_name};
 use super::{Asked, Tried};
+use crate::snapshot::Snapshot;
 use crate::world::Possible;
 
 /// Of more worlds than these, the first and the last are asked for ways out where each has many sockets.
@@ -39,46 +40,15 @@ impl Way {
             kinds: vec!["other"],
         }
     }
-}
 
-impl Asked<'_> {
-    /// What helps in each of these worlds.
-    pub(super) fn ways(&self, refused: &[(&Possible, Tried)]) -> Vec<Way> {
-        let many = refused.len();
-        let chosen = refused
-            .iter()
-            .enumerate()
-            .filter(|(at, (possible, _))| {
-                let few = possible.sockets.len() < SOCKETS_MANY;
-                few || *at < WORLDS_MAX || at + 1 == many
-            })
-            .map(|(_, one)| one);
-        let common = in_each(chosen.filter_map(|(possible, tried)| {
-            let (&call, then) = tried.calls.split_first()?;
-            let caller = self.worlds.caller;
-            let found = tried
-                .world
-                .ways_out_of_all(caller, tried.socket, call, then);
-            let told = found.iter().filter(|way| !way.needs_another_kernel());
-            Some(told.map(|way| self.way(possible, way)).collect())
-        }));
-        let mut ways: Vec<Way> = Vec::new();
-        for way in common {
-            // The shortest time is enough, and two sockets of one process are one to stop.
-            let waits = |one: &Way| one.kinds == ["wait"];
-            let known = |one: &Way| one.text == way.text || (waits(one) && waits(&way));
-            if !ways.iter().any(known) {
-                ways.push(way);
-            }
-        }
-        ways
-    }
-
-    fn way(&self, possible: &Possible, way: &WayOut) -> Way {
+    /// A way out that the model found, in the words of its host. Sockets of the caller itself are closed, those
+    /// of others are stopped.
+    #[must_use]
+    pub fn on(snapshot: &Snapshot, possible: &Possible, way: &WayOut) -> Way {
         let mut parts: Vec<String> = Vec::new();
         let mut kinds: Vec<&'static str> = Vec::new();
         for difference in &way.differences {
-            let part = self.difference(possible, difference);
+            let part = clause(snapshot, possible, difference);
             if !parts.contains(&part) {
                 parts.push(part);
             }
@@ -102,65 +72,130 @@ impl Asked<'_> {
             kinds,
         }
     }
+}
 
-    /// A clause: in the model's words where the host has no better ones.
-    fn difference(&self, possible: &Possible, difference: &Difference) -> String {
-        let device = |index| device_name(self.net(), index);
-        match *difference {
-            Difference::Close(socket) => match self.holder(possible, socket) {
-                Some(holder) if holder.processes.len() > 1 => {
-                    format!("stop {} and all that hold the socket too", holder.called())
-                }
-                Some(holder) if holder.processes.is_empty() && holder.inode == 0 => {
-                    format!("end {}", holder.what)
-                }
-                Some(holder) => format!("stop {}", holder.called()),
-                None => format!("close {socket}"),
-            },
-            Difference::Restart(socket, opt) => match self.holder(possible, socket) {
-                Some(holder) => format!("restart {} with {opt}", holder.called()),
-                None => format!("restart {socket} with {opt}"),
-            },
-            Difference::Owner(uid) => {
-                let name = user_name(self.snapshot, uid.0);
-                let name = name.map_or_else(String::new, |name| format!("{name}, "));
-                format!(
-                    "give the socket to user {name}{} before bind (fchown, by a privileged process)",
-                    uid.0
-                )
-            }
-            Difference::Wait { ms } => format!("wait {} s", ms.div_ceil(1000)),
-            Difference::Scope(index) => format!("name interface {} as the scope", device(index)),
-            Difference::Option(Opt::BindToDevice(index)) if index != 0 => {
-                format!("set SO_BINDTODEVICE to {} first", device(index))
-            }
-            Difference::Value(Opt::BindToDevice(index)) => {
-                format!("set SO_BINDTODEVICE to {} instead", device(index))
-            }
-            Difference::Assign(index, ip) => {
-                format!("give interface {} the address {ip}", device(index))
-            }
-            Difference::Up(index) => format!("bring interface {} up", device(index)),
-            other => {
-                let alone = WayOut {
-                    differences: vec![other],
-                };
-                let name =
-                    |id: SocketId, out: &mut dyn std::fmt::Write| match self.holder(possible, id) {
-                        Some(holder) => write!(out, "the socket of {}", holder.called()),
-                        None => write!(out, "{id}"),
-                    };
-                alone.told(&name).to_string()
+impl Asked<'_> {
+    /// What helps in each of these worlds.
+    pub(super) fn ways(&self, refused: &[(&Possible, Tried)]) -> Vec<Way> {
+        let many = refused.len();
+        let chosen = refused
+            .iter()
+            .enumerate()
+            .filter(|(at, (possible, _))| {
+                let few = possible.sockets.len() < SOCKETS_MANY;
+                few || *at < WORLDS_MAX || at + 1 == many
+            })
+            .map(|(_, one)| one);
+        let common = in_each(chosen.filter_map(|(possible, tried)| {
+            let (&call, then) = tried.calls.split_first()?;
+            let caller = self.worlds.caller;
+            let found = tried
+                .world
+                .ways_out_of_all(caller, tried.socket, call, then);
+            let told = found.iter().filter(|way| !way.needs_another_kernel());
+            Some(
+                told.map(|way| Way::on(self.snapshot, possible, way))
+                    .collect(),
+            )
+        }));
+        let mut ways: Vec<Way> = Vec::new();
+        for way in common {
+            // The shortest time is enough, and two sockets of one process are one to stop.
+            let waits = |one: &Way| one.kinds == ["wait"];
+            let known = |one: &Way| one.text == way.text || (waits(one) && waits(&way));
+            if !ways.iter().any(known) {
+                ways.push(way);
             }
         }
+        ways
     }
 
     /// A socket of the model, as the snapshot has it.
     pub(super) fn holder(&self, possible: &Possible, id: SocketId) -> Option<Holder> {
-        let place = possible.sockets.iter().find(|(_, known)| **known == id)?.0;
-        let net = self.snapshot.namespaces.get(place.0)?;
-        Some(Holder::of(self.snapshot, net, net.sockets.get(place.1)?))
+        holder(self.snapshot, possible, id)
     }
+}
+
+fn holder(snapshot: &Snapshot, possible: &Possible, id: SocketId) -> Option<Holder> {
+    let place = possible.sockets.iter().find(|(_, known)| **known == id)?.0;
+    let net = snapshot.namespaces.get(place.0)?;
+    Some(Holder::of(snapshot, net, net.sockets.get(place.1)?))
+}
+
+/// A clause: in the model's words where the host has no better ones.
+fn clause(snapshot: &Snapshot, possible: &Possible, difference: &Difference) -> String {
+    let device = |index| match snapshot.namespaces.first() {
+        Some(net) => device_name(net, index),
+        None => format!("number {index}"),
+    };
+    let holder = |id| holder(snapshot, possible, id);
+    match *difference {
+        Difference::Close(socket) => match holder(socket) {
+            Some(holder) => closing(snapshot, &holder),
+            None => format!("close {socket}"),
+        },
+        Difference::Restart(socket, opt) => match holder(socket) {
+            Some(holder) => match own(snapshot, &holder) {
+                Some(its) => format!("set {opt} on {its} before its bind too"),
+                // Workers of the same program go with it; what else it left behind does not.
+                None if holder.is_shared_by_others() => format!(
+                    "restart {} with {opt}, and stop all else that holds the socket",
+                    holder.called()
+                ),
+                None => format!("restart {} with {opt}", holder.called()),
+            },
+            None => format!("restart {socket} with {opt}"),
+        },
+        Difference::Owner(uid) => {
+            let name = user_name(snapshot, uid.0);
+            let name = name.map_or_else(String::new, |name| format!("{name}, "));
+            format!(
+                "give the socket to user {name}{} before bind (fchown, by a privileged process)",
+                uid.0
+            )
+        }
+        Difference::Wait { ms } => format!("wait {} s", ms.div_ceil(1000)),
+        Difference::Scope(index) => format!("name interface {} as the scope", device(index)),
+        Difference::Option(Opt::BindToDevice(index)) if index != 0 => {
+            format!("set SO_BINDTODEVICE to {} first", device(index))
+        }
+        Difference::Value(Opt::BindToDevice(index)) => {
+            format!("set SO_BINDTODEVICE to {} instead", device(index))
+        }
+        Difference::Assign(index, ip) => {
+            format!("give interface {} the address {ip}", device(index))
+        }
+        Difference::Up(index) => format!("bring interface {} up", device(index)),
+        other => {
+            let alone = WayOut {
+                differences: vec![other],
+            };
+            let name = |id: SocketId, out: &mut dyn std::fmt::Write| match holder(id) {
+                Some(holder) => write!(out, "the socket of {}", holder.called()),
+                None => write!(out, "{id}"),
+            };
+            alone.told(&name).to_string()
+        }
+    }
+}
+
+/// What ends a socket: all that hold it, or nobody does.
+fn closing(snapshot: &Snapshot, holder: &Holder) -> String {
+    match (own(snapshot, holder), holder.processes.len()) {
+        (Some(its), 1) => format!("close {its} first"),
+        (Some(its), _) => format!("close {its}, and in all that hold the socket too, first"),
+        (None, 0) if holder.inode == 0 => format!("end {}", holder.what),
+        (None, 0 | 1) => format!("stop {}", holder.called()),
+        (None, _) => format!("stop {} and all that hold the socket too", holder.called()),
+    }
+}
+
+/// The caller's own descriptor of a socket, where it has one: nobody is told to stop himself.
+fn own(snapshot: &Snapshot, holder: &Holder) -> Option<String> {
+    let mut all = holder.processes.iter();
+    let its = all.find(|one| one.pid == snapshot.caller)?;
+    let fd = its.descriptors.first()?;
+    Some(format!("fd {fd} of {} (pid {})", its.program, its.pid))
 }
 
 /// What all of these lists have, in the order of the first.

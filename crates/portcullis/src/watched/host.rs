@@ -5,7 +5,7 @@
 //! Not here: reading the host (crate `inspect`), the rules (kernel-model), what the trace alone explains
 //!           (crate `trace`).
 
-use std::fmt::Write as _;
+mod beyond;
 
 use portcullis_inspect::snapshot::{self, Snapshot, State};
 use portcullis_inspect::verdict;
@@ -15,14 +15,13 @@ use portcullis_kernel_model::{
 };
 use portcullis_trace::explain::preparation;
 use portcullis_trace::record::{self, Record};
-use portcullis_trace::{Explain, FromTrace, Holder, Question, Reason, RuleText, Way};
+use portcullis_trace::{Explain, FromTrace, Holder, Question, Reason, Refused, RuleText, Way};
 use rustix::thread::CapabilitySet;
 
 /// The backlog of the `listen` that is tried behind a `bind`.
 const BACKLOG: i32 = 128;
-/// How many ways out are told, and how many holders of one socket.
+/// How many ways out are told.
 const WAYS_MAX: usize = 4;
-const HOLDERS_MAX: usize = 3;
 /// How many worlds are asked for ways out.
 const WORLDS_MAX: usize = 4;
 
@@ -47,6 +46,10 @@ impl Explain for OnHost {
         by_host
             .or_else(|| self.trace.explain(question))
             .or_else(|| other_refusers(host?.snapshot, question))
+    }
+
+    fn beyond_rules(&mut self, refused: &Refused<'_>) -> Option<Reason> {
+        beyond::reason(refused)
     }
 
     fn others(&mut self, record: &Record, socket: &record::Socket) -> Vec<Holder> {
@@ -79,7 +82,9 @@ impl Explain for OnHost {
                     .all(|known| known.cookie != other.cookie)
                 && !other.holders.iter().any(|holder| ours(holder.pid))
         });
-        others.flat_map(|other| holders(&snapshot, other)).collect()
+        others
+            .filter_map(|other| holder(&snapshot, other))
+            .collect()
     }
 }
 
@@ -137,7 +142,10 @@ impl Asked {
                 id: info.id.to_owned(),
                 text: info.text.to_owned(),
             },
-            holders: holder.map_or_else(Vec::new, |socket| holders(&self.snapshot, socket)),
+            holders: holder
+                .and_then(|socket| self::holder(&self.snapshot, socket))
+                .into_iter()
+                .collect(),
             ways,
         })
     }
@@ -169,12 +177,6 @@ impl Asked {
     /// What helps in every world that is believed.
     fn ways(&self, question: &Question<'_>, agreeing: &[Agreeing<'_>]) -> Vec<Way> {
         let told = |agreeing: &Agreeing<'_>| -> Vec<String> {
-            let name = |id: SocketId, out: &mut dyn std::fmt::Write| match self
-                .socket(agreeing.possible, id)
-            {
-                Some(socket) => write!(out, "{}", self.called(socket)),
-                None => write!(out, "{id}"),
-            };
             let (caller, call) = (self.worlds.caller, question.call);
             // Who binds a port by its number means to listen there: what lets it bind alone is no way out.
             let then = match call {
@@ -193,7 +195,8 @@ impl Asked {
             let told = ways
                 .iter()
                 .filter(|way| !way.needs_another_kernel() && !elsewhere(way));
-            told.map(|way| way.told(&name).to_string()).collect()
+            told.map(|way| verdict::Way::on(&self.snapshot, agreeing.possible, way).text)
+                .collect()
         };
         let common = verdict::in_each(agreeing.iter().take(WORLDS_MAX).map(told));
         let ways = common.into_iter().take(WAYS_MAX);
@@ -203,29 +206,6 @@ impl Asked {
     fn socket(&self, possible: &Possible, id: SocketId) -> Option<&snapshot::Socket> {
         let place = possible.sockets.iter().find(|(_, known)| **known == id)?.0;
         self.snapshot.namespaces.get(place.0)?.sockets.get(place.1)
-    }
-
-    /// What a socket is called in a way out.
-    fn called(&self, socket: &snapshot::Socket) -> String {
-        let holders = holders(&self.snapshot, socket);
-        match holders.as_slice() {
-            [
-                Holder {
-                    program,
-                    process: Some(pid),
-                    ..
-                },
-                others @ ..,
-            ] => {
-                // All of them hold it: one alone frees nothing.
-                let more = match others.len() {
-                    0 => String::new(),
-                    more => format!(" and {more} more that hold it too"),
-                };
-                format!("the socket of {program} (pid {pid}){more}")
-            }
-            _ => format!("what is left of {}", socket.local),
-        }
     }
 }
 
@@ -254,46 +234,31 @@ fn make(world: &mut World, caller: ProcessId, socket: &record::Socket) -> Socket
     id
 }
 
-/// Who holds a socket, a line each; one line of it where nobody does.
-fn holders(snapshot: &Snapshot, socket: &snapshot::Socket) -> Vec<Holder> {
-    let Some(net) = snapshot.namespaces.first() else {
-        return Vec::new();
+/// A socket and all that hold it.
+fn holder(snapshot: &Snapshot, socket: &snapshot::Socket) -> Option<Holder> {
+    let net = snapshot.namespaces.first()?;
+    Some(told(&verdict::Holder::of(snapshot, net, socket)))
+}
+
+/// The holder of a socket in the words of a finding.
+fn told(known: &verdict::Holder) -> Holder {
+    let unseen = match known.state {
+        State::TimeWait => "nobody any more",
+        _ => "a process that cannot be seen",
     };
-    let known = verdict::Holder::of(snapshot, net, socket);
-    let mut what = known.what.clone();
-    if known.processes.len() > HOLDERS_MAX {
-        let _ = write!(
-            what,
-            " (held by {} more)",
-            known.processes.len() - HOLDERS_MAX
-        );
+    let lines = known.lines();
+    let first = lines.first().map_or("", String::as_str);
+    // Program, process and descriptor are fields of their own.
+    let what = first.find(&known.what).map_or(first, |at| &first[at..]);
+    let process = known.processes.first();
+    let fd = process.and_then(|one| one.descriptors.first());
+    Holder {
+        program: process.map_or(unseen, |one| &one.program).to_owned(),
+        process: process.and_then(|one| i32::try_from(one.pid).ok()),
+        fd: fd.and_then(|&fd| i32::try_from(fd).ok()),
+        what: what.to_owned(),
+        more: lines.iter().skip(1).cloned().collect(),
     }
-    if known.processes.is_empty() {
-        let program = match socket.state {
-            State::TimeWait => "nobody any more",
-            _ => "a process that cannot be seen",
-        };
-        return vec![Holder {
-            program: program.to_owned(),
-            process: None,
-            fd: None,
-            what,
-        }];
-    }
-    let told = known.processes.iter().take(HOLDERS_MAX).map(|holding| {
-        let mut what = what.clone();
-        if let Some(unit) = &holding.unit {
-            let _ = write!(what, ", of {unit}");
-        }
-        let fd = holding.descriptors.first().copied();
-        Holder {
-            program: holding.program.clone(),
-            process: i32::try_from(holding.pid).ok(),
-            fd: fd.and_then(|fd| i32::try_from(fd).ok()),
-            what,
-        }
-    });
-    told.collect()
 }
 
 /// Where no rule of bind and listen says no: who else may, on this host.

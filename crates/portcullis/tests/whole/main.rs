@@ -50,4 +50,5 @@ mod upgrade_deaths;
 mod upgrade_state;
 mod why;
 mod why_ask;
+mod why_holders;
 mod why_refusers;
