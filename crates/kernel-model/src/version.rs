@@ -129,10 +129,15 @@ impl Kernel {
         Some(better.unwrap_or(named))
     }
 
-    /// Whether a live kernel of this release has agreed with the model.
+    /// Whether a live kernel of this release has agreed with the model, with the same changes: an update
+    /// that lacks one which a later update brought is another kernel to the model.
     #[must_use]
     pub fn verified(self) -> bool {
-        LIVE.iter().any(|live| live.kernel.is_release(self))
+        let answers_alike = |live: Kernel| {
+            let mut all = Change::ALL.iter();
+            live.is_release(self) && all.all(|&change| live.has(change) == self.has(change))
+        };
+        LIVE.iter().any(|live| answers_alike(live.kernel))
     }
 }
 
@@ -481,6 +486,29 @@ mod tests {
         assert!(Kernel::new(6, 3).has(range) && Kernel::new(7, 0).has(range));
         assert!(Kernel::new(6, 1).has(range) && Kernel::stable(6, 1, 32).has(range));
         assert!(!Kernel::stable(6, 1, 31).has(range) && !Kernel::new(6, 2).has(range));
+    }
+
+    #[test]
+    fn an_update_is_verified_by_one_that_has_the_same_changes() {
+        let table = [
+            (Kernel::V6_18, true),
+            (Kernel::stable(6, 18, 33), true),
+            (Kernel::stable(6, 18, 32), false),
+            (Kernel::stable(6, 17, 1), true),
+            (Kernel::stable(6, 12, 10), true),
+            (Kernel::stable(6, 12, 1), false),
+            (Kernel::new(6, 1), true),
+            (Kernel::stable(6, 1, 192), true),
+            (Kernel::stable(6, 1, 20), false),
+            (Kernel::stable(6, 1, 167), false),
+            (Kernel::stable(5, 4, 290), true),
+            (Kernel::stable(5, 4, 10), false),
+            (Kernel::new(6, 11), false),
+            (Kernel::stable(6, 18, 44).flipped(Change::Bhash2), false),
+        ];
+        for (kernel, verified) in table {
+            assert_eq!(kernel.verified(), verified, "{kernel}");
+        }
     }
 
     #[test]

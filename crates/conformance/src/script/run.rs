@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Read as _, Write as _};
 use std::time::Duration;
 
-use portcullis_kernel_model::{Answer, Call, FilesId, Rule, SocketId, WayOut};
+use portcullis_kernel_model::{Answer, Call, FilesId, Kernel as Release, Rule, SocketId, WayOut};
 use portcullis_sys::process::{self, Fork};
 
 use crate::belief::TICK_MAX;
@@ -47,6 +47,8 @@ pub struct Row {
     pub model: Option<Observation>,
     /// The kernel's side.
     pub kernel: Option<Observation>,
+    /// The release that the model is; none where it takes no part.
+    pub release: Option<Release>,
     /// Why the model answered so.
     pub reasons: Vec<Reason>,
     /// What would have to differ for another answer, where that was asked for ([`Model::find_ways`]).
@@ -186,6 +188,7 @@ impl Run {
         let mut row = Row {
             model: None,
             kernel: None,
+            release: None,
             reasons: Vec::new(),
             ways: Vec::new(),
             known: Vec::new(),
@@ -211,6 +214,7 @@ impl Run {
             row.model = Some(perform(model, &step.action, ports, listeners));
         }
         if let Some(model) = &self.model {
+            row.release = Some(model.sockets().host().kernel);
             row.reasons = reasons(model);
             if !model.ways().is_empty() {
                 row.ways = model.ways().to_vec();
@@ -374,7 +378,7 @@ fn users(script: &Script) -> BTreeSet<u32> {
 }
 
 /// The running kernel, for a script that is not about others.
-fn fitting_kernel(script: &Script) -> Result<portcullis_kernel_model::Kernel, Obstacle> {
+fn fitting_kernel(script: &Script) -> Result<Release, Obstacle> {
     let running = crate::worker::running_kernel()?;
     match &script.kernel {
         Some(wanted) if !wanted.contain(running) => Err(Obstacle::Skip(format!(

@@ -61,7 +61,9 @@ pub fn row(script: &Script, step: &Step, row: &Row, ports: &[u16], detail: Detai
     }
     if detail.explain || failed {
         for reason in &row.reasons {
-            out.push_str(&explain(script, reason));
+            // A row with reasons has the release of the model that gave them.
+            let release = row.release.unwrap_or(script.host.kernel);
+            out.push_str(&explain(script, reason, release));
         }
         out.push_str(&ways(script, row));
     }
@@ -76,8 +78,7 @@ fn paint(detail: Detail, code: &str, text: &str) -> String {
     }
 }
 
-fn explain(script: &Script, reason: &Reason) -> String {
-    let kernel = script.beside.unwrap_or(script.host.kernel);
+fn explain(script: &Script, reason: &Reason, kernel: Kernel) -> String {
     let info = reason.rule.info();
     let mut out = format!("       rule {}: {}\n", info.id, info.text);
     match reason.about {

@@ -206,8 +206,8 @@ fn transcribed(releases: &BTreeSet<Kernel>) -> String {
     }
     let named: Vec<String> = releases.iter().map(Kernel::to_string).collect();
     format!(
-        "note: transcribed, not verified: the model of Linux {} (no live kernel of such a release was \
-         compared with it)\n",
+        "note: transcribed, not verified: the model of Linux {} (no live kernel of such a release, with the \
+         same changes, was compared with it)\n",
         named.join(", ")
     )
 }
