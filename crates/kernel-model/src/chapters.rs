@@ -170,7 +170,7 @@ places! {
     Closing: LastHolder ProcessEnds QueueReset Migrated ShutdownHow ShutdownUnconnected ShutdownListener
         Disconnected PortKept NotConnected;
     TimeWait: TimeWaitHolds TimeWaitReused;
-    Options: OptionForeign V6OnlyTooLate NeedsCapability DeviceTaken OptionLength BadValue;
+    Options: OptionForeign V6OnlyTooLate NeedsCapability RepairState DeviceTaken OptionLength BadValue;
     Sysctls: NoSuchSysctl SysctlValue SysctlPrivileged;
 }
 

@@ -50,13 +50,17 @@ impl World {
             trace.rule(Rule::BacklogCut);
             backlog = limit;
         }
+        let limit_of_queue = match self.host.kernel.has(Change::WideBacklog) {
+            true => backlog,
+            false => u32::from(backlog as u16),
+        };
         let sock = &mut self.socks[ix];
         let state = sock.state;
         if sock.progress != Progress::Unconnected || !matches!(state, State::Close | State::Listen)
         {
             return refuse(trace, Rule::ListenState, Errno::EINVAL);
         }
-        sock.backlog = backlog;
+        sock.backlog = limit_of_queue;
         if state == State::Listen {
             trace.rule(Rule::ListenAgain);
             return Ok(());

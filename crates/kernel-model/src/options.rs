@@ -255,9 +255,16 @@ impl World {
         value: i32,
         trace: &mut T,
     ) -> Result<(), Errno> {
-        let listening = self.socks[ix].state == State::Listen;
-        if listening || !self.capable(process, ix, Cap::NetAdmin) {
+        if !self.capable(process, ix, Cap::NetAdmin) {
             return refuse(trace, Rule::NeedsCapability, Errno::EPERM);
+        }
+        let state = self.socks[ix].state;
+        let can = match self.host.kernel.has(Change::RepairAnyState) {
+            true => state != State::Listen,
+            false => matches!(state, State::Close | State::Established),
+        };
+        if !can {
+            return refuse(trace, Rule::RepairState, Errno::EPERM);
         }
         if value == -1 && !self.host.kernel.has(Change::RepairNoProbe) {
             return refuse(trace, Rule::BadValue, Errno::EINVAL);

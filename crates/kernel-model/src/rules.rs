@@ -133,7 +133,7 @@ rules! {
     ListenAgain "listen-again" "net/ipv4/af_inet.c, __inet_listen_sk()" OLD;
         "listen on a listening socket changes only the backlog." "";
     BacklogCut "backlog-cut" "net/socket.c, __sys_listen_socket()" OLD;
-        "The backlog, read as unsigned, is cut to somaxconn." "";
+        "The backlog, read as unsigned, is cut to somaxconn; before 4.1 only the lower 16 bits of that count." "";
     ListenChecksPort "listen-checks-port" "net/ipv4/inet_connection_sock.c, inet_csk_listen_start()" OLD;
         "listen checks the port again, now as a listener: SO_REUSEADDR that let it bind does not let it listen beside others that hold it without." "";
     FastopenQueue "fastopen-queue" "net/ipv4/af_inet.c, __inet_listen_sk()" OLD;
@@ -260,6 +260,9 @@ rules! {
         "IPV6_V6ONLY cannot be set once the socket has a port, not even to the same value." "Set it before bind.";
     NeedsCapability "needs-capability" "net/core/sock.c, sk_setsockopt(); net/ipv4/ip_sockglue.c, do_ip_setsockopt()" OLD;
         "The option needs CAP_NET_ADMIN or CAP_NET_RAW over the network namespace." "Run with the capability.";
+    RepairState "repair-state" "net/ipv4/tcp.c, tcp_can_repair_sock()" OLD;
+        "TCP_REPAIR is not for a listener; before 4.10 only for a socket that is closed or established."
+        "Set it before listen, or while the connection is established.";
     DeviceTaken "device-taken" "net/core/sock.c, sock_bindtoindex_locked()" OLD;
         "A socket bound to a device can be moved to another only with CAP_NET_RAW." "Set the device once.";
     OptionLength "option-length" "net/core/sock.c, sk_setsockopt(); net/ipv4/ip_sockglue.c, do_ip_setsockopt(); net/ipv6/ipv6_sockglue.c, do_ipv6_setsockopt(); net/ipv4/tcp.c, do_tcp_setsockopt(), do_tcp_getsockopt()" OLD;

@@ -39,6 +39,8 @@ enum Takes {
     Unsigned(Change, i64, i64, fn(&mut Sysctls, i64)),
     /// A byte, and once any number; of a file that came with this change, if not there from the beginning.
     Byte(Bytes, Option<Change>, fn(&mut Sysctls, i64)),
+    /// `somaxconn`.
+    Somaxconn,
     /// `ip_local_port_range`.
     PortRange,
     /// `ip_unprivileged_port_start`.
@@ -155,7 +157,11 @@ impl Sysctl {
             ip_autobind_reuse
         ),
         switch!("net.ipv6.bindv6only", V6, None, bindv6only),
-        number!("net.core.somaxconn", 0, INT_MAX, somaxconn as u32),
+        Sysctl {
+            name: "net.core.somaxconn",
+            takes: Takes::Somaxconn,
+            show: |sysctls| (sysctls.somaxconn as i32).to_string(),
+        },
         number!(
             "net.ipv4.tcp_max_syn_backlog",
             INT_MIN,
@@ -272,6 +278,10 @@ impl Sysctl {
                 let (sign, least, most) = bytes.bounds(kernel);
                 one(text, sign, least, most).map(|value| put(sysctls, value))
             }
+            Takes::Somaxconn => {
+                let (least, most) = bounds_of_somaxconn(kernel);
+                one(text, Sign::Taken, least, most).map(|value| sysctls.somaxconn = value as u32)
+            }
             Takes::PortRange => return write_range(kernel, sysctls, text, trace),
             Takes::FirstPort => return write_first_port(sysctls, text, trace),
             Takes::Ports => ports(text).map(|ports| sysctls.ip_local_reserved_ports = ports),
@@ -353,6 +363,16 @@ impl World {
             return refuse(trace, Rule::NoSuchSysctl, Errno::ENOENT);
         };
         sysctl.write(kernel, &mut namespace.sysctls, line, trace)
+    }
+}
+
+fn bounds_of_somaxconn(kernel: Kernel) -> (i64, i64) {
+    if kernel.has(Change::WideBacklog) {
+        (0, INT_MAX)
+    } else if kernel.has(Change::SomaxconnBounded) {
+        (0, i64::from(u16::MAX))
+    } else {
+        (INT_MIN, INT_MAX)
     }
 }
 

@@ -278,10 +278,18 @@ macro_rules! changes {
 }
 
 changes! {
+    /// `net.core.somaxconn` has bounds.
+    SomaxconnBounded 3 . 11 "somaxconn is 0 to 65535; before, any int, of which a listener's limit keeps the lower 16 bits."
+        at "net/core/sysctl_net_core.c, netns_core_table[]" also 3 . 10 . 30
+        read "in 3.10.30 and 3.10.89, whose earliest update with it was not looked for; the release is from memory (commit 5f671d6b4ec3, August 2013)";
     /// `SO_INCOMING_CPU` can be read.
     IncomingCpuRead 3 . 19 "SO_INCOMING_CPU tells the processor that a socket's segments came in by."
         at "net/core/sock.c, sock_getsockopt()"
         read "socket(7) says 3.19";
+    /// `sk_max_ack_backlog` has 32 bits.
+    WideBacklog 4 . 1 "somaxconn can be more than 65535, and with it the limit of a listener's queue, which has 32 bits; before, 16."
+        at "include/net/sock.h, struct sock; net/core/sysctl_net_core.c, netns_core_table[]"
+        read "not in 3.10.89 and 4.0.5, in 4.2 and Ubuntu's 4.4; its commit (becb74f0acca) is of 19 March 2015, before the merge window of 4.1";
     /// `IP_BIND_ADDRESS_NO_PORT`.
     BindAddressNoPort 4 . 2 "IP_BIND_ADDRESS_NO_PORT lets bind leave the port to connect."
         at "net/ipv4/ip_sockglue.c, do_ip_setsockopt()"
@@ -323,6 +331,10 @@ changes! {
     FastopenUpperHalf 4 . 9 "tcp_fastopen's bit 0x800 means nothing; before, with bit 2 and without 0x400 it gives every listener a fast-open queue as long as the sysctl's upper 16 bits say."
         at "net/ipv4/af_inet.c, inet_listen()"
         read "in 4.2.8, 4.3.0 and Ubuntu's 4.4, not in 4.9.76; which release between is from memory";
+    /// `TCP_REPAIR` in any state but LISTEN.
+    RepairAnyState 4 . 10 "TCP_REPAIR can be set on any socket but a listener; before, only on a closed or an established one."
+        at "net/ipv4/tcp.c, tcp_can_repair_sock()"
+        read "not in two sources between 3.7 and 4.9, in sources from 4.11 on; its author says that 4.10-rc1 is the first with it (commit 319b0534b958)";
     /// `net.ipv4.ip_unprivileged_port_start`.
     UnprivilegedPortStart 4 . 11 "The first unprivileged port is a sysctl; before, it is 1024."
         at "net/ipv4/af_inet.c, inet_bind()"
