@@ -178,7 +178,8 @@ impl Attempt {
     fn almighty(&mut self) -> Option<ProcessId> {
         let processes = &mut self.world.host.processes;
         let caller = *processes.get(usize::from(self.process.0))?;
-        let user_ns = self.world.host.namespaces[usize::from(caller.net.0)].user_ns;
+        let namespaces = &self.world.host.namespaces;
+        let user_ns = namespaces.get(usize::from(caller.net.0))?.user_ns;
         processes.push(Process {
             user_ns,
             caps: crate::host::Caps::ALL,
@@ -273,7 +274,9 @@ impl Attempt {
             }
             _ => {}
         }
-        let namespace = &mut host.namespaces[usize::from(net.0)];
+        let Some(namespace) = host.namespaces.get_mut(usize::from(net.0)) else {
+            return false;
+        };
         match *difference {
             Difference::Sysctl(setting) => setting.set(&mut namespace.sysctls),
             Difference::Assign(device, ip) => {

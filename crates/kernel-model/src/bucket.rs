@@ -148,8 +148,14 @@ impl PortTable {
 }
 
 impl World {
+    /// What there is of a port; nothing in a namespace that is not there or has no sockets yet.
+    pub(crate) fn slot_of(&self, net: NetId, port: u16) -> Slot {
+        let table = self.ports.get(usize::from(net.0));
+        table.map_or(Slot::EMPTY, |table| table.get(port))
+    }
+
     pub(crate) fn bucket_of(&self, net: NetId, port: u16) -> Option<BucketIx> {
-        let found = self.ports[net.0 as usize].get(port).bucket;
+        let found = self.slot_of(net, port).bucket;
         (found != NONE).then_some(BucketIx(found))
     }
 
@@ -178,7 +184,7 @@ impl World {
 
     pub(crate) fn bucket_create(&mut self, ix: SockIx, port: u16) -> BucketIx {
         let (net, vrf) = (self.socks[ix].net, self.port_vrf(ix));
-        let next = self.ports[net.0 as usize].get(port).bucket;
+        let next = self.slot_of(net, port).bucket;
         let fresh = Bucket {
             net,
             port,

@@ -41,7 +41,7 @@ pub(crate) enum End {
 impl World {
     /// The chain of the listeners that this address is looked up among.
     pub(crate) fn chain_at(&self, net: NetId, port: u16, addr: u128) -> Option<u32> {
-        let listeners = self.ports[net.0 as usize].get(port).listeners;
+        let listeners = self.slot_of(net, port).listeners;
         if listeners == NONE {
             return None;
         }

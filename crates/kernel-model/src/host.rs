@@ -52,7 +52,7 @@ pub struct Host {
 /// A user namespace.
 #[derive(Debug, Clone, Copy)]
 pub struct UserNamespace {
-    /// The namespace that it was made in; itself for the first.
+    /// The namespace that it was made in, which comes before it; itself for the first.
     pub parent: UserNsId,
     /// The user who made it, and holds every capability over it from the parent.
     pub owner: Uid,
@@ -310,7 +310,11 @@ impl Host {
             if at == UserNsId(0) {
                 return false;
             }
-            let here = &self.user_namespaces[at.0 as usize];
+            // One is made after its parent; what is not there gives nothing.
+            let here = self.user_namespaces.get(usize::from(at.0));
+            let Some(here) = here.filter(|here| here.parent.0 < at.0) else {
+                return false;
+            };
             if here.parent == process.user_ns && here.owner == process.uid {
                 return true;
             }

@@ -40,7 +40,8 @@ pub(crate) struct Target {
 
 impl World {
     /// The listeners that may get a connection to this address, port and interface: one, or every
-    /// member of the group among whom a hash or a program chooses. Empty: the SYN is refused.
+    /// member of the group among whom a hash or a program chooses. Empty: the SYN is refused, or there is
+    /// no such namespace.
     #[must_use]
     pub fn listeners_for(&self, net: NetId, ip: IpAddr, port: u16, device: u32) -> Vec<SocketId> {
         let (addr, v4) = match ip {
@@ -94,7 +95,7 @@ impl World {
     }
 
     pub(crate) fn find_listener(&self, target: Target) -> (Found, Rule) {
-        if self.ports[target.net.0 as usize].get(target.port).listeners == NONE {
+        if self.slot_of(target.net, target.port).listeners == NONE {
             return (Found::Nobody, Rule::Refused);
         }
         let kernel = self.host.kernel;

@@ -102,14 +102,20 @@ impl World {
         &self.host
     }
 
-    /// The host, to change sysctls, addresses and processes. A namespace may be added, not removed.
+    /// The host, to change sysctls, addresses and processes. A namespace may be added; where one is
+    /// removed that sockets were made in, later calls panic.
     pub fn host_mut(&mut self) -> &mut Host {
         &mut self.host
     }
 
     /// `socket(family, SOCK_STREAM)` by a process.
+    ///
+    /// A process that the host does not have, or whose network namespace it does not have, gets the name
+    /// of a socket that is not open: each call on it is EBADF.
     pub fn socket(&mut self, process: ProcessId, family: Family) -> SocketId {
-        let Some(caller) = self.host.processes.get(process.0 as usize) else {
+        let caller = self.host.processes.get(process.0 as usize);
+        let namespaces = self.host.namespaces.len();
+        let Some(caller) = caller.filter(|caller| usize::from(caller.net.0) < namespaces) else {
             return SocketId {
                 index: crate::socket::NONE,
                 generation: 0,

@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use portcullis_kernel_model::{
-    Answer, Call, Caps, Errno, Family, Host, Kernel, ProcessId, SockAddr, State, Uid, World,
+    Answer, Call, Caps, Errno, Family, Host, Kernel, Namespace, NetId, Opt, ProcessId, SockAddr,
+    State, Uid, UserNamespace, UserNsId, World,
 };
 
 const ROOT: ProcessId = ProcessId(0);
@@ -147,5 +148,66 @@ fn a_used_place_forgets_who_held_it() {
             );
         }
         assert_eq!(world.holders(socket), []);
+    }
+}
+
+#[test]
+fn what_the_host_does_not_have_is_answered_and_not_a_panic() {
+    let mut world = World::new(Host::new(Kernel::V6_18));
+    let nowhere = NetId(9);
+    let home = "127.0.0.1".parse().unwrap();
+    assert_eq!(world.listeners_for(nowhere, home, 80, 1), []);
+    assert_eq!(world.owners_of_port(nowhere, 80), 0);
+    assert_eq!(world.bucket(nowhere, 80), None);
+    // A namespace that was added, before its first socket.
+    let another = Namespace::with_loopback(Kernel::V6_18, UserNsId(0));
+    world.host_mut().namespaces.push(another);
+    assert_eq!(world.listeners_for(NetId(1), home, 80, 1), []);
+    assert_eq!(world.owners_of_port(NetId(1), 80), 0);
+    // A process in a namespace that is not there.
+    let held = world.socket(ProcessId(0), Family::Inet);
+    world.host_mut().processes[0].net = nowhere;
+    let socket = world.socket(ProcessId(0), Family::Inet);
+    assert_eq!(
+        world.call(socket, Call::Listen(1)),
+        Answer::Err(Errno::EBADF)
+    );
+    assert_eq!(world.state(socket), None);
+    let to = Call::Connect(SockAddr::new(home, 80));
+    let (answer, _) = world.ask(ProcessId(0), held, to);
+    assert_eq!(answer, Answer::Err(Errno::ECONNREFUSED));
+    // Nobody can be made to listen there: no way out, and no panic.
+    let ways = world.ways_out(ProcessId(0), held, to);
+    assert_eq!(ways, []);
+    // Nothing at all.
+    let mut empty = Host::new(Kernel::V6_18);
+    empty.namespaces.clear();
+    empty.user_namespaces.clear();
+    let mut world = World::new(empty);
+    let socket = world.socket(ProcessId(0), Family::Inet6);
+    assert_eq!(world.call(socket, Call::Close), Answer::Err(Errno::EBADF));
+    assert_eq!(world.listeners_for(NetId(0), home, 80, 1), []);
+}
+
+#[test]
+fn user_namespaces_that_lead_nowhere_give_no_capability() {
+    // Its parent is not there, is itself, or comes later.
+    for parent in [7, 1, 2] {
+        let mut host = Host::new(Kernel::V6_18);
+        for parent in [parent, 1] {
+            let (parent, owner) = (UserNsId(parent), Uid(0));
+            host.user_namespaces.push(UserNamespace { parent, owner });
+        }
+        let net = Namespace::with_loopback(Kernel::V6_18, UserNsId(1));
+        host.namespaces.push(net);
+        host.processes[0].net = NetId(1);
+        let mut world = World::new(host);
+        let socket = world.socket(ProcessId(0), Family::Inet);
+        let repair = Call::Set(Opt::Repair(1));
+        assert_eq!(
+            world.call(socket, repair),
+            Answer::Err(Errno::EPERM),
+            "{parent}"
+        );
     }
 }
