@@ -115,7 +115,7 @@ fn main() -> ExitCode {
             minutes,
             options,
             ..
-        } => conformance::guest::run(
+        } => conformance::in_guest(
             &kernel,
             mirror.as_deref(),
             Duration::from_secs(60 * minutes),
@@ -147,7 +147,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
-            ExitCode::FAILURE
+            ExitCode::from(workspace::exit_code(&error))
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Decides:  the files of the project are those that git knows or would add.
 //! Source:   `cargo metadata --format-version 1`, `git ls-files`.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,6 +11,28 @@ use serde_json::Value;
 
 /// What a chore can fail with: one line for the user.
 pub type Failure = Box<dyn std::error::Error>;
+
+/// A failure whose exit code means something.
+#[derive(Debug)]
+pub struct Ended {
+    /// What is said of it.
+    pub message: String,
+    /// The chore's exit code.
+    pub code: u8,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Ended {}
+
+/// With what a chore that failed ends.
+pub fn exit_code(failure: &Failure) -> u8 {
+    failure.downcast_ref().map_or(1, |ended: &Ended| ended.code)
+}
 
 /// A package of the workspace, or of the fuzzing workspace beside it.
 #[derive(Debug, Clone, Default)]

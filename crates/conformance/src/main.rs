@@ -203,7 +203,9 @@ fn live(options: &Options) -> std::io::Result<bool> {
 fn replay_all(options: &Options) -> std::io::Result<bool> {
     let mut report = Report::default();
     for path in &options.tapes {
-        report.add(replay::account(&replay::load(path)?)?);
+        let tape = replay::load(path)?;
+        let account = replay::account(&tape).map_err(|error| replay::of_file(path, &error))?;
+        report.add(account);
     }
     tell(options, &report)
 }

@@ -31,10 +31,14 @@ pub struct Tape {
 
 /// Reads a tape.
 pub fn load(path: &Path) -> io::Result<Tape> {
-    let bytes = std::fs::read(path)?;
-    let (header, _) = Reader::open(&bytes)
-        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+    let bytes = std::fs::read(path).map_err(|error| of_file(path, &error))?;
+    let (header, _) = Reader::open(&bytes).map_err(|error| of_file(path, &error))?;
     Ok(Tape { bytes, header })
+}
+
+/// An error with the name of the tape.
+pub fn of_file(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// Replays a tape until the model differs: the steps compared, and the place of the script.

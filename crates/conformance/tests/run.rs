@@ -77,6 +77,27 @@ fn small_scripts_agree_and_a_changed_answer_is_noticed() {
 }
 
 #[test]
+fn a_tape_that_cannot_be_read_is_named() {
+    let cut = std::env::temp_dir().join(format!("portcullis-cut-{}.tape", std::process::id()));
+    let cut = cut.to_str().unwrap();
+    for whole in [false, true] {
+        if whole {
+            // Cut in its middle, where scripts are.
+            let (_, text) = record(Path::new(cut));
+            if forbidden(&text) {
+                return;
+            }
+            let bytes = std::fs::read(cut).unwrap();
+            std::fs::write(cut, &bytes[..bytes.len() / 2]).unwrap();
+        }
+        let (code, text) = conformance(&["--tapes", cut]);
+        assert_eq!(code, Some(2), "{text}");
+        assert!(text.starts_with(&format!("error: {cut}: ")), "{text}");
+    }
+    std::fs::remove_file(cut).unwrap();
+}
+
+#[test]
 fn a_run_that_compares_nothing_is_refused() {
     let beyond = exhaustive::size().to_string();
     let table: [&[&str]; 4] = [

@@ -1,14 +1,16 @@
 //! `cargo xtask conformance`: builds the conformance run and starts it.
 //!
-//! Decides:  that it is built for speed; where shrunk scripts are kept; that options are the run's own.
+//! Decides:  that it is built for speed; where shrunk scripts are kept; that options and exit codes are the
+//!           run's own.
 //! Not here: the run (crates/conformance); the numbered conditions (mutants.rs); other kernels (guest).
 
-pub mod guest;
+mod guest;
 mod mutants;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use crate::workspace::{self, Failure};
+use crate::workspace::{self, Ended, Failure};
 pub use mutants::Purpose;
 
 /// Where scripts on which model and kernel differ are kept, shrunk, as scenarios.
@@ -18,6 +20,10 @@ fn found() -> PathBuf {
 
 /// As the run says that it is not possible here (crates/conformance/src/main.rs).
 const NOT_HERE: i32 = 4;
+/// As it says that something else went wrong: there is no verdict.
+const NO_VERDICT: u8 = 2;
+/// All that it says: agreed, differs, no verdict, not here.
+const CODES: [i32; 4] = [0, 1, NO_VERDICT as i32, NOT_HERE];
 
 /// The run of about two minutes that CI has: exhaustive and random scripts, and beside them those in
 /// which time passes, most of whose minute is waiting. `None` where it was done; otherwise why not.
@@ -89,8 +95,49 @@ fn together<const N: usize>(codes: [Option<i32>; N]) -> Together {
     Together::Agreed
 }
 
+/// The run as it ended, by its exit code; one that is not the run's own, a build's or a crash's, is no
+/// verdict.
+fn ended(what: &str, code: Option<i32>) -> Result<(), Failure> {
+    let code = code.filter(|code| CODES.contains(code));
+    match code.and_then(|code| u8::try_from(code).ok()) {
+        Some(0) => Ok(()),
+        code => {
+            let message = match code {
+                Some(code) => format!("{what}: exit code {code}"),
+                None => format!("{what} ended without a verdict"),
+            };
+            let code = code.unwrap_or(NO_VERDICT);
+            Err(Ended { message, code }.into())
+        }
+    }
+}
+
+/// What fails before or beside a run says nothing of model and kernel.
+fn without_verdict(failure: Failure) -> Failure {
+    if failure.is::<Ended>() {
+        return failure;
+    }
+    let message = failure.to_string();
+    let code = NO_VERDICT;
+    Ended { message, code }.into()
+}
+
+/// On another kernel, in an emulated machine.
+pub fn in_guest(
+    kernel: &str,
+    mirror: Option<&str>,
+    limit: Duration,
+    options: &[String],
+) -> Result<(), Failure> {
+    guest::run(kernel, mirror, limit, options).map_err(without_verdict)
+}
+
 /// Builds and runs; with a purpose, a build whose conditions are numbered.
 pub fn run(purpose: Option<Purpose>, options: &[String]) -> Result<(), Failure> {
+    build_and_run(purpose, options).map_err(without_verdict)
+}
+
+fn build_and_run(purpose: Option<Purpose>, options: &[String]) -> Result<(), Failure> {
     if let Some(purpose) = purpose {
         return mutants::run(purpose, options);
     }
@@ -105,15 +152,34 @@ pub fn run(purpose: Option<Purpose>, options: &[String]) -> Result<(), Failure> 
         "--",
     ]);
     let status = command.arg("--found").arg(found()).args(options).status()?;
-    if status.success() {
-        return Ok(());
-    }
-    Err(format!("conformance: {status}").into())
+    ended("conformance", status.code())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_runs_exit_code_is_the_chores_and_no_other_failure_is_a_difference() {
+        let code = |done: Result<(), Failure>| match done {
+            Ok(()) => 0,
+            Err(failure) => workspace::exit_code(&without_verdict(failure)),
+        };
+        let table = [
+            (Some(0), 0),
+            (Some(1), 1),
+            (Some(2), 2),
+            (Some(4), 4),
+            // A build that failed, or a panic; a signal.
+            (Some(101), 2),
+            (None, 2),
+        ];
+        for (of_run, of_chore) in table {
+            assert_eq!(code(ended("it", of_run)), of_chore, "{of_run:?}");
+        }
+        assert_eq!(code(Err("no such package".into())), 2);
+        assert_eq!(workspace::exit_code(&"another chore's".into()), 1);
+    }
 
     #[test]
     fn a_disagreement_fails_whatever_the_other_runs_say() {

@@ -216,10 +216,7 @@ fn record(copy: &Path, program: &Path, options: &[String]) -> Result<[PathBuf; 4
 
 fn must(command: &mut Command) -> Result<(), Failure> {
     let status = command.status()?;
-    if status.success() {
-        return Ok(());
-    }
-    Err(format!("{}: {status}", command.get_program().to_string_lossy()).into())
+    super::ended(&command.get_program().to_string_lossy(), status.code())
 }
 
 fn copy_workspace(root: &Path, copy: &Path) -> Result<(), Failure> {

@@ -136,8 +136,7 @@ fn emulate(kernel: &Unpacked, archive: &Path, limit: Duration) -> Result<(), Fai
     }
     machine.wait()?;
     match status {
-        Ok(0) => Ok(()),
-        Ok(code) => Err(format!("conformance: exit status {code} in the machine").into()),
+        Ok(code) => super::ended("conformance in the machine", Some(code)),
         Err(why) => Err(format!("{why}; its console ends:\n{}", tail(&console)).into()),
     }
 }
