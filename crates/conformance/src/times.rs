@@ -146,8 +146,8 @@ impl Worker {
     }
 }
 
-/// Thousands of scripts have their sockets open at once.
-fn raise_limit() -> io::Result<()> {
+/// Thousands of scripts, or one with a long `repeat`, have their sockets open at once.
+pub(crate) fn raise_limit() -> io::Result<()> {
     let limit = getrlimit(Resource::Nofile);
     let all = Rlimit {
         current: limit.maximum,

@@ -4,7 +4,7 @@
 //! Not here: what a line may say (parse.rs, setup.rs, expect.rs).
 
 use super::problem::Problem;
-use super::words::Line;
+use super::words::{Line, is_digits};
 
 /// Where in a line the reader is.
 pub(super) struct Cursor<'a> {
@@ -80,6 +80,20 @@ impl<'a> Cursor<'a> {
                 .line
                 .problem(self.at, "this number does not fit a C int", "")),
         }
+    }
+
+    /// A user id, at most this one.
+    pub fn user_id(&mut self, most: u32, example: &str) -> Result<u32, Problem> {
+        let here = self.at;
+        let word = self.next();
+        let id = word.and_then(|word| word.parse().ok());
+        id.filter(|&id| id <= most).ok_or_else(|| {
+            let message = match word.is_some_and(is_digits) {
+                true => format!("a user id is at most {most}"),
+                false => "a user id is missing".to_owned(),
+            };
+            self.line.problem(here, message, example)
+        })
     }
 
     pub fn end(&self) -> Result<(), Problem> {

@@ -219,13 +219,8 @@ impl Reader {
         let stem = from.trim_end_matches(|c: char| c.is_ascii_digit());
         let low: usize = from.strip_prefix(stem)?.parse().ok()?;
         let high: usize = to.strip_prefix(stem)?.parse().ok()?;
-        let labels = &self.script.labels;
         (low..=high)
-            .map(|n| {
-                labels
-                    .iter()
-                    .rposition(|label| *label == format!("{stem}{n}"))
-            })
+            .map(|n| self.slot(&format!("{stem}{n}")))
             .collect()
     }
 

@@ -4,7 +4,7 @@
 //!           under one another, at most one empty line, comments kept.
 //! Not here: whether the script means anything: a script with mistakes is laid out as well.
 
-use super::words::{Line, join, lines};
+use super::words::{DEPTH_MAX, Line, join, lines};
 
 /// Answers are not pushed further right than this.
 const WIDEST: usize = 48;
@@ -28,7 +28,8 @@ pub fn format(text: &str) -> String {
         if first == Some("end") {
             depth = depth.saturating_sub(1);
         }
-        rows.push(Row::of(line, depth));
+        // A script that is deeper is refused, and would be wider than long.
+        rows.push(Row::of(line, depth.min(DEPTH_MAX)));
         if first == Some("repeat") {
             depth += 1;
         }
@@ -114,6 +115,13 @@ repeat 2
   s{i} close -> ok
 end
 ";
+
+    #[test]
+    fn what_is_too_deep_is_not_indented_further() {
+        let deep = "repeat 1\n".repeat(1000) + &"end\n".repeat(1000);
+        let widest = format(&deep).lines().map(str::len).max();
+        assert_eq!(widest, Some(2 * DEPTH_MAX + "repeat 1".len()));
+    }
 
     #[test]
     fn an_untidy_script_becomes_tidy_and_a_tidy_one_stays() {

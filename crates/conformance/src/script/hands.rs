@@ -14,6 +14,7 @@ use portcullis_kernel_model::{Call, Errno, Family, Opt, State};
 use portcullis_sys::{bare, sockopt};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{Resource, getrlimit};
 
 use super::program::{STATES, Slot};
 use super::world::Outcome;
@@ -224,7 +225,18 @@ impl Hands {
 /// A descriptor that is no socket of the script moves out of the way of those, whose numbers matter.
 pub(super) fn high(fd: OwnedFd) -> io::Result<OwnedFd> {
     const FIRST: i32 = 500;
-    Ok(rustix::io::fcntl_dupfd_cloexec(&fd, FIRST)?)
+    rustix::io::fcntl_dupfd_cloexec(&fd, FIRST).map_err(|errno| {
+        let limit = getrlimit(Resource::Nofile).current;
+        match (errno, limit) {
+            // What fcntl() says of a number that no descriptor can have.
+            (rustix::io::Errno::INVAL | rustix::io::Errno::MFILE, Some(limit)) => {
+                io::Error::other(format!(
+                    "it takes descriptors from {FIRST} on, and the limit is {limit} (ulimit -Hn)"
+                ))
+            }
+            _ => errno.into(),
+        }
+    })
 }
 
 fn done(result: rustix::io::Result<()>) -> Outcome {

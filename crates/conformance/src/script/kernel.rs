@@ -100,6 +100,7 @@ impl Kernel {
                 Obstacle::Skip(format!("a user namespace cannot be made here: {error}"))
             })?;
         }
+        crate::times::raise_limit()?;
         // Programs that go by processor, and SO_INCOMING_CPU, see the one that the model has: 0.
         let mut first = rustix::thread::CpuSet::new();
         first.set(0);

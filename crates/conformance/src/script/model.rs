@@ -3,6 +3,7 @@
 //! Decides:  how the model follows what the live kernel drew at random, where it permits that draw.
 //! Not here: what the model answers.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use portcullis_kernel_model::{
@@ -18,6 +19,8 @@ use super::world::{Observation, Outcome, World, perform};
 pub struct Model {
     sockets: Sockets,
     slots: Vec<Option<SocketId>>,
+    /// The slot of each socket.
+    named: BTreeMap<SocketId, Slot>,
     explanation: Explanation,
     /// Whether ways out are looked for where a call is refused.
     finds_ways: bool,
@@ -33,6 +36,7 @@ impl Model {
         Model {
             sockets: Sockets::new(host),
             slots: Vec::new(),
+            named: BTreeMap::new(),
             explanation: Explanation::default(),
             finds_ways: false,
             ways: Vec::new(),
@@ -91,7 +95,7 @@ impl Model {
     /// The slot of a socket.
     #[must_use]
     pub fn slot_of(&self, socket: SocketId) -> Option<Slot> {
-        self.slots.iter().rposition(|&known| known == Some(socket))
+        self.named.get(&socket).copied()
     }
 
     /// Takes a step as the other world took it: where the kernel draws at random, the draw that gives
@@ -132,6 +136,7 @@ impl Model {
             self.slots.resize(slot + 1, None);
         }
         self.slots[slot] = Some(socket);
+        self.named.insert(socket, slot);
     }
 
     fn ask(&mut self, slot: Slot, user: ProcessId, call: Call) -> Answer {

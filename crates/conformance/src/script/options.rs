@@ -6,6 +6,9 @@
 
 use portcullis_kernel_model::{Opt, OptName, Program};
 
+use super::cursor::Cursor;
+use super::problem::{Problem, did_you_mean};
+
 /// What stands after an option's word.
 #[derive(Debug, Clone, Copy)]
 pub enum Value {
@@ -194,4 +197,18 @@ pub fn print_name(name: OptName) -> &'static str {
         .iter()
         .find(|entry| entry.2 == name)
         .map_or("?", |entry| entry.0)
+}
+
+/// An option by its word, to read it.
+pub(super) fn read_name(at: &mut Cursor<'_>) -> Result<OptName, Problem> {
+    let here = at.at;
+    let word = at.next().unwrap_or("");
+    readable(word).ok_or_else(|| {
+        let known = READABLE.iter().flat_map(|entry| [entry.0, entry.1]);
+        at.line.problem(
+            here,
+            format!("unknown option `{word}`"),
+            did_you_mean(word, known),
+        )
+    })
 }

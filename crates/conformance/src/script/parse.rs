@@ -5,7 +5,9 @@
 //! Not here: words and `repeat` (words.rs), option words (options.rs), addresses and expectations
 //!           (address.rs, expect.rs).
 
-use portcullis_kernel_model::{Call, Family, Host, Kernel, Opt, OptName, ProcessId, Program, Uid};
+use std::collections::BTreeMap;
+
+use portcullis_kernel_model::{Call, Family, Host, Kernel, Opt, ProcessId, Program, Uid};
 
 use super::cursor::Cursor;
 use super::options::{self, Value};
@@ -58,6 +60,8 @@ pub fn parse(text: &str, settings: Settings) -> Result<Script, Vec<Problem>> {
 #[derive(Debug)]
 pub struct Reader {
     pub(super) script: Script,
+    /// The last socket of each label.
+    slots: BTreeMap<String, Slot>,
     /// Whether the label's socket is closed, so that its name can be given again.
     closed: Vec<bool>,
     /// Whether a label is of an `accept` that may have failed: another may take it.
@@ -143,6 +147,7 @@ impl Reader {
         let next_port = settings.first_port;
         Reader {
             script,
+            slots: BTreeMap::new(),
             closed: Vec::new(),
             doubtful: Vec::new(),
             makers: Vec::new(),
@@ -306,15 +311,17 @@ impl Reader {
                 "close it or take another label",
             ));
         }
+        let slot = self.script.labels.len();
+        self.slots.insert(name.clone(), slot);
         self.script.labels.push(name);
         self.closed.push(false);
         self.doubtful.push(false);
         self.makers.push(ProcessId(0));
-        Ok(self.script.labels.len() - 1)
+        Ok(slot)
     }
 
-    fn slot(&self, name: &str) -> Option<Slot> {
-        self.script.labels.iter().rposition(|label| label == name)
+    pub(super) fn slot(&self, name: &str) -> Option<Slot> {
+        self.slots.get(name).copied()
     }
 
     pub(super) fn label(&self, at: &mut Cursor<'_>) -> Result<Slot, Problem> {
@@ -390,7 +397,7 @@ impl Reader {
                 }
             }
             "get" => {
-                let name = read_name(at)?;
+                let name = options::read_name(at)?;
                 if at.take("length") {
                     Verb::GetLen(name, length(at)?)
                 } else {
@@ -427,9 +434,9 @@ impl Reader {
     }
 
     fn uid(&self, at: &mut Cursor<'_>) -> Result<Uid, Problem> {
-        if let Some(uid) = at.peek().and_then(|word| word.parse().ok()) {
-            at.at += 1;
-            return Ok(Uid(uid));
+        if at.peek().is_some_and(words::is_digits) {
+            let example = "4294967295, which is -1, leaves the owner as it is";
+            return at.user_id(u32::MAX, example).map(Uid);
         }
         let user = self.named_user(at)?;
         Ok(self.script.host.processes[usize::from(user.0)].uid)
@@ -556,21 +563,6 @@ fn wait(at: &mut Cursor<'_>) -> Result<Action, Problem> {
             "wait 500ms, wait 61s",
         )),
     }
-}
-
-fn read_name(at: &mut Cursor<'_>) -> Result<OptName, Problem> {
-    let here = at.at;
-    let word = at.next().unwrap_or("");
-    options::readable(word).ok_or_else(|| {
-        let known = options::READABLE
-            .iter()
-            .flat_map(|entry| [entry.0, entry.1]);
-        at.line.problem(
-            here,
-            format!("unknown option `{word}`"),
-            did_you_mean(word, known),
-        )
-    })
 }
 
 fn shutdown_how(at: &mut Cursor<'_>) -> Result<i32, Problem> {

@@ -43,26 +43,32 @@ impl Problem {
         let label = if self.label.is_empty() {
             String::new()
         } else {
-            format!(" {}", self.label)
+            format!(" {}", tame(&self.label))
         };
         format!(
             "error: {}\n{gutter}--> {file}:{}:{}\n{gutter}|\n {number} | {shown}\n{gutter}| {indent}{underline}{label}\n",
-            self.message, self.line, self.column
+            tame(&self.message),
+            self.line,
+            self.column
         )
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.line, self.column, self.message)?;
+        write!(f, "{}:{}: {}", self.line, self.column, tame(&self.message))?;
         if !self.label.is_empty() {
-            write!(f, " ({})", self.label)?;
+            write!(f, " ({})", tame(&self.label))?;
         }
         Ok(())
     }
 }
 
 impl std::error::Error for Problem {}
+
+fn tame(text: &str) -> String {
+    text.chars().map(printable).collect()
+}
 
 /// A control character would move the cursor.
 fn printable(c: char) -> char {

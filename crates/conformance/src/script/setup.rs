@@ -141,12 +141,8 @@ impl Reader {
         let here = at.at;
         let name = at.name("a user's name")?;
         self.unused_name(at, here, &name)?;
-        let here = at.at;
-        let Some(uid) = at.next().and_then(|word| word.parse::<u32>().ok()) else {
-            return Err(at
-                .line
-                .problem(here, "a user id is missing", "user alice 1000"));
-        };
+        // The last number is nobody's: where a user id is given, it means none.
+        let uid = at.user_id(u32::MAX - 1, "user alice 1000")?;
         let caps = self.capabilities(at)?.unwrap_or(Caps::NONE);
         self.callers.push(Caller::User);
         self.script.users.push(name);
@@ -206,12 +202,22 @@ impl Reader {
         Ok(None)
     }
 
-    /// `sysctl NAME [inside NAMESPACE] = VALUE`; after the first socket it is a step.
+    /// `sysctl NAME [inside NAMESPACE] = VALUE`; after the first socket, or with an expectation, it is a
+    /// step.
     pub(super) fn sysctl(&mut self, at: &mut Cursor<'_>) -> Result<Option<Action>, Problem> {
         let here = at.at;
         let name = at.next().unwrap_or("");
         let Some(sysctl) = Sysctl::find(name) else {
             let names = Sysctl::ALL.iter().map(|sysctl| sysctl.name);
+            let several = names
+                .clone()
+                .filter(|known| known.rsplit('.').next() == Some(name));
+            let several: Vec<&str> = several.collect();
+            if !several.is_empty() {
+                let message = format!("{} sysctls end in `{name}`", several.len());
+                let label = format!("write `{}`", several.join("` or `"));
+                return Err(at.line.problem(here, message, label));
+            }
             let last_parts = names.clone().filter_map(|name| name.rsplit('.').next());
             let label = did_you_mean(name, names.chain(last_parts));
             return Err(at.line.problem(
@@ -228,18 +234,19 @@ impl Reader {
             .sysctls
             .clone();
         let kernel = self.script.host.kernel;
+        let is_step = self.begun || at.peek() == Some("->");
         let written = sysctl.write(kernel, &mut trial, &value, &mut NoTrace);
         if !FIN_TIMEOUTS.contains(&trial.tcp_fin_timeout) {
             let message = "a tcp_fin_timeout of more than 60 s, or of none, is not modelled";
             return Err(at.line.problem(value_at, message, "see gaps.toml"));
         }
         // A write that is refused is for scenarios about that.
-        if let (Err(errno), false) = (written, self.begun) {
+        if let (Err(errno), false) = (written, is_step) {
             let message = format!("{} does not take `{value}`: {errno}", sysctl.name);
             let example = format!("for example {}", sysctl.show(&trial));
             return Err(at.line.problem(value_at, message, example));
         }
-        if self.begun {
+        if is_step {
             return Ok(Some(Action::Sysctl(sysctl, net, value)));
         }
         self.script.host.namespaces[usize::from(net.0)].sysctls = trial;

@@ -65,6 +65,37 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
         "did you mean `somaxconn`?",
     ),
     (
+        "a sysctl that both families have",
+        "sysctl ip_nonlocal_bind = 1",
+        "1:8",
+        "`net.ipv4.ip_nonlocal_bind` or `net.ipv6.ip_nonlocal_bind`",
+    ),
+    (
+        "a user id beyond all",
+        "user a 99999999999",
+        "1:8",
+        "a user id is at most 4294967294",
+    ),
+    ("no user id", "user a", "1:7", "a user id is missing"),
+    (
+        "an owner beyond all",
+        "socket a inet\na fchown 4294967296",
+        "2:10",
+        "a user id is at most 4294967295",
+    ),
+    (
+        "keys that the terminal did not take",
+        "socket a inet\na \x1b[Aclose",
+        "2:3",
+        "unknown call ` [Aclose`",
+    ),
+    (
+        "a sysctl whose set-up is refused",
+        "sysctl somaxconn = -1",
+        "1:20",
+        "does not take `-1`",
+    ),
+    (
         "a port beyond all",
         "socket a inet\na bind 127.0.0.1:70000",
         "2:8",
@@ -328,6 +359,23 @@ fn a_step_shows_its_answer_its_rule_and_the_socket() {
     ] {
         assert!(table.contains(part), "{part} is missing:\n{table}");
     }
+}
+
+#[test]
+fn a_sysctl_with_an_expectation_is_a_step_before_the_first_socket_too() {
+    let text = "sysctl somaxconn = -1 -> EINVAL by sysctl-value\nsysctl somaxconn = 1 -> ok\n";
+    assert_eq!(complaints(text), []);
+    let script = parse(text, Settings::default()).unwrap();
+    // The host is as it was: both writes are steps.
+    assert_eq!((script.steps.len(), script.set.len()), (2, 0));
+    assert_eq!(complaints("sysctl somaxconn = 1 -> EINVAL").len(), 1);
+}
+
+#[test]
+fn the_last_socket_of_a_label_is_meant() {
+    let text = "socket a inet\na close\nsocket a inet\na bind 127.0.0.1:7 -> ok\nsocket b inet\n\
+                b bind 127.0.0.1:7 -> EADDRINUSE because of a\n";
+    assert_eq!(complaints(text), []);
 }
 
 #[test]

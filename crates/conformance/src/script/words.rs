@@ -8,6 +8,8 @@ use super::problem::Problem;
 
 /// The most lines that a script may unroll to.
 pub const MAX_LINES: usize = 100_000;
+/// The most `repeat` blocks inside one another.
+pub(crate) const DEPTH_MAX: usize = 16;
 
 /// A word and its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +67,10 @@ impl Line {
             .unwrap_or(self.words.len());
         join(&self.words[..until])
     }
+}
+
+pub(crate) fn is_digits(word: &str) -> bool {
+    !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Words in one line, a comma after its word.
@@ -128,64 +134,84 @@ pub(crate) fn lines(text: &str) -> Vec<Line> {
 
 /// The lines with words, `repeat` blocks unrolled.
 pub(crate) fn unroll(lines: &[Line]) -> Result<Vec<Line>, Vec<Problem>> {
-    let mut out = Vec::new();
+    let mut unrolled = Unrolled {
+        out: Vec::new(),
+        names: Vec::new(),
+        turns: 0,
+    };
     let mut at = 0;
-    let mut names = Vec::new();
     while at < lines.len() {
-        block(lines, &mut at, &mut names, &mut out).map_err(|problem| vec![problem])?;
+        unrolled
+            .block(lines, &mut at)
+            .map_err(|problem| vec![problem])?;
         if let Some(line) = lines.get(at) {
             // `block` stops at an `end`, which nothing here opened.
             return Err(vec![line.problem(0, "`end` without `repeat`", "remove it")]);
         }
     }
-    Ok(out)
+    Ok(unrolled.out)
 }
 
-fn block(
-    lines: &[Line],
-    at: &mut usize,
-    names: &mut Vec<(String, usize)>,
-    out: &mut Vec<Line>,
-) -> Result<(), Problem> {
-    while let Some(line) = lines.get(*at) {
-        match line.text(0) {
-            Some("end") => return Ok(()),
-            Some("repeat") => repeat(lines, at, names, out)?,
-            Some(_) => {
-                if out.len() >= MAX_LINES {
-                    let message = format!("the script unrolls to more than {MAX_LINES} lines");
-                    return Err(line.problem(0, message, "repeat fewer times"));
+struct Unrolled {
+    out: Vec<Line>,
+    /// The counters of the blocks around, outermost first.
+    names: Vec<(String, usize)>,
+    /// How often a block began, all in all: an empty one makes no lines.
+    turns: usize,
+}
+
+impl Unrolled {
+    fn block(&mut self, lines: &[Line], at: &mut usize) -> Result<(), Problem> {
+        while let Some(line) = lines.get(*at) {
+            match line.text(0) {
+                Some("end") => return Ok(()),
+                Some("repeat") => self.repeat(lines, at)?,
+                Some(_) => {
+                    if self.out.len() >= MAX_LINES {
+                        let message = format!("the script unrolls to more than {MAX_LINES} lines");
+                        return Err(line.problem(0, message, "repeat fewer times"));
+                    }
+                    self.out.push(substitute(line, &self.names)?);
                 }
-                out.push(substitute(line, names)?);
+                None => {}
             }
-            None => {}
+            *at += 1;
         }
-        *at += 1;
+        Ok(())
     }
-    Ok(())
+
+    fn repeat(&mut self, lines: &[Line], at: &mut usize) -> Result<(), Problem> {
+        let head = &lines[*at];
+        let (times, name) = repeat_head(head)?;
+        if self.names.len() >= DEPTH_MAX {
+            let message = format!("more than {DEPTH_MAX} `repeat` blocks inside one another");
+            return Err(head.problem(0, message, "one level fewer"));
+        }
+        let body = *at + 1;
+        for i in 1..=times {
+            self.turns += 1;
+            if self.turns > MAX_LINES {
+                let message = format!("`repeat` blocks begin more than {MAX_LINES} times");
+                return Err(head.problem(0, message, "repeat fewer times"));
+            }
+            self.names.push((name.clone(), i));
+            *at = body;
+            self.block(lines, at)?;
+            self.names.pop();
+            end_of(head, lines.get(*at))?;
+        }
+        Ok(())
+    }
 }
 
-fn repeat(
-    lines: &[Line],
-    at: &mut usize,
-    names: &mut Vec<(String, usize)>,
-    out: &mut Vec<Line>,
-) -> Result<(), Problem> {
-    let head = &lines[*at];
-    let (times, name) = repeat_head(head)?;
-    let body = *at + 1;
-    for i in 1..=times {
-        names.push((name.clone(), i));
-        *at = body;
-        block(lines, at, names, out)?;
-        names.pop();
-        match lines.get(*at) {
-            Some(end) if end.words.len() > 1 => {
-                return Err(end.problem(1, "`end` stands alone", "remove this"));
-            }
-            Some(_) => {}
-            None => return Err(head.problem(0, "`repeat` without `end`", "where does it end?")),
+/// Where a block stopped: at its `end`, which stands alone.
+fn end_of(head: &Line, end: Option<&Line>) -> Result<(), Problem> {
+    match end {
+        Some(end) if end.words.len() > 1 => {
+            return Err(end.problem(1, "`end` stands alone", "remove this"));
         }
+        Some(_) => {}
+        None => return Err(head.problem(0, "`repeat` without `end`", "where does it end?")),
     }
     Ok(())
 }
@@ -284,5 +310,25 @@ mod tests {
         assert!(first("repeat 2\ns{n} close\nend").starts_with("2:1: no `repeat`"));
         assert!(first("repeat many\nend").starts_with("1:8: `repeat` takes a number"));
         assert!(first("repeat 100000\na close\nb close\nend").contains("more than 100000 lines"));
+    }
+
+    #[test]
+    fn blocks_inside_one_another_are_bounded_in_depth_and_in_number() {
+        let nested = |depth: usize| {
+            format!(
+                "{}a close\n{}",
+                "repeat 1\n".repeat(depth),
+                "end\n".repeat(depth)
+            )
+        };
+        assert_eq!(said(&nested(DEPTH_MAX)), ["a close"]);
+        let first = |text: &str| unroll(&lines(text)).unwrap_err()[0].to_string();
+        for depth in [DEPTH_MAX + 1, 20_000] {
+            assert!(first(&nested(depth)).starts_with("17:1: more than 16 `repeat` blocks inside"));
+        }
+        // Nothing in them, so that no line bounds them.
+        let hollow = "repeat 100000\n".repeat(3) + &"end\n".repeat(3);
+        assert!(first(&hollow).contains("begin more than 100000 times"));
+        assert_eq!(said("repeat 100000\nend\na close"), ["a close"]);
     }
 }

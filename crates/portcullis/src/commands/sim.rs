@@ -302,7 +302,7 @@ const HELP: &str = "\
   socket a inet with reuseaddr     a socket; inet6, `by USER` too
   port web                         a port by name
   a bind 127.0.0.1:web             calls: bind listen connect accept close set get shutdown …
-  explain                          rules behind each answer: on or off
+  explain on, explain off          rules behind each answer; `explain` alone changes it
   table                            sockets, and who owns which port
   process p                        a process: `p forks q`, `p exits`, `a pass to p`, `a close as p`
   kernel 5.4 | user | interface | namespace    the host, before the first socket
@@ -337,11 +337,21 @@ fn prompt(settings: Settings) -> Exit {
             }
             Ok(_) => number += 1,
         }
-        match text.trim() {
+        let text = without_keys(&text);
+        match text
+            .split_ascii_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+            .as_str()
+        {
             "quit" | "exit" => return exit::OK,
             "help" => terminal::out(HELP),
-            "explain" => {
-                detail.explain = !detail.explain;
+            word @ ("explain" | "explain on" | "explain off") => {
+                detail.explain = match word {
+                    "explain on" => true,
+                    "explain off" => false,
+                    _ => !detail.explain,
+                };
                 terminal::out(if detail.explain {
                     "explanations are on\n"
                 } else {
@@ -365,6 +375,29 @@ fn prompt(settings: Settings) -> Exit {
             )),
         }
     }
+}
+
+/// What was typed, without the sequences that keys as the arrows send: the terminal edits the line by
+/// erasing alone.
+fn without_keys(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        if c != '\x1b' {
+            out.extend((!c.is_control() || c.is_whitespace()).then_some(c));
+            continue;
+        }
+        match rest.next_if(|next| matches!(next, '[' | 'O')) {
+            // Parameters, and then one character that ends it.
+            Some('[') => {
+                while rest.next_if(|next| matches!(next, ' '..='?')).is_some() {}
+                rest.next_if(|next| matches!(next, '@'..='~'));
+            }
+            Some(_) => drop(rest.next_if(|next| matches!(next, '@'..='~'))),
+            None => {}
+        }
+    }
+    out
 }
 
 /// What a line of the prompt answers, and the table after it.
@@ -402,4 +435,24 @@ fn said(
     let ports = run.ports.0.clone();
     let answer = script::row(script, &step, &row, &ports, detail);
     answer + &script::table(script, run)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_the_terminal_does_not_edit_by_leave_nothing_in_the_line() {
+        let table = [
+            ("a listen", "a listen"),
+            ("a lis\x1b[D\x1b[Cten\x1bOF", "a listen"),
+            ("\x1b[1;5Aa listen\x1b[3~", "a listen"),
+            ("a\x1b listen\x07", "a listen"),
+            ("a listen\x1b[", "a listen"),
+            ("\x1b", ""),
+        ];
+        for (typed, line) in table {
+            assert_eq!(without_keys(typed), line, "{typed:?}");
+        }
+    }
 }

@@ -160,6 +160,56 @@ fn a_scenario_with_a_mistake_shows_the_place() {
 }
 
 #[test]
+fn blocks_that_are_too_deep_are_told_and_laid_out() {
+    let deep = "repeat 1 times\n".repeat(20_000) + &"end\n".repeat(20_000);
+    let (code, _, stderr) = sim(&["-"], &deep);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("more than 16 `repeat` blocks"), "{stderr}");
+    let (code, stdout, _) = sim(&["--format", "-"], &deep);
+    assert_eq!((code, stdout.lines().count()), (0, 40_000));
+}
+
+#[test]
+fn as_many_sockets_as_a_script_may_have_take_seconds() {
+    // Looking for a name among all names made this a hundred times slower than reading it takes.
+    let script = "port web\nsocket first inet\nfirst bind 127.0.0.1:web\nrepeat 49998 times\n  socket s{i} inet\n  \
+                  s{i} bind 127.0.0.1:web -> EADDRINUSE because of first\nend\n";
+    let begun = std::time::Instant::now();
+    let (code, stdout, _) = sim(&["-q", "-"], script);
+    let took = begun.elapsed();
+    assert_eq!(code, 0, "{stdout}");
+    assert!(
+        stdout.ends_with("99998 steps, 0 steps failed\n"),
+        "{stdout}"
+    );
+    assert!(took < Duration::from_secs(30), "{took:?}");
+}
+
+#[test]
+fn a_host_without_enough_descriptors_says_how_many_it_takes() {
+    if !live_works() {
+        return;
+    }
+    let binary = portcullis().get_program().to_owned();
+    let mut command = std::process::Command::new("sh");
+    command
+        .args([
+            "-c",
+            "ulimit -Hn 200; ulimit -n 200; exec \"$0\" sim --live -",
+        ])
+        .arg(binary)
+        .stdin(Stdio::piped());
+    let mut process = Process::spawn_with_stdin(&mut command);
+    let mut stdin = process.child_mut().stdin.take().unwrap();
+    stdin.write_all(b"socket a inet\n").unwrap();
+    drop(stdin);
+    let code = process.exit_code(SOON);
+    let told = "its host cannot be made: it takes descriptors from 500 on, and the limit is 200 (ulimit -Hn)";
+    let stdout = process.stdout();
+    assert!(code == 1 && stdout.contains(told), "{code} {stdout}");
+}
+
+#[test]
 fn formatting_rewrites_a_file_once() {
     let place = Place::new();
     let file = place.write(
