@@ -467,3 +467,64 @@ fn a_file_that_why_cannot_ask_about_is_not_shown_either() {
         }
     });
 }
+
+/// Every key of a value, as `a[].b`; what `sources` has stands on another page.
+fn keys(value: &serde_json::Value, at: &str, into: &mut std::collections::BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(object) if at != "sources" => {
+            for (key, value) in object {
+                let at = match at {
+                    "" => key.clone(),
+                    at => format!("{at}.{key}"),
+                };
+                keys(value, &at, into);
+                into.insert(at);
+            }
+        }
+        serde_json::Value::Array(all) => {
+            for value in all {
+                keys(value, &format!("{at}[]"), into);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn the_page_has_every_key_of_the_json_and_no_other() {
+    private_network(|| {
+        let listen = |v6only: bool| {
+            let family = match v6only {
+                true => rustix::net::AddressFamily::INET6,
+                false => rustix::net::AddressFamily::INET,
+            };
+            let socket = rustix::net::socket(family, rustix::net::SocketType::STREAM, None);
+            let socket = socket.unwrap();
+            rustix::net::sockopt::set_socket_reuseport(&socket, true).unwrap();
+            let at: std::net::SocketAddr = match v6only {
+                true => "[::]:8081".parse().unwrap(),
+                false => "127.0.0.1:8080".parse().unwrap(),
+            };
+            if v6only {
+                rustix::net::sockopt::set_ipv6_v6only(&socket, true).unwrap();
+            }
+            rustix::net::bind(&socket, &at).unwrap();
+            rustix::net::listen(&socket, 5).unwrap();
+            socket
+        };
+        // Two shards, and one that has a trap.
+        let _open = [listen(false), listen(false), listen(true)];
+        let output = portcullis().args(["listeners", "--json"]).output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let mut told = std::collections::BTreeSet::new();
+        keys(&report, "", &mut told);
+        let page = include_str!("../../../../docs/listeners.md");
+        let section = page.split_once("## `--json`\n").unwrap().1;
+        let section = section.split_once("\n## ").unwrap().0;
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+        let documented = rows.map(|row| row.split_once('`').unwrap().0.to_owned());
+        let documented: std::collections::BTreeSet<String> = documented.collect();
+        assert_eq!(documented, told);
+        assert!(told.contains("listeners[].shards[].pids") && told.len() > 40);
+    });
+}
