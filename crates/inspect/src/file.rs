@@ -3,7 +3,8 @@
 //! Decides:  that a file of another version, or of something else, is refused by a sentence; no file panics.
 //! Not here: its fields (snapshot.rs); which numbers a kernel can have (limits.rs).
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 use serde::Deserialize;
@@ -20,6 +21,8 @@ pub const VERSION: u32 = 1;
 const FORMAT: &str = "portcullis-host";
 /// No host's description is larger; a file that is was not written by this program.
 const FILE_MAX: u64 = 1 << 30;
+/// So many bytes show whether a file is of that kind at all.
+const HEAD: u64 = 4096;
 
 impl Snapshot {
     /// An empty one of this format.
@@ -48,11 +51,7 @@ impl Snapshot {
     ///
     /// Where it cannot be read, is not such a file, is one of another version, or describes what no host is.
     pub fn load(path: &Path) -> io::Result<Snapshot> {
-        let length = std::fs::metadata(path)?.len();
-        if length > FILE_MAX {
-            return Err(invalid(format!("{length} bytes are no host's description")));
-        }
-        let snapshot = Snapshot::parse(&std::fs::read(path)?)?;
+        let snapshot = Snapshot::parse(&content(File::open(path)?, FILE_MAX)?)?;
         possible(&snapshot).map_err(|nonsense| invalid(nonsense.to_string()))?;
         Ok(snapshot)
     }
@@ -139,6 +138,27 @@ fn possible(snapshot: &Snapshot) -> Result<(), Nonsense> {
     let caller = snapshot.process(snapshot.caller);
     let caller = caller.ok_or(Nonsense::NoCaller(snapshot.caller))?;
     host_of(snapshot, caller).map(|_| ())
+}
+
+/// All of a file. A device or a pipe has no length, and may have no end: what does not begin as JSON does is not
+/// read on, and of nothing more than `most` bytes.
+fn content(mut file: impl Read, most: u64) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    file.by_ref().take(HEAD).read_to_end(&mut text)?;
+    let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
+    if first != Some(&b'{') {
+        return Err(invalid(
+            "not a host's description: no JSON object".to_owned(),
+        ));
+    }
+    let rest = (most + 1).saturating_sub(text.len() as u64);
+    file.take(rest).read_to_end(&mut text)?;
+    if text.len() as u64 > most {
+        return Err(invalid(format!(
+            "more than {most} bytes are no host's description"
+        )));
+    }
+    Ok(text)
 }
 
 fn invalid(what: String) -> io::Error {
@@ -235,6 +255,24 @@ mod tests {
             assert!(refused.starts_with(field), "{refused}");
         }
         assert!(parsed((32768, 60999)).is_ok());
+    }
+
+    #[test]
+    fn what_has_no_end_is_not_read_to_its_end() {
+        let told = |file: &mut dyn Read| content(file, 10_000).unwrap_err().to_string();
+        assert_eq!(
+            told(&mut io::repeat(0)),
+            "not a host's description: no JSON object"
+        );
+        // One that begins well: no more than the limit, and one byte that shows that there is more.
+        let mut endless = b"{".chain(io::repeat(b' '));
+        assert_eq!(
+            told(&mut endless),
+            "more than 10000 bytes are no host's description"
+        );
+        let whole = |length: usize| content(b"{".chain(&vec![b' '; length][..]), 10_000);
+        assert_eq!(whole(9_999).unwrap().len(), 10_000);
+        assert!(whole(10_000).is_err());
     }
 
     #[test]

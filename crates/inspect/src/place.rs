@@ -224,15 +224,23 @@ pub(crate) fn other_namespaces(notes: &mut Vec<String>) -> Vec<At> {
             }
         }
     }
+    let mut hidden = 0;
     for entry in read_dir(PROC).into_iter().flatten().flatten() {
         let name = entry.file_name();
         if name
             .to_str()
             .is_some_and(|name| name.parse::<u32>().is_ok())
         {
-            // One that ended, or that may not be looked at.
-            let _ = add(&entry.path().join("ns/net"), None);
+            let added = add(&entry.path().join("ns/net"), None);
+            // So the kernel also says of one that has ended.
+            let refused = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+            hidden += usize::from(added.is_err_and(refused) && entry.path().exists());
         }
+    }
+    if hidden > 0 {
+        notes.push(format!(
+            "network namespaces of processes that this user may not look at ({hidden})"
+        ));
     }
     found.into_values().collect()
 }

@@ -15,7 +15,7 @@ use portcullis_kernel_model::RouteKind;
 use serde::Serialize;
 
 use crate::routes;
-use crate::snapshot::{Drops, Interface, Known, Namespace, Snapshot, Socket, State, Vrf};
+use crate::snapshot::{Drops, Interface, Known, Namespace, Snapshot, Socket, State, Sysctls, Vrf};
 use crate::verdict::Holder;
 use crate::world::{Focus, Nonsense, Outcome, Worlds};
 
@@ -101,6 +101,9 @@ pub fn traffic(
     to: SocketAddr,
     from: Option<IpAddr>,
 ) -> Result<Traffic, Nonsense> {
+    if let Some(from) = from.filter(|&from| !can_lead(from, to.ip())) {
+        return Err(Nonsense::Families(from, to.ip()));
+    }
     let focus = Focus {
         port: Some(to.port()),
         near: 0,
@@ -134,6 +137,12 @@ pub fn traffic(
     })
 }
 
+/// Whether there are connections from one to the other: of one family, or of IPv4 to IPv6's wildcard.
+fn can_lead(from: IpAddr, to: IpAddr) -> bool {
+    let (from, any) = (from.to_canonical(), to.is_unspecified());
+    from.is_ipv4() == to.to_canonical().is_ipv4() || (any && to.is_ipv6())
+}
+
 fn outcome(ways: &[Arrival], findings: &[Finding]) -> Served {
     if findings.iter().any(|one| one.kind == "depends") {
         return Served::Unknown;
@@ -157,6 +166,20 @@ fn unseen(snapshot: &Snapshot) -> Vec<String> {
     ];
     if let Known::No(why) | Known::Partly(why) = &snapshot.sources.bpf {
         unseen.push(format!("groups and the order of listeners, by BPF: {why}"));
+    }
+    if let Known::No(why) = &snapshot.sources.processes {
+        unseen.push(format!(
+            "who holds the sockets, and who accepts on them: {why}"
+        ));
+    }
+    let Some(net) = snapshot.namespaces.first() else {
+        return unseen;
+    };
+    if net.drops == Drops::default() {
+        unseen.push("how many connections were dropped: /proc/net/netstat cannot be read".into());
+    }
+    if net.sysctls == Sysctls::default() {
+        unseen.push("settings (SYN cookies, limits): /proc/sys cannot be read".into());
     }
     unseen
 }

@@ -29,7 +29,7 @@ use crate::snapshot::{Known, Namespace, Protocol, Snapshot, Socket, State};
 use crate::world::{Focus, Nonsense, Possible, Supposed, Worlds};
 
 pub use descriptors::{Descriptors, NoSocket, ask_from_socket, no_socket};
-pub use elsewhere::{Elsewhere, elsewhere};
+pub use elsewhere::{Elsewhere, elsewhere, unseen_elsewhere};
 pub use holder::{Holder, Holding};
 pub use opening::Opening;
 pub use refuser::{Refuser, refusers};
@@ -282,6 +282,11 @@ impl Asked<'_> {
             let refused = answers.iter().all(|answer| answer.error.is_some());
             answers.extend(refused.then(shared_port));
         }
+        let family = match subject {
+            Subject::New(family, _) => family,
+            Subject::Known(_) if at.is_ipv6() => Family::Inet6,
+            Subject::Known(_) => Family::Inet,
+        };
         let mut unseen = self.unseen(at);
         let works = answers.iter().all(|answer| answer.error.is_none());
         let outcome = match answers.len() {
@@ -321,7 +326,7 @@ impl Asked<'_> {
             ways,
             elsewhere: elsewhere(self.snapshot, at.port()),
             descriptors: Descriptors::of(self.snapshot),
-            refusers: refusers(self.snapshot),
+            refusers: refusers(self.snapshot, Some(family)),
             unseen,
         }
     }

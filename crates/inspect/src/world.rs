@@ -116,6 +116,8 @@ pub enum Nonsense {
     TooMany(&'static str),
     /// A socket, bucket or group cannot be as it is.
     Impossible(model::Impossible),
+    /// Connections from an address of one family to one of the other.
+    Families(IpAddr, IpAddr),
 }
 
 impl fmt::Display for Nonsense {
@@ -127,6 +129,10 @@ impl fmt::Display for Nonsense {
                 write!(f, "the caller, process {pid}, is not in the snapshot")
             }
             Nonsense::TooMany(what) => write!(f, "the snapshot has too many {what}"),
+            Nonsense::Families(from, to) => write!(
+                f,
+                "{from} and {to} are of two families: no connection leads from one to the other"
+            ),
             Nonsense::Impossible(what) => write!(f, "the snapshot is of no host: {what}"),
         }
     }

@@ -697,6 +697,22 @@ fn a_bpf_program_on_the_callers_control_group_is_named_as_a_refuser() {
             .unwrap();
         assert!(named.likely && named.what.contains(&group), "{named:?}");
         assert!(verdict.to_string().contains("a BPF program"), "{verdict}");
+        // Whether it refuses, it alone knows; it is never asked about IPv6.
+        let asked = |ip: &str| {
+            let opening = Opening::new(at(ip));
+            portcullis_inspect::verdict::ask_from_socket(&snapshot, &opening).unwrap()
+        };
+        let verdict = asked("0.0.0.0:8000");
+        assert_eq!(verdict.outcome, verdict::Outcome::Unknown, "{verdict}");
+        let answers = verdict.answers.iter().map(|answer| answer.error);
+        assert_eq!(
+            answers.collect::<Vec<_>>(),
+            [None, Some("EPERM")],
+            "{verdict}"
+        );
+        let verdict = asked("[::1]:8000");
+        assert_eq!(verdict.outcome, verdict::Outcome::Works, "{verdict}");
+        assert!(!verdict.to_string().contains("a BPF program"), "{verdict}");
         // Who is not in the group is not refused by it.
         let own = read(&Wanted::default()).unwrap();
         assert!(

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use portcullis_inspect::snapshot::{Drops, Known, Snapshot, Sources};
 use portcullis_inspect::{Focus, Others, Place, Wanted, Worlds, read};
+use portcullis_sys::errno;
 use serde::Serialize;
 
 use crate::exit::{self, Exit};
@@ -72,14 +73,10 @@ struct Counters {
 /// Shows them, once or until told to stop.
 pub fn run(settings: &Settings) -> Exit {
     let shown = match settings.watch {
-        None => report(settings).map(|report| {
-            if settings.json {
-                terminal::out(&json(&report));
-            } else {
-                terminal::out(&text(&report, None));
-                terminal::err(&notes(&report));
-            }
-        }),
+        None => match report(settings) {
+            Ok(report) => return once(settings, &report),
+            Err(error) => Err(error),
+        },
         Some(interval) => watch(settings, interval),
     };
     match shown {
@@ -89,6 +86,22 @@ pub fn run(settings: &Settings) -> Exit {
             code(settings, &error)
         }
     }
+}
+
+fn once(settings: &Settings, report: &Report) -> Exit {
+    let told = match settings.json {
+        true => json(report),
+        false => text(report, None),
+    };
+    if let Err(error) = terminal::try_out(&told) {
+        let why = errno::of(&error);
+        terminal::err(&format!("error: cannot write standard output: {why}\n"));
+        return exit::USAGE;
+    }
+    if !settings.json {
+        terminal::err(&notes(report));
+    }
+    exit::OK
 }
 
 /// A file that cannot be read, and a namespace that is not there, are the command line's fault, as for `why`.

@@ -3,13 +3,25 @@
 //! Decides:  that a reader who went away (a closed pipe) is no error, and when colours are used.
 //! Not here: what is written.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 
 /// Writes to standard output; a reader that went away is no error.
 pub fn out(text: &str) {
     let mut stdout = std::io::stdout().lock();
     let _ = stdout.write_all(text.as_bytes());
     let _ = stdout.flush();
+}
+
+/// Writes to standard output what somebody asked for: a reader that went away is no error, and a full disk is.
+pub fn try_out(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    let written = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
 }
 
 /// Writes to standard error; a reader that went away is no error.

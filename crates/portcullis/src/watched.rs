@@ -209,10 +209,7 @@ impl Report {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .write_all(json.as_bytes()),
-            None => {
-                terminal::out(&json);
-                Ok(())
-            }
+            None => terminal::try_out(&json),
         }
     }
 }

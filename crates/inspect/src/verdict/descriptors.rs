@@ -5,9 +5,10 @@
 //!           fs/file_table.c, alloc_empty_file(): fs.file-max, beyond which CAP_SYS_ADMIN goes; 5.10 to 6.18
 //! Not here: counting them (place.rs); whether a configuration's connections have enough (crate `control`).
 
+use portcullis_kernel_model::Errno;
 use serde::Serialize;
 
-use super::{Opening, Outcome, PossibleAnswer, RuleText, Verdict, Way, ask};
+use super::{Opening, Outcome, PossibleAnswer, RuleText, Verdict, Way, ask, refuser};
 use crate::snapshot::Snapshot;
 use crate::world::Nonsense;
 
@@ -144,7 +145,7 @@ pub fn no_socket(snapshot: &Snapshot) -> Option<NoSocket> {
 pub fn ask_from_socket(snapshot: &Snapshot, opening: &Opening) -> Result<Verdict, Nonsense> {
     let verdict = ask(snapshot, opening)?;
     let Some(refused) = no_socket(snapshot) else {
-        return Ok(verdict);
+        return Ok(unless_a_program_refuses(verdict, snapshot, opening));
     };
     let answer = PossibleAnswer {
         call: Some("socket".to_owned()),
@@ -173,4 +174,39 @@ pub fn ask_from_socket(snapshot: &Snapshot, opening: &Opening) -> Result<Verdict
         elsewhere: Vec::new(),
         ..verdict
     })
+}
+
+/// Where a BPF program is asked whether the caller may, only the program knows: the rules' yes is half of the
+/// answer then.
+fn unless_a_program_refuses(verdict: Verdict, snapshot: &Snapshot, opening: &Opening) -> Verdict {
+    let first = refuser::programs(snapshot, Some(opening.family)).next();
+    let (Outcome::Works, Some(one)) = (verdict.outcome, first) else {
+        return verdict;
+    };
+    let which = refuser::program(one);
+    let call = match one.hook.as_str() {
+        "sock_create" => "socket",
+        _ => "bind",
+    };
+    let refused = PossibleAnswer {
+        call: Some(call.to_owned()),
+        error: Some(Errno::EPERM.name()),
+        message: Some(Errno::EPERM.text()),
+        rule: None,
+        holders: Vec::new(),
+        more_holders: 0,
+        supposing: vec![format!("{which} refuses it")],
+    };
+    let mut answers = verdict.answers;
+    for answer in &mut answers {
+        answer
+            .supposing
+            .push("no BPF program of the control groups refuses it".to_owned());
+    }
+    answers.push(refused);
+    Verdict {
+        outcome: Outcome::Unknown,
+        answers,
+        ..verdict
+    }
 }

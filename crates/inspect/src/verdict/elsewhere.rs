@@ -1,6 +1,7 @@
 //! Who has a port in another network namespace.
 //!
-//! Decides:  that a port that is free here is not said to be free on the host.
+//! Decides:  that a port that is free here is not said to be free on the host, nor that none but those seen
+//!           are there.
 //! Kernel:   network_namespaces(7): ports are a namespace's own
 //! Not here: which namespaces are read (place.rs).
 
@@ -37,6 +38,23 @@ impl Elsewhere {
 pub fn elsewhere(snapshot: &Snapshot, port: u16) -> Vec<Elsewhere> {
     let others = snapshot.namespaces.iter().skip(1);
     others.flat_map(|net| there(snapshot, net, port)).collect()
+}
+
+/// Which other namespaces the port may be taken in, since they could not be looked at.
+#[must_use]
+pub fn unseen_elsewhere(snapshot: &Snapshot) -> Option<String> {
+    let notes = snapshot.sources.notes.iter();
+    let of_namespace =
+        |note: &&String| note.starts_with("namespace ") || note.starts_with("network namespaces ");
+    let mut notes = notes.filter(of_namespace);
+    let first = notes.next()?;
+    let more = match notes.count() {
+        0 => String::new(),
+        more => format!(" (and {more} more like it)"),
+    };
+    Some(format!(
+        "whether the port is taken in another network namespace: {first}{more}"
+    ))
 }
 
 fn there<'a>(

@@ -5,7 +5,7 @@
 //!           kernel/bpf/cgroup.c
 //! Not here: finding them (refusers.rs, process.rs).
 
-use portcullis_kernel_model::Errno;
+use portcullis_kernel_model::{Errno, Family};
 use serde::Serialize;
 
 use crate::snapshot::{CgroupProgram, Process, Snapshot};
@@ -41,11 +41,12 @@ impl Refuser {
     }
 }
 
-/// Those that are present, for the caller of the snapshot.
+/// Those that are present, for a socket of this family (of any, without one) and the caller of the snapshot.
 #[must_use]
-pub fn refusers(snapshot: &Snapshot) -> Vec<Refuser> {
+pub fn refusers(snapshot: &Snapshot, family: Option<Family>) -> Vec<Refuser> {
     let caller = snapshot.process(snapshot.caller);
-    let mut found: Vec<Refuser> = programs(snapshot).collect();
+    let programs = programs(snapshot, family).map(of_program);
+    let mut found: Vec<Refuser> = programs.collect();
     found.extend(modules(snapshot, caller));
     if caller.and_then(|caller| caller.seccomp) == Some(SECCOMP_FILTER) {
         found.push(Refuser {
@@ -76,19 +77,36 @@ fn landlock(snapshot: &Snapshot, caller: Option<&Process>) -> Option<Refuser> {
     })
 }
 
-/// BPF programs on the caller's control groups.
-fn programs(snapshot: &Snapshot) -> impl Iterator<Item = Refuser> + '_ {
+/// BPF programs on the caller's control groups that are asked when a socket of this family is made or bound.
+pub(super) fn programs(
+    snapshot: &Snapshot,
+    family: Option<Family>,
+) -> impl Iterator<Item = &CgroupProgram> {
     let all = snapshot.refusers.cgroup_programs.iter();
-    let hears = |one: &&CgroupProgram| one.hook.contains("bind") || one.hook == "sock_create";
-    all.filter(hears).map(|one| Refuser {
+    let hears = move |one: &&CgroupProgram| match one.hook.as_str() {
+        "sock_create" => true,
+        "bind4" | "post_bind4" => family != Some(Family::Inet6),
+        "bind6" | "post_bind6" => family != Some(Family::Inet),
+        _ => false,
+    };
+    all.filter(hears)
+}
+
+/// A program in words: `program 7 on bind4 of the control group /x`.
+pub(super) fn program(one: &CgroupProgram) -> String {
+    format!(
+        "program {} on {} of the control group {}",
+        one.program, one.hook, one.cgroup
+    )
+}
+
+fn of_program(one: &CgroupProgram) -> Refuser {
+    Refuser {
         name: "a BPF program",
-        what: format!(
-            "program {} on {} of the control group {}",
-            one.program, one.hook, one.cgroup
-        ),
+        what: program(one),
         shows: "EPERM, or an error of its own; bpftool cgroup tree lists it",
         likely: true,
-    })
+    }
 }
 
 /// Security modules.

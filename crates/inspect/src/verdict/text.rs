@@ -111,7 +111,10 @@ impl Verdict {
         if more > 0 {
             lines(f, "holder", [format!("{more} more")])?;
         }
-        if answer.call.as_deref() == Some("socket") {
+        if answer
+            .error
+            .is_some_and(|error| ["EMFILE", "ENFILE"].contains(&error))
+        {
             let limits = self.descriptors.as_ref();
             lines(f, "limit", limits.map(super::Descriptors::told))?;
         }

@@ -145,7 +145,7 @@ pub fn every(
     loop {
         let now = Instant::now();
         if now >= due {
-            show(screen, &draw());
+            show(screen, &draw())?;
             // What took longer than the interval is not made up for.
             due = (due + interval).max(Instant::now());
         }
@@ -169,16 +169,16 @@ pub fn every(
     }
 }
 
-fn show(screen: Screen, text: &str) {
+fn show(screen: Screen, text: &str) -> io::Result<()> {
     if screen == Screen::Lines {
-        return terminal::out(text);
+        return terminal::try_out(text);
     }
     // Each line wipes what was behind it, so that nothing flickers; then all below.
     let lines: String = text
         .lines()
         .map(|line| format!("{line}\x1b[K\r\n"))
         .collect();
-    terminal::out(&format!("\x1b[H{}\x1b[J", lines.trim_end_matches("\r\n")));
+    terminal::try_out(&format!("\x1b[H{}\x1b[J", lines.trim_end_matches("\r\n")))
 }
 
 /// Ctrl-Z: the terminal as it was, until the shell continues us.

@@ -209,14 +209,17 @@ impl Asked {
     }
 }
 
+fn family(socket: &record::Socket) -> Family {
+    match socket.family {
+        record::Family::Inet => Family::Inet,
+        record::Family::Inet6 => Family::Inet6,
+    }
+}
+
 /// The program's socket, which has no port yet, with the options that it has. Privileges that it took when
 /// they were set may be gone.
 fn make(world: &mut World, caller: ProcessId, socket: &record::Socket) -> SocketId {
-    let family = match socket.family {
-        record::Family::Inet => Family::Inet,
-        record::Family::Inet6 => Family::Inet6,
-    };
-    let id = world.socket(caller, family);
+    let id = world.socket(caller, family(socket));
     let mut had = None;
     if let Some(process) = world.host_mut().processes.get_mut(usize::from(caller.0)) {
         had = Some(std::mem::replace(&mut process.caps, Caps::ALL));
@@ -267,7 +270,7 @@ fn other_refusers(mut snapshot: Snapshot, question: &Question<'_>) -> Option<Rea
         .into_iter()
         .find(|errno| errno.number() == question.errno)?;
     as_unwatched(&mut snapshot);
-    let refusers = verdict::refusers(&snapshot);
+    let refusers = verdict::refusers(&snapshot, Some(family(question.socket)));
     let known = refusers.iter().filter(|one| one.may_say(errno));
     let known = known.map(|one| format!("{} ({}; it shows by {})", one.name, one.what, one.shows));
     let unread = snapshot.refusers.cgroup_programs_unread.as_ref();

@@ -50,5 +50,6 @@ mod upgrade_deaths;
 mod upgrade_state;
 mod why;
 mod why_ask;
+mod why_edges;
 mod why_holders;
 mod why_refusers;

@@ -14,6 +14,7 @@ use portcullis_inspect::traffic::{Served, traffic};
 use portcullis_inspect::verdict::{self, Opening, Outcome, Verdict};
 use portcullis_inspect::{Caller, Means, Others, Place, Wanted, read};
 use portcullis_kernel_model::{Family, Opt};
+use portcullis_sys::errno;
 use serde::Serialize;
 
 use super::target::{Target, with_scope};
@@ -128,8 +129,13 @@ pub fn run(arguments: &Arguments, form: Form, output: Option<&Path>) -> Exit {
 
 fn write(text: &str, output: Option<&Path>) -> Result<(), Unasked> {
     let Some(path) = output else {
-        terminal::out(text);
-        return Ok(());
+        let written = terminal::try_out(text);
+        return written.map_err(|error| {
+            Unasked::usage(format!(
+                "cannot write standard output: {}",
+                errno::of(&error)
+            ))
+        });
     };
     let written = std::fs::write(path, text);
     written.map_err(|error| Unasked::usage(format!("cannot write {}: {error}", path.display())))
@@ -177,8 +183,10 @@ fn answer(arguments: &Arguments, form: Form) -> Result<(String, Exit), Unasked> 
             let opening = opening(arguments, &snapshot, *at, zone.as_deref())?;
             let mut verdict = verdict::ask_from_socket(&snapshot, &opening)
                 .map_err(|nonsense| Unasked::usage(nonsense.to_string()))?;
-            if verdict.outcome == Outcome::Works && arguments.host.is_none() {
-                verdict.elsewhere = elsewhere(arguments, at.port());
+            if verdict.outcome == Outcome::Works && arguments.host.is_none() && at.port() != 0 {
+                let (found, unseen) = elsewhere(arguments, at.port());
+                verdict.elsewhere = found;
+                verdict.unseen.extend(unseen);
             }
             tell(&verdict, form)
         }
@@ -354,22 +362,11 @@ fn opening(
     if let Some(name) = &arguments.interface {
         opening.options.push(Opening::device(snapshot, name));
     }
-    if let IpAddr::V6(ip) = at.ip()
-        && ip.to_ipv4_mapped().is_some()
-        && arguments.v6only
-    {
-        return Err(Unasked::usage(format!(
-            "{ip} is an IPv4 address on an IPv6 socket: --v6only forbids it"
-        )));
-    }
     Ok(opening)
 }
 
-/// Who has the port in other network namespaces: what cannot be read there is left out.
-fn elsewhere(arguments: &Arguments, port: u16) -> Vec<verdict::Elsewhere> {
-    if port == 0 {
-        return Vec::new();
-    }
+/// Who has the port in other network namespaces, and which of those could not be looked at.
+fn elsewhere(arguments: &Arguments, port: u16) -> (Vec<verdict::Elsewhere>, Option<String>) {
     let wanted = Wanted {
         port: Some(port),
         near: 0,
@@ -378,7 +375,13 @@ fn elsewhere(arguments: &Arguments, port: u16) -> Vec<verdict::Elsewhere> {
         ..wanted(arguments)
     };
     match read(&wanted) {
-        Ok(snapshot) => verdict::elsewhere(&snapshot, port),
-        Err(_) => Vec::new(),
+        Ok(snapshot) => {
+            let found = verdict::elsewhere(&snapshot, port);
+            (found, verdict::unseen_elsewhere(&snapshot))
+        }
+        Err(error) => (
+            Vec::new(),
+            Some(format!("other network namespaces: {error}")),
+        ),
     }
 }

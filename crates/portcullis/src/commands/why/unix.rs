@@ -21,6 +21,8 @@ const PATH_MAX: usize = 108;
 /// An abstract name has one byte less: a NUL stands before it.
 const ABSTRACT_MAX: usize = 107;
 
+const NO_FILES: &str = "bind makes a file, and in this file system the kernel alone makes them.";
+
 /// `SS_UNCONNECTED`, as /proc/net/unix has it: bound, and perhaps listening.
 const UNCONNECTED: &str = "01";
 
@@ -220,18 +222,58 @@ fn new_file(name: &str, path: &Path) -> UnixVerdict {
         return UnixVerdict::refused(name, "ENOENT", text)
             .hint(format!("mkdir -p {}", directory.display()));
     }
+    let kind = kind_of(directory);
+    if kind == Kind::Processes {
+        return UnixVerdict::refused(name, "ENOENT", NO_FILES).hint("take a path under /run");
+    }
     match accessat(
         CWD,
         directory,
         Access::WRITE_OK | Access::EXEC_OK,
         AtFlags::EACCESS,
     ) {
+        Ok(()) if kind == Kind::Kernels => {
+            // A directory that waits for a file system to be mounted on it knows no name at all.
+            let waits = std::fs::read_dir(directory).is_ok_and(|mut all| all.next().is_none());
+            let error = if waits { "ENOENT" } else { "EPERM" };
+            UnixVerdict::refused(name, error, NO_FILES).hint("take a path under /run")
+        }
         Ok(()) => UnixVerdict::new(
             name,
             Outcome::Works,
             "There is no file of the name, and one may be made in its directory.",
         ),
         Err(error) => of_error(name, &error.into()),
+    }
+}
+
+/// What kind of file system a directory is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// One that programs keep files in.
+    Ordinary,
+    /// /proc: a name that is not there cannot be made.
+    Processes,
+    /// Another one whose files are the kernel's own: nobody can make one.
+    Kernels,
+}
+
+fn kind_of(directory: &Path) -> Kind {
+    const PROC: u32 = 0x9fa0;
+    /// sysfs, cgroup2, devpts, debugfs, tracefs, securityfs, selinuxfs.
+    const KERNELS: [u32; 7] = [
+        0x6265_6572,
+        0x6367_7270,
+        0x1cd1,
+        0x6462_6720,
+        0x7472_6163,
+        0x7363_6673,
+        0xf97c_ff8c,
+    ];
+    match rustix::fs::statfs(directory).map(|found| found.f_type as u32) {
+        Ok(PROC) => Kind::Processes,
+        Ok(kind) if KERNELS.contains(&kind) => Kind::Kernels,
+        _ => Kind::Ordinary,
     }
 }
 
@@ -306,6 +348,9 @@ mod tests {
             Some("ENOENT") => Some(2),
             Some("ENOTDIR") => Some(20),
             Some("EINVAL") => Some(22),
+            Some("EPERM") => Some(1),
+            Some("EACCES") => Some(13),
+            Some("EROFS") => Some(30),
             Some(other) => panic!("{other}"),
         };
         assert_eq!(said, number, "{verdict}");
@@ -333,6 +378,37 @@ mod tests {
         let verdict = ask(&Snapshot::new(), &at("free"), Reach::Own);
         assert_eq!(verdict.outcome, Outcome::Works, "{verdict}");
         UnixListener::bind(at("free")).unwrap();
+    }
+
+    #[test]
+    fn where_the_kernel_alone_makes_files_no_socket_is_made() {
+        let mut refused = 0;
+        for directory in [
+            "/proc",
+            "/proc/self",
+            "/proc/sys",
+            "/sys",
+            "/sys/kernel",
+            "/sys/kernel/debug",
+            "/sys/kernel/tracing",
+            "/sys/fs/cgroup",
+            "/sys/fs/cgroup/unified",
+            "/dev/pts",
+            "/dev/shm",
+            "/run",
+        ] {
+            if !Path::new(directory).is_dir() {
+                continue;
+            }
+            let name = format!("{directory}/portcullis-{}.sock", std::process::id());
+            let live = UnixListener::bind(&name);
+            refused += usize::from(live.is_err());
+            if live.is_ok() {
+                std::fs::remove_file(&name).unwrap();
+            }
+            agree(&name, live);
+        }
+        assert!(refused >= 3, "{refused}");
     }
 
     #[test]

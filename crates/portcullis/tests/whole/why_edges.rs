@@ -1,0 +1,231 @@
+//! `portcullis why` and `listeners` where little can be seen, where nonsense is asked, and where nothing can be
+//! written.
+//!
+//! Decides:  that what could not be looked at is told beside the answer; that no input has to end for the
+//!           program to do so; that an answer which nobody got is an error.
+//! Not here: situations of ports (why_ask.rs), programs that are watched (why_holders.rs).
+
+use std::fs::OpenOptions;
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Command, Output};
+
+use portcullis_testkit::{Process, need_program, private_network, private_network_as_root, skip};
+use rustix::net::{AddressFamily, SocketType, ipproto, sockopt};
+
+use super::harness::{Place, SOON, portcullis};
+
+const NOBODY: &str = "65534";
+
+#[track_caller]
+fn ask(words: &[&str]) -> (i32, String, String) {
+    let mut command = portcullis();
+    told(command.args(words).output().unwrap())
+}
+
+fn told(output: Output) -> (i32, String, String) {
+    (
+        output.status.code().unwrap(),
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}
+
+#[test]
+fn an_ipv4_address_on_an_ipv6_only_socket_is_refused_as_the_kernel_refuses_it() {
+    private_network(|| {
+        let at: SocketAddr = "[::ffff:127.0.0.1]:8080".parse().unwrap();
+        for (only, words, error) in [
+            (
+                true,
+                vec!["why", "[::ffff:127.0.0.1]:8080", "--v6only"],
+                Some("EINVAL"),
+            ),
+            (false, vec!["why", "[::ffff:127.0.0.1]:8080"], None),
+        ] {
+            let socket = rustix::net::socket(AddressFamily::INET6, SocketType::STREAM, None);
+            let socket = socket.unwrap();
+            sockopt::set_ipv6_v6only(&socket, only).unwrap();
+            let live = rustix::net::bind(&socket, &at).err();
+            assert_eq!(live, error.map(|_| rustix::io::Errno::INVAL));
+            drop(socket);
+            let (code, said, stderr) = ask(&words);
+            assert_eq!(code, i32::from(error.is_some()), "{said}{stderr}");
+            assert!(said.contains(error.unwrap_or("ok: ")), "{said}");
+        }
+    });
+}
+
+#[test]
+fn no_connection_is_asked_about_between_addresses_of_two_families() {
+    private_network(|| {
+        let _both = TcpListener::bind("[::]:8080").unwrap();
+        for (to, from, code) in [
+            ("[::1]:8080", "127.0.0.1", 2),
+            ("127.0.0.1:8080", "::1", 2),
+            ("*:8080", "::1", 2),
+            ("[::]:8080", "127.0.0.1", 0),
+            ("[::]:8080", "::1", 0),
+            ("127.0.0.1:8080", "::ffff:127.0.0.1", 0),
+        ] {
+            let (got, said, stderr) = ask(&["why", "--no-traffic", to, "--from", from]);
+            assert_eq!(got, code, "{to} from {from}: {said}{stderr}");
+            assert_eq!(
+                stderr.contains("are of two families"),
+                code == 2,
+                "{stderr}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_file_of_a_host_that_has_no_end_is_refused_before_it() {
+    for words in [
+        vec!["why", ":8080", "--host", "/dev/zero"],
+        vec!["listeners", "--host", "/dev/zero"],
+    ] {
+        let mut process = Process::spawn(portcullis().args(&words));
+        assert_eq!(process.exit_code(SOON), 2, "{words:?}");
+        let said = process.stderr();
+        assert!(said.contains("no JSON object"), "{words:?}: {said}");
+    }
+}
+
+#[test]
+fn an_answer_that_cannot_be_written_is_an_error() {
+    let Ok(full) = OpenOptions::new().write(true).open("/dev/full") else {
+        return skip("there is no /dev/full");
+    };
+    private_network(|| {
+        let tables: [(&[&str], i32); 6] = [
+            (&["why", "*:8080"], 2),
+            (&["why", "*:8080", "--json"], 2),
+            (&["listeners"], 2),
+            (&["listeners", "--json"], 2),
+            (&["listeners", "--watch=0.1"], 5),
+            (&["why", "--json", "--", "true"], 125),
+        ];
+        for (words, code) in tables {
+            let mut command = portcullis();
+            let stdout = full.try_clone().unwrap();
+            let (got, _, stderr) = told(command.args(words).stdout(stdout).output().unwrap());
+            assert_eq!(got, code, "{words:?}: {stderr}");
+            assert!(
+                stderr.to_lowercase().contains("no space left on device"),
+                "{words:?}: {stderr}"
+            );
+        }
+    });
+}
+
+#[test]
+fn an_ordinary_user_is_told_which_refusers_and_networks_were_not_looked_at() {
+    let Some(setpriv) = need_program("setpriv") else {
+        return;
+    };
+    private_network_as_root(|| {
+        let place = Place::new();
+        let binary = place.path().join("portcullis");
+        std::fs::copy(env!("CARGO_BIN_EXE_portcullis"), &binary).unwrap();
+        let mut command = Command::new(&setpriv);
+        command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
+        command.arg(&binary).args(["why", "*:8080"]);
+        let (code, said, stderr) = told(command.output().unwrap());
+        assert_eq!(code, 0, "{said}{stderr}");
+        for part in [
+            "ok: 0.0.0.0:8080 can be bound",
+            "BPF programs of control groups, which may refuse too: ",
+            "whether the port is taken in another network namespace: network namespaces of processes that this user may not look at (",
+        ] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        // Who sees all of them is told nothing.
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let may = |path: std::path::PathBuf| match std::fs::metadata(path.join("ns/net")) {
+            Err(error) => error.kind() != std::io::ErrorKind::PermissionDenied,
+            Ok(_) => true,
+        };
+        let sees_all = all.map(|entry| entry.path()).all(may);
+        let (_, said, _) = ask(&["why", "*:8080"]);
+        let told = said.contains("another network namespace");
+        assert!(!told || !sees_all, "{said}");
+    });
+}
+
+#[test]
+fn without_proc_the_counters_and_settings_are_told_to_be_unseen() {
+    let Some(unshare) = need_program("unshare") else {
+        return;
+    };
+    private_network_as_root(|| {
+        let _listener = TcpListener::bind("127.0.0.1:8080").unwrap();
+        let us = env!("CARGO_BIN_EXE_portcullis");
+        let run = |mount: &str| {
+            let script = format!("{mount} exec {us} why --no-traffic 127.0.0.1:8080");
+            let mut command = Command::new(&unshare);
+            told(command.args(["-m", "sh", "-c", &script]).output().unwrap())
+        };
+        let parts = [
+            "  unseen: ",
+            "how many connections were dropped: ",
+            "settings (SYN cookies, limits): ",
+            "who holds the sockets, and who accepts on them: ",
+        ];
+        let (code, said, stderr) = run("mount -t tmpfs none /proc &&");
+        assert_eq!(code, 0, "{said}{stderr}");
+        assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+        let (code, said, stderr) = run("");
+        assert_eq!(code, 0, "{said}{stderr}");
+        assert!(parts[1..].iter().all(|part| !said.contains(part)), "{said}");
+    });
+}
+
+#[test]
+fn a_listener_of_mptcp_is_listed_and_holds_its_port() {
+    private_network(|| {
+        let mptcp = || {
+            rustix::net::socket(
+                AddressFamily::INET,
+                SocketType::STREAM,
+                Some(ipproto::MPTCP),
+            )
+        };
+        let Ok(listener) = mptcp() else {
+            return skip("this kernel has no MPTCP, or it is off (net.mptcp.enabled)");
+        };
+        let at: SocketAddr = "127.0.0.1:8080".parse().unwrap();
+        rustix::net::bind(&listener, &at).unwrap();
+        rustix::net::listen(&listener, 7).unwrap();
+        let (_, listed, _) = ask(&["listeners", "--json", "8080"]);
+        let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+        let rows = listed["listeners"].as_array().unwrap();
+        assert_eq!(
+            rows.len(),
+            1,
+            "the TCP socket below it is no listener of its own: {listed}"
+        );
+        assert_eq!(rows[0]["protocol"], "mptcp", "{listed}");
+        assert_eq!(rows[0]["limit"], 7, "{listed}");
+        let own = format!(", pid {}, fd ", std::process::id());
+        let table = ask(&["listeners", "8080"]).1;
+        assert!(table.contains("127.0.0.1:8080"), "{table}");
+        // TCP and MPTCP have their ports from one table.
+        let verdicts = |words: &[&str]| {
+            let (code, said, _) = ask(words);
+            assert_eq!(code == 1, said.contains("EADDRINUSE"), "{said}");
+            (code, said)
+        };
+        let (code, said) = verdicts(&["why", "127.0.0.1:8080"]);
+        assert_eq!(code, 1, "{said}");
+        let refused = TcpListener::bind(at).unwrap_err().kind();
+        assert_eq!(refused, std::io::ErrorKind::AddrInUse);
+        assert!(said.contains(&own), "the holder is this process: {said}");
+        let (code, said) = verdicts(&["why", "127.0.0.2:8080"]);
+        assert_eq!(code, 0, "{said}");
+        let beside = TcpListener::bind("127.0.0.2:8080").unwrap();
+        drop((beside, listener));
+        assert_eq!(verdicts(&["why", "127.0.0.1:8080"]).0, 0);
+        let again = mptcp().unwrap();
+        rustix::net::bind(&again, &at).unwrap();
+    });
+}
