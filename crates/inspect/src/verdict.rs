@@ -36,6 +36,7 @@ pub use refuser::{Refuser, refusers};
 pub use together::{Together, ask_together};
 pub use ways::{Way, in_each};
 
+use text::call_name;
 pub(crate) use text::lines;
 use unsure::{idle_settings, no_port, shared_port, unlisted};
 
@@ -583,21 +584,6 @@ impl Asked<'_> {
 
 pub(crate) fn owns_server_port(socket: &Socket, port: u16) -> bool {
     port != 0 && socket.local.port() == port && matches!(socket.state, State::Listen | State::Bound)
-}
-
-/// As people call it.
-fn call_name(call: Call) -> String {
-    match call {
-        Call::Bind(_) => "bind".to_owned(),
-        Call::Listen(_) => "listen".to_owned(),
-        Call::Set(opt) => {
-            let text = opt.to_string();
-            let name = text.split(' ').next().unwrap_or_default();
-            format!("setsockopt {name}")
-        }
-        Call::Fchown(_) => "fchown".to_owned(),
-        other => format!("{other:?}"),
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use portcullis_kernel_model::Call;
+
 use super::{Outcome, PossibleAnswer, RuleText, Verdict};
 
 /// So many of each are told.
@@ -30,6 +32,21 @@ pub(crate) fn lines(
         writeln!(f, "{head:margin$}{line}")?;
     }
     Ok(())
+}
+
+/// A call as people name it.
+pub(super) fn call_name(call: Call) -> String {
+    match call {
+        Call::Bind(_) => "bind".to_owned(),
+        Call::Listen(_) => "listen".to_owned(),
+        Call::Set(opt) => {
+            let text = opt.to_string();
+            let name = text.split(' ').next().unwrap_or_default();
+            format!("setsockopt {name}")
+        }
+        Call::Fchown(_) => "fchown".to_owned(),
+        other => format!("{other:?}"),
+    }
 }
 
 impl fmt::Display for RuleText {
