@@ -6,6 +6,7 @@
 mod commands;
 mod demo;
 mod exit;
+mod filesystem;
 mod listeners;
 mod live;
 mod load;

@@ -21,6 +21,7 @@ use portcullis_listener::spec::AbstractForm;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use super::foreseen::{BALANCERS, REFUSES};
+use crate::filesystem::no_files;
 
 const STICKY: u32 = 0o1000;
 
@@ -68,6 +69,11 @@ fn of_path(path: &Path, snapshot: &Snapshot, opener: Opener) -> Option<Diagnosti
         }
         Ok(_) => {}
         Err(error) => return of_directory(directory, &error, opener),
+    }
+    if let Some(error) = no_files(directory) {
+        let what = format!("no file can be made in {} ({error})", directory.display());
+        let found = refuses(what).note("rule: in this file system the kernel alone makes files");
+        return Some(found.note("hint: take a path under /run"));
     }
     let there = std::fs::symlink_metadata(path).ok();
     if there.as_ref().is_some_and(|at| !at.file_type().is_socket()) {

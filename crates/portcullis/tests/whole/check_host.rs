@@ -576,6 +576,27 @@ fn abstract_names_that_somebody_has_are_foreseen_whether_padded_or_not() {
 }
 
 #[test]
+fn a_path_where_the_kernel_alone_makes_files_is_foreseen() {
+    if ours_only() {
+        return;
+    }
+    private_network(|| {
+        for (port, directory) in [(8000, "/proc"), (8001, "/proc/sys"), (8002, "/sys/kernel")] {
+            let first = format!("127.0.0.1:{port} backlog 9");
+            let path = format!("{directory}/portcullis.sock");
+            let text = config("", &[&first, &path]);
+            let (code, found) = check(&text, &[]);
+            assert_eq!(
+                (code, codes(&found)),
+                (3, vec!["host-refuses"]),
+                "{found:?}"
+            );
+            assert_eq!(run(&text, local(port)), 3, "{directory}");
+        }
+    });
+}
+
+#[test]
 fn a_directory_that_may_not_be_written_is_foreseen() {
     if ours_only() || need_program("setpriv").is_none() {
         return;

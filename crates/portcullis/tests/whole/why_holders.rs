@@ -262,3 +262,24 @@ fn an_owner_who_cannot_be_seen_is_one_with_a_user() {
         }
     });
 }
+
+#[test]
+fn a_device_that_another_one_stands_for_is_called_by_its_name() {
+    if need_program("perl").is_none() {
+        return;
+    }
+    private_network_as_root(|| {
+        let bind = "use Socket; socket(S, 2, 1, 0); setsockopt(S, 1, 25, pack('a16', 'DEVICE')) or print qq(refused)";
+        let (said, told) = watch(&bind.replace("DEVICE", "nope0"));
+        assert_eq!(said, "refused");
+        assert!(
+            told.contains("cannot set SO_BINDTODEVICE: no such device"),
+            "{told}"
+        );
+        assert!(
+            tried(&told).contains(&"set SO_BINDTODEVICE to lo instead"),
+            "{told}"
+        );
+        assert_eq!(watch(&bind.replace("DEVICE", "lo")).0, "");
+    });
+}

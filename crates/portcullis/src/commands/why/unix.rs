@@ -16,12 +16,12 @@ use portcullis_sys::errno;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use serde::Serialize;
 
+use crate::filesystem::no_files;
+
 /// `sun_path` holds so many bytes.
 const PATH_MAX: usize = 108;
 /// An abstract name has one byte less: a NUL stands before it.
 const ABSTRACT_MAX: usize = 107;
-
-const NO_FILES: &str = "bind makes a file, and in this file system the kernel alone makes them.";
 
 /// `SS_UNCONNECTED`, as /proc/net/unix has it: bound, and perhaps listening.
 const UNCONNECTED: &str = "01";
@@ -222,9 +222,13 @@ fn new_file(name: &str, path: &Path) -> UnixVerdict {
         return UnixVerdict::refused(name, "ENOENT", text)
             .hint(format!("mkdir -p {}", directory.display()));
     }
-    let kind = kind_of(directory);
-    if kind == Kind::Processes {
-        return UnixVerdict::refused(name, "ENOENT", NO_FILES).hint("take a path under /run");
+    let kernels = no_files(directory);
+    let no_file = |error| {
+        let text = "bind makes a file, and in this file system the kernel alone makes them.";
+        UnixVerdict::refused(name, error, text).hint("take a path under /run")
+    };
+    if kernels == Some("ENOENT") {
+        return no_file("ENOENT");
     }
     match accessat(
         CWD,
@@ -232,48 +236,14 @@ fn new_file(name: &str, path: &Path) -> UnixVerdict {
         Access::WRITE_OK | Access::EXEC_OK,
         AtFlags::EACCESS,
     ) {
-        Ok(()) if kind == Kind::Kernels => {
-            // A directory that waits for a file system to be mounted on it knows no name at all.
-            let waits = std::fs::read_dir(directory).is_ok_and(|mut all| all.next().is_none());
-            let error = if waits { "ENOENT" } else { "EPERM" };
-            UnixVerdict::refused(name, error, NO_FILES).hint("take a path under /run")
-        }
-        Ok(()) => UnixVerdict::new(
-            name,
-            Outcome::Works,
-            "There is no file of the name, and one may be made in its directory.",
+        Ok(()) => kernels.map_or_else(
+            || {
+                let text = "There is no file of the name, and one may be made in its directory.";
+                UnixVerdict::new(name, Outcome::Works, text)
+            },
+            no_file,
         ),
         Err(error) => of_error(name, &error.into()),
-    }
-}
-
-/// What kind of file system a directory is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// One that programs keep files in.
-    Ordinary,
-    /// /proc: a name that is not there cannot be made.
-    Processes,
-    /// Another one whose files are the kernel's own: nobody can make one.
-    Kernels,
-}
-
-fn kind_of(directory: &Path) -> Kind {
-    const PROC: u32 = 0x9fa0;
-    /// sysfs, cgroup2, devpts, debugfs, tracefs, securityfs, selinuxfs.
-    const KERNELS: [u32; 7] = [
-        0x6265_6572,
-        0x6367_7270,
-        0x1cd1,
-        0x6462_6720,
-        0x7472_6163,
-        0x7363_6673,
-        0xf97c_ff8c,
-    ];
-    match rustix::fs::statfs(directory).map(|found| found.f_type as u32) {
-        Ok(PROC) => Kind::Processes,
-        Ok(kind) if KERNELS.contains(&kind) => Kind::Kernels,
-        _ => Kind::Ordinary,
     }
 }
 
