@@ -1,4 +1,4 @@
-//! Who has a port of UDP.
+//! Who has what no TCP listener has: a port of UDP, a Unix socket's file that nobody listens on.
 //!
 //! Decides:  which sockets' addresses meet another one's; that an owner who cannot be seen is still one.
 //! Kernel:   net/ipv4/udp.c, udp_lib_get_port(), inet_rcv_saddr_equal(): a wildcard meets every address of its
@@ -17,7 +17,7 @@ use crate::owners::Owners;
 use crate::place::{Caller, PROC, Place, caller, main_namespace};
 use crate::plain::make_plain;
 use crate::process::process;
-use crate::snapshot::{Drops, Namespace, Snapshot, Socket, Sysctls};
+use crate::snapshot::{Drops, Holder as Descriptor, Namespace, Snapshot, Socket, Sysctls};
 use crate::verdict::Holder;
 
 /// Those whose UDP sockets an address meets, in the network namespace of a process.
@@ -26,40 +26,82 @@ use crate::verdict::Holder;
 ///
 /// Where the process has gone, its namespace may not be entered, or the kernel does not list UDP sockets.
 pub fn datagram_holders(pid: u32, at: SocketAddr) -> io::Result<Vec<Holder>> {
-    let asking = caller(&Caller::Process(pid))?;
-    let place = main_namespace(&Place::Here, &asking)?;
-    let mut sockets = match &place.file {
-        None => diag::datagrams(at.port()),
-        Some(file) => std::thread::scope(|scope| {
-            let listed = scope.spawn(|| {
-                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
-                diag::datagrams(at.port())
-            });
-            let failed = |_| Err(io::Error::other("the reading thread ended"));
-            listed.join().unwrap_or_else(failed)
-        }),
-    }?;
+    let (inode, mut sockets) = in_network_of(pid, || diag::datagrams(at.port()))?;
     sockets.retain(|socket| meets(socket, at));
-    let proc = Path::new(PROC);
-    let mut inodes: Vec<u64> = sockets.iter().map(|socket| socket.inode).collect();
-    inodes.sort_unstable();
-    let owners = Owners::read(proc, &inodes)?;
     let mut snapshot = Snapshot::new();
+    let owners = owners(sockets.iter().map(|socket| socket.inode))?;
     for socket in &mut sockets {
-        let holders = owners.by_inode.get(&socket.inode);
-        socket.holders = holders.cloned().unwrap_or_default();
-        for holder in &socket.holders {
-            if snapshot.process(holder.pid).is_none() {
-                snapshot.processes.extend(process(proc, holder.pid));
-            }
-        }
+        socket.holders = holders(&owners, socket.inode, &mut snapshot);
     }
     make_plain(&mut snapshot);
-    let net = Namespace::of_sockets(place.inode, sockets);
+    let net = Namespace::of_sockets(inode, sockets);
     let sockets = net.sockets.iter();
     Ok(sockets
         .map(|socket| Holder::of(&snapshot, &net, socket))
         .collect())
+}
+
+/// Those whose Unix sockets are bound to the file at a path and do not listen, in the network namespace of a
+/// process: a snapshot of them and their holders, and of nothing else.
+///
+/// # Errors
+///
+/// As [`datagram_holders`].
+pub fn bound_to_file(pid: u32, path: &Path) -> io::Result<Snapshot> {
+    let (inode, mut sockets) = in_network_of(pid, diag::unix_bound)?;
+    sockets.retain(|socket| socket.is_at(path));
+    let mut snapshot = Snapshot::new();
+    let owners = owners(sockets.iter().map(|socket| socket.inode))?;
+    for socket in &mut sockets {
+        socket.holders = holders(&owners, socket.inode, &mut snapshot);
+    }
+    let mut net = Namespace::of_sockets(inode, Vec::new());
+    net.unix = sockets;
+    snapshot.namespaces.push(net);
+    make_plain(&mut snapshot);
+    Ok(snapshot)
+}
+
+/// Reads in the network namespace of a process, and tells its number.
+fn in_network_of<T: Send>(
+    pid: u32,
+    read: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<(u64, T)> {
+    let asking = caller(&Caller::Process(pid))?;
+    let place = main_namespace(&Place::Here, &asking)?;
+    let found = match &place.file {
+        None => read(),
+        Some(file) => std::thread::scope(|scope| {
+            let done = scope.spawn(|| {
+                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+                read()
+            });
+            let failed = |_| Err(io::Error::other("the reading thread ended"));
+            done.join().unwrap_or_else(failed)
+        }),
+    };
+    Ok((place.inode, found?))
+}
+
+fn owners(inodes: impl Iterator<Item = u64>) -> io::Result<Owners> {
+    let mut inodes: Vec<u64> = inodes.collect();
+    inodes.sort_unstable();
+    match inodes.is_empty() {
+        true => Ok(Owners::default()),
+        false => Owners::read(Path::new(PROC), &inodes),
+    }
+}
+
+/// Who has a socket; their processes become known to the snapshot.
+fn holders(owners: &Owners, inode: u64, snapshot: &mut Snapshot) -> Vec<Descriptor> {
+    let found = owners.by_inode.get(&inode).cloned().unwrap_or_default();
+    for holder in &found {
+        if snapshot.process(holder.pid).is_none() {
+            let known = process(Path::new(PROC), holder.pid);
+            snapshot.processes.extend(known);
+        }
+    }
+    found
 }
 
 impl Namespace {

@@ -59,6 +59,8 @@ const TIMER_TIME_WAIT: u8 = 3;
 const MESSAGE: usize = 72;
 const UNIX_MESSAGE: usize = 16;
 const UNIX_LISTEN: u32 = 1 << 10;
+/// `TCP_CLOSE`, which for a Unix socket means that it is not connected.
+const UNIX_CLOSE: u8 = 7;
 const UNIX_SHOW_NAME: u32 = 1;
 const UNIX_SHOW_VFS: u32 = 2;
 const UNIX_SHOW_QUEUE: u32 = 0x10;
@@ -307,9 +309,26 @@ fn state_of(number: u8) -> Option<State> {
 
 /// The Unix sockets of this thread's network namespace that listen.
 pub(crate) fn unix() -> io::Result<Vec<UnixSocket>> {
+    unix_of(UNIX_LISTEN, |_| true)
+}
+
+/// Those that are bound and do not listen. An accepted connection bears its listener's name and is bound to
+/// nothing: of connected sockets only those of datagrams are among them.
+pub(crate) fn unix_bound() -> io::Result<Vec<UnixSocket>> {
+    const DATAGRAM: u8 = 2;
+    let bound = |fixed: &[u8]| {
+        let (kind, state) = (fixed.get(1), fixed.get(2));
+        state == Some(&UNIX_CLOSE) || kind == Some(&DATAGRAM)
+    };
+    let mut all = unix_of(!UNIX_LISTEN, bound)?;
+    all.retain(|socket| !socket.name.is_empty());
+    Ok(all)
+}
+
+fn unix_of(states: u32, is_wanted: impl Fn(&[u8]) -> bool) -> io::Result<Vec<UnixSocket>> {
     let mut netlink = Netlink::open(Some(netlink::SOCK_DIAG))?;
     let mut body = vec![AF_UNIX, 0, 0, 0];
-    body.extend(UNIX_LISTEN.to_ne_bytes());
+    body.extend(states.to_ne_bytes());
     body.extend(0u32.to_ne_bytes());
     body.extend((UNIX_SHOW_NAME | UNIX_SHOW_VFS | UNIX_SHOW_QUEUE | UNIX_SHOW_UID).to_ne_bytes());
     body.extend([0; 8]);
@@ -318,7 +337,8 @@ pub(crate) fn unix() -> io::Result<Vec<UnixSocket>> {
         match message {
             None => sockets.clear(),
             Some(message) if message.kind == SOCK_DIAG_BY_FAMILY => {
-                sockets.push(unix_in(message.body)?);
+                let socket = unix_in(message.body)?;
+                sockets.extend(is_wanted(message.body).then_some(socket));
             }
             Some(_) => {}
         }

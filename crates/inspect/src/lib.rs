@@ -95,7 +95,7 @@ pub mod traffic;
 pub mod verdict;
 mod world;
 
-pub use datagram::datagram_holders;
+pub use datagram::{bound_to_file, datagram_holders};
 pub use host::read;
 pub use place::{Caller, Means, Others, Place, Wanted};
 pub use plain::plain;

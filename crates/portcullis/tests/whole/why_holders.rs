@@ -166,11 +166,20 @@ fn who_listens_on_a_unix_sockets_name_is_named() {
         }
         // The file is left, and nobody listens: another answer, also where the name is a relative one.
         let (_, told) = watch(&serve(at));
-        assert!(told.contains("nobody listens on this one"), "{told}");
+        assert!(told.contains("nobody has this one"), "{told}");
         assert!(
             told.contains("  hint:   remove the file before bind"),
             "{told}"
         );
+        let datagrams = place.path().join("datagrams");
+        let _bound = std::os::unix::net::UnixDatagram::bind(&datagrams).unwrap();
+        let (_, told) = watch(&serve(datagrams.to_str().unwrap()));
+        let holder = format!(", pid {}, fd ", std::process::id());
+        assert!(
+            told.contains(&holder) && told.contains(", not listening"),
+            "{told}"
+        );
+        assert!(!told.contains("remove the file"), "{told}");
         let (server, _) = outside(&format!("unlink '{at}'; {} sleep 60", serve(at)));
         let mut command = portcullis();
         command.args(["why", "--", "perl", "-e", &serve("x.sock")]);

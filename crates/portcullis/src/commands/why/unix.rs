@@ -10,7 +10,8 @@ use std::io;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
-use portcullis_inspect::snapshot::Snapshot;
+use portcullis_inspect::bound_to_file;
+use portcullis_inspect::snapshot::{Holder, Snapshot, UnixSocket};
 use portcullis_inspect::verdict::{Outcome, no_socket};
 use portcullis_sys::errno;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
@@ -82,7 +83,10 @@ impl UnixVerdict {
 
 /// Would it open?
 pub fn ask(snapshot: &Snapshot, name: &str, reach: Reach) -> UnixVerdict {
-    let holders = holders(snapshot, name, reach);
+    let mut holders = holders(snapshot, name, reach);
+    if holders.is_empty() && reach == Reach::Own && !name.starts_with('@') {
+        holders = bound(name);
+    }
     if let Some(refused) = no_socket(snapshot) {
         let verdict = UnixVerdict::refused(name, refused.error, refused.rule.text);
         return UnixVerdict {
@@ -113,21 +117,34 @@ fn holders(snapshot: &Snapshot, name: &str, reach: Reach) -> Vec<String> {
             socket.queue,
             u64::from(socket.backlog) + 1
         );
-        let mut lines: Vec<String> = Vec::new();
-        for holder in &socket.holders {
-            let program = snapshot.process(holder.pid);
-            let program = program.map_or("a process", |process| &process.name);
-            lines.push(format!(
-                "{program}, pid {}, fd {}, {waiting}",
-                holder.pid, holder.fd
-            ));
-        }
-        if lines.is_empty() {
-            lines.push(format!("a process that cannot be seen, {waiting}"));
-        }
-        lines
+        lines(snapshot, socket, &waiting)
     });
     told.collect()
+}
+
+/// Who has a socket, a line each.
+fn lines(snapshot: &Snapshot, socket: &UnixSocket, what: &str) -> Vec<String> {
+    let of = |holder: &Holder| {
+        let program = snapshot.process(holder.pid);
+        let program = program.map_or("a process", |process| &process.name);
+        format!("{program}, pid {}, fd {}, {what}", holder.pid, holder.fd)
+    };
+    match socket.holders.as_slice() {
+        [] => vec![format!("a process that cannot be seen, {what}")],
+        some => some.iter().map(of).collect(),
+    }
+}
+
+/// Who has a socket bound to the path that does not listen, as of datagrams.
+fn bound(name: &str) -> Vec<String> {
+    let Ok(snapshot) = bound_to_file(std::process::id(), Path::new(name)) else {
+        return Vec::new();
+    };
+    let what = format!("bound to {name}, not listening");
+    let all = snapshot.namespaces.first().map(|net| net.unix.as_slice());
+    let all = all.unwrap_or_default().iter();
+    all.flat_map(|socket| lines(&snapshot, socket, &what))
+        .collect()
 }
 
 fn of_abstract(name: &str, holders: &[String], reach: Reach) -> UnixVerdict {
@@ -204,9 +221,9 @@ fn in_the_way(name: &str, kind: &std::fs::FileType, holders: &[String]) -> UnixV
     let refused = UnixVerdict::refused(name, "EADDRINUSE", text);
     match (kind.is_socket(), holders) {
         (true, []) => refused.hint(format!(
-            "nobody listens on it here, so it is left of a program that has ended: rm {name}"
+            "nobody in this network namespace has it; if nobody elsewhere does, it is left of a program that has ended: rm {name}"
         )),
-        (true, _) => refused.hint("stop who listens there; or put a new socket in its place by rename(2), as `portcullis run` and HAProxy do"),
+        (true, _) => refused.hint("stop whose it is; or put a new socket in its place by rename(2), as `portcullis run` and HAProxy do"),
         (false, _) => refused.hint("it is no socket: take another path"),
     }
 }
@@ -341,6 +358,14 @@ mod tests {
         agree(&at("held"), UnixListener::bind(at("held")));
         drop(held);
         agree(&at("held"), UnixListener::bind(at("held")));
+        // A socket of datagrams listens to nobody, and its file is not left of anybody.
+        let datagrams = std::os::unix::net::UnixDatagram::bind(at("datagrams")).unwrap();
+        let told = || ask(&Snapshot::new(), &at("datagrams"), Reach::Own);
+        assert_eq!(told().holders.len(), 1, "{}", told());
+        assert!(!told().to_string().contains("rm "), "{}", told());
+        drop(datagrams);
+        assert_eq!(told().holders.len(), 0, "{}", told());
+        assert!(told().to_string().contains("rm "), "{}", told());
         std::fs::write(at("plain"), "x").unwrap();
         agree(&at("plain"), UnixListener::bind(at("plain")));
         agree(&at("plain/x"), UnixListener::bind(at("plain/x")));

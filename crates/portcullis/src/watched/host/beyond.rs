@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use portcullis_inspect::snapshot::{Snapshot, UnixSocket};
 use portcullis_inspect::verdict::{self, Holding};
-use portcullis_inspect::{Caller, Means, Wanted, datagram_holders, read};
+use portcullis_inspect::{Caller, Means, Wanted, bound_to_file, datagram_holders, read};
 use portcullis_sys::errno;
 use portcullis_trace::{Holder, Reason, Refused, RuleText, Way, explain};
 
@@ -105,9 +105,17 @@ fn taken(refused: &Refused<'_>, name: &[u8]) -> Option<Reason> {
         Some(path) => socket.is_at(path) || (named.starts_with('/') && socket.name == named),
     };
     let sockets = net.unix.iter().filter(same);
-    let holders: Vec<Holder> = sockets
+    let mut holders: Vec<Holder> = sockets
         .map(|socket| listener(&snapshot, socket, &named))
         .collect();
+    if holders.is_empty()
+        && let Some(path) = &path
+        && let Ok(bound) = bound_to_file(refused.process.unsigned_abs(), path)
+    {
+        let sockets = bound.namespaces.first().map(|net| net.unix.as_slice());
+        let told = |socket| one(&bound, socket, format!("bound to {named}, not listening"));
+        holders = sockets.unwrap_or_default().iter().map(told).collect();
+    }
     let reason = match (&path, holders.is_empty()) {
         (None, true) => return None,
         (None, false) => Reason::plain(
@@ -119,12 +127,12 @@ fn taken(refused: &Refused<'_>, name: &[u8]) -> Option<Reason> {
             "take another path",
         ),
         (Some(_), true) => Reason::plain(
-            "a file of this name exists; a Unix socket's file stays when its server ends, and nobody listens on this one that can be seen",
+            "a file of this name exists; a Unix socket's file stays when its server ends, and nobody has this one that can be seen",
             "remove the file before bind",
         ),
         (Some(_), false) => Reason::plain(
-            "a file of this name exists, and somebody listens on it",
-            "stop who listens there; or put a new socket in its place by rename(2), as `portcullis run` and HAProxy do",
+            "a file of this name exists, and it is somebody's socket",
+            "stop whose it is; or put a new socket in its place by rename(2), as `portcullis run` and HAProxy do",
         ),
     };
     Some(Reason { holders, ..reason })
@@ -146,25 +154,29 @@ fn is_socket(path: &Path) -> bool {
 }
 
 fn listener(snapshot: &Snapshot, socket: &UnixSocket, name: &str) -> Holder {
-    let all = Holding::all(snapshot, &socket.holders);
-    let waiting = format!(
+    let what = format!(
         "listening on {}, {} of {} connections waiting",
         name.replace('\0', "@"),
         socket.queue,
         u64::from(socket.backlog) + 1
     );
+    one(snapshot, socket, what)
+}
+
+/// A socket that is so, and all that hold it.
+fn one(snapshot: &Snapshot, socket: &UnixSocket, what: String) -> Holder {
+    let all = Holding::all(snapshot, &socket.holders);
     let first = all.first();
     let whose = first.map(Holding::whose).filter(|text| !text.is_empty());
     let fd = first.and_then(|one| one.descriptors.first());
+    let unseen = "a process that cannot be seen";
     Holder {
-        program: first
-            .map_or("a process that cannot be seen", |one| &one.program)
-            .to_owned(),
+        program: first.map_or(unseen, |one| &one.program).to_owned(),
         process: first.and_then(|one| i32::try_from(one.pid).ok()),
         fd: fd.and_then(|&fd| i32::try_from(fd).ok()),
         what: match whose {
-            Some(whose) => format!("{waiting}, {whose}"),
-            None => waiting,
+            Some(whose) => format!("{what}, {whose}"),
+            None => what,
         },
         more: Holding::more(&all),
     }
