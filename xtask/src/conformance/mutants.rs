@@ -2,7 +2,7 @@
 //! run must notice. The same build counts which sides of the conditions a run reaches.
 //!
 //! Decides:  which places of the sources are broken and how: a comparison or a condition is turned
-//!           round, an errno becomes another one, a statement is left out (statements.rs). One build
+//!           round, a comparison of sizes is moved by one (`>` for `>=`), an errno becomes another one, a statement is left out (statements.rs). One build
 //!           holds all of them, each behind a number; a tape of the kernel's answers serves all.
 //! Not here: the replay (crates/conformance/src/replay.rs).
 
@@ -50,6 +50,34 @@ pub mod mutants {
     pub fn flip(number: u32, value: bool) -> bool {
         note(number, value);
         value != on(number)
+    }
+    /// The left side of a comparison of sizes, which counts what is equal as well or no longer.
+    pub struct Moved<'a, A>(u32, &'a A);
+    #[inline(always)]
+    pub fn moved<A>(number: u32, left: &A) -> Moved<'_, A> {
+        Moved(number, left)
+    }
+    impl<A: PartialOrd> Moved<'_, A> {
+        #[inline(always)]
+        fn by_one(&self, right: &A, value: bool) -> bool {
+            let equal = self.1 == right;
+            if equal { note(self.0, true) }
+            value != (equal && on(self.0))
+        }
+    }
+    impl<A: PartialOrd> PartialEq<A> for Moved<'_, A> {
+        fn eq(&self, right: &A) -> bool { self.1 == right }
+    }
+    impl<A: PartialOrd> PartialOrd<A> for Moved<'_, A> {
+        fn partial_cmp(&self, right: &A) -> Option<core::cmp::Ordering> { self.1.partial_cmp(right) }
+        #[inline(always)]
+        fn lt(&self, right: &A) -> bool { self.by_one(right, self.1 < right) }
+        #[inline(always)]
+        fn le(&self, right: &A) -> bool { self.by_one(right, self.1 <= right) }
+        #[inline(always)]
+        fn gt(&self, right: &A) -> bool { self.by_one(right, self.1 > right) }
+        #[inline(always)]
+        fn ge(&self, right: &A) -> bool { self.by_one(right, self.1 >= right) }
     }
     #[inline(always)]
     pub fn stays(number: u32) -> bool {
@@ -427,6 +455,13 @@ impl Finder<'_> {
         self.wrap(at, &format!("crate::mutants::flip({number}, "), ")");
     }
 
+    /// A comparison of sizes counts what is equal as well, or no longer.
+    fn move_by_one(&mut self, node: &syn::ExprBinary) {
+        let number = self.number(node.span(), "comparison moved by one".to_owned());
+        let open = format!("crate::mutants::moved({number}, &(");
+        self.wrap(node.left.span(), &open, "))");
+    }
+
     /// A condition that is no comparison and no combination of conditions is turned round as a whole.
     fn condition(&mut self, condition: &syn::Expr) {
         match condition {
@@ -505,6 +540,9 @@ impl<'ast> Visit<'ast> for Finder<'_> {
             match node.op {
                 Eq(_) | Ne(_) | Lt(_) | Le(_) | Gt(_) | Ge(_) => {
                     self.flip(node.span(), "comparison turned round");
+                    if self.what == What::All && !matches!(node.op, Eq(_) | Ne(_)) {
+                        self.move_by_one(node);
+                    }
                 }
                 And(_) | Or(_) => {
                     for side in [&node.left, &node.right] {
@@ -578,6 +616,30 @@ mod tests {
             "{broken}"
         );
         assert!(syn::parse_file(&broken).is_ok());
+    }
+
+    #[test]
+    fn comparisons_of_sizes_are_moved_by_one_too_and_those_of_equals_are_not() {
+        let text = "fn f(a: u8) -> bool { a + 1 >= 2 && a != 3 && 0 < g(a > 5) }\n";
+        let mut mutants = Vec::new();
+        let broken = break_text(text, "x.rs", What::All, &mut mutants).unwrap();
+        let moved = mutants
+            .iter()
+            .filter(|m| m.what == "comparison moved by one");
+        let texts: Vec<&str> = moved.map(|m| m.text.as_str()).collect();
+        assert_eq!(texts, ["a + 1 >= 2", "0 < g(a > 5)", "a > 5"]);
+        for part in [
+            "crate::mutants::flip(1, crate::mutants::moved(2, &(a + 1)) >= 2)",
+            "crate::mutants::flip(3, a != 3)",
+            "crate::mutants::moved(5, &(0)) < g(crate::mutants::flip(6, crate::mutants::moved(7, &(a)) > 5))",
+        ] {
+            assert!(broken.contains(part), "{part} is not in {broken}");
+        }
+        assert!(syn::parse_file(&broken).is_ok());
+        // A run that counts sides counts them once.
+        let mut counted = Vec::new();
+        break_text(text, "x.rs", What::Conditions, &mut counted).unwrap();
+        assert!(counted.iter().all(|m| m.what == "comparison turned round"));
     }
 
     #[test]
