@@ -66,7 +66,7 @@ pub use write::{label, write};
 pub const WITHOUT_SCENARIO: &[(portcullis_kernel_model::Rule, &str)] = &[
     (
         portcullis_kernel_model::Rule::GroupFull,
-        "a group of 32,768 listeners takes more descriptors than a live process is commonly allowed; a test of the model shows it (crates/kernel-model/tests/groups.rs)",
+        "a group of 32,768 listeners takes a scenario many seconds; a test of the model (crates/kernel-model/tests/groups.rs) and one of the live kernel (crates/conformance/tests/group_live.rs) show it",
     ),
     (
         portcullis_kernel_model::Rule::GroupBusy,
