@@ -67,10 +67,18 @@ impl<D> Belief<D> {
 
 /// Runs until a run was quick, with pauses: only that one decides. `None` where none was.
 pub fn decide<D>(
+    run: impl FnMut() -> io::Result<Attempt<D>>,
+    pause: impl FnMut(Duration),
+) -> io::Result<Option<Attempt<D>>> {
+    decide_within(ATTEMPTS_MAX, run, pause)
+}
+
+fn decide_within<D>(
+    attempts: u32,
     mut run: impl FnMut() -> io::Result<Attempt<D>>,
     mut pause: impl FnMut(Duration),
 ) -> io::Result<Option<Attempt<D>>> {
-    for number in 1..=ATTEMPTS_MAX {
+    for number in 1..=attempts {
         let attempt = run()?;
         if attempt.is_quick() {
             return Ok(Some(attempt));
@@ -83,12 +91,22 @@ pub fn decide<D>(
 /// What to believe of a script that differed in its first run; `again` runs it once more.
 pub fn settle<D>(
     first: &Attempt<D>,
+    again: impl FnMut() -> io::Result<Attempt<D>>,
+    pause: impl FnMut(Duration),
+) -> io::Result<Belief<D>> {
+    settle_within(ATTEMPTS_MAX, first, again, pause)
+}
+
+/// The same with so many attempts at a quick run, at most.
+pub fn settle_within<D>(
+    attempts: u32,
+    first: &Attempt<D>,
     mut again: impl FnMut() -> io::Result<Attempt<D>>,
     mut pause: impl FnMut(Duration),
 ) -> io::Result<Belief<D>> {
     let mut account = Account::of(first);
     loop {
-        let decided = decide(&mut again, &mut pause)?;
+        let decided = decide_within(attempts, &mut again, &mut pause)?;
         if let Some(belief) = account.take(decided) {
             return Ok(belief);
         }

@@ -37,9 +37,11 @@ impl Report {
             failed,
             differ,
             skipped,
+            unsettled,
+            ..
         } = self.tally;
         format!(
-            "scenarios={} skipped={skipped} steps={steps} failed={failed} differences={differ}",
+            "scenarios={} skipped={skipped} unsettled={unsettled} steps={steps} failed={failed} differences={differ}",
             self.scenarios
         )
     }
@@ -100,7 +102,8 @@ pub fn run(directory: &Path) -> io::Result<Report> {
         report.scenarios += 1;
         match script {
             Ok(script) => {
-                let (tally, text) = script::apart(|| steps(&name, &script))?;
+                let once = || script::apart(|| steps(&name, &script));
+                let (tally, text) = script::settled(&name, once)?;
                 report.tally.add(tally);
                 report.text += &text;
             }
@@ -168,8 +171,9 @@ fn steps(name: &str, script: &Script) -> (Tally, String) {
         colour: false,
     };
     for step in &script.steps {
+        let begun = Instant::now();
         let row = run.step(step);
-        tally.count(&row);
+        tally.count(step, &row, begun.elapsed());
         if row.complaints.is_empty() {
             continue;
         }

@@ -181,6 +181,9 @@ fn scenarios(directory: &Path) -> std::io::Result<bool> {
     let report = cases::run(directory)?;
     print!("{}", report.text);
     println!("{}", report.line());
+    if report.tally.failed == 0 && report.wrong == 0 && report.tally.unsettled > 0 {
+        return Err(std::io::Error::other("the machine is too busy"));
+    }
     Ok(report.tally.failed == 0 && report.wrong == 0)
 }
 

@@ -13,7 +13,7 @@ mod pen;
 
 use std::fmt::Write as _;
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub use pen::text;
 
@@ -35,8 +35,6 @@ pub struct Told {
     pub branches: Vec<(u32, u8)>,
     /// The line that differs, or why it was skipped.
     pub text: String,
-    /// The time that the steps took, without what the scenario waits on purpose.
-    pub took: Duration,
 }
 
 impl Told {
@@ -45,7 +43,7 @@ impl Told {
     pub fn attempt(&self) -> Attempt<()> {
         Attempt {
             difference: (self.tally.differ > 0).then_some(()),
-            took: self.took,
+            took: self.tally.took,
         }
     }
 }
@@ -75,9 +73,6 @@ pub fn run_in(mode: Mode, text: &str, settings: Settings) -> io::Result<Option<T
                     told.branches.push((number.parse().unwrap_or(0), seen));
                 }
             }
-            Some(("took_us", rest)) => {
-                told.took = Duration::from_micros(rest.parse().unwrap_or(u64::MAX));
-            }
             Some(("text", rest)) => {
                 told.text += rest;
                 told.text.push('\n');
@@ -101,11 +96,10 @@ fn steps(script: &Script, mode: Mode) -> (Tally, String) {
         explain: true,
         colour: false,
     };
-    let mut took = Duration::ZERO;
     for step in &script.steps {
         let begun = Instant::now();
         let row = run.step(step);
-        took += begun.elapsed().saturating_sub(row.waited(step));
+        tally.took += begun.elapsed().saturating_sub(row.waited(step));
         tally.steps += 1;
         for reason in &row.reasons {
             let _ = writeln!(account, "rule {}", reason.rule.info().id);
@@ -123,7 +117,6 @@ fn steps(script: &Script, mode: Mode) -> (Tally, String) {
             break;
         }
     }
-    let _ = writeln!(account, "took_us {}", took.as_micros());
     for number in 1..=mutant::count() {
         let _ = writeln!(account, "branch {number} {}", mutant::seen(number));
     }

@@ -40,6 +40,7 @@ mod setup;
 mod show;
 #[cfg(test)]
 mod tests;
+mod verdict;
 mod words;
 mod world;
 mod write;
@@ -59,6 +60,7 @@ pub use program::{
 pub(crate) use run::check_patience;
 pub use run::{Complaint, Mode, Reason, Row, Run, Tally, apart};
 pub use show::{Detail, answer, errno, row, table};
+pub use verdict::settled;
 pub use world::{Observation, Outcome, World, perform};
 pub use write::{label, write};
 

@@ -106,11 +106,16 @@ pub struct Tally {
     pub differ: usize,
     /// Scripts that could not run here.
     pub skipped: usize,
+    /// Scripts whose runs differed, and none of them was quick enough to tell why (verdict.rs).
+    pub unsettled: usize,
+    /// The time that the steps took, without what they waited on purpose.
+    pub took: Duration,
 }
 
 impl Tally {
-    /// Counts a line that was run.
-    pub fn count(&mut self, row: &Row) {
+    /// Counts a line that was run, and the time that it took with all that it waited for.
+    pub fn count(&mut self, step: &Step, row: &Row, elapsed: Duration) {
+        self.took += elapsed.saturating_sub(row.waited(step));
         self.steps += 1;
         self.failed += usize::from(!row.complaints.is_empty());
         self.differ += usize::from(row.complaints.contains(&Complaint::Differ));
@@ -122,6 +127,8 @@ impl Tally {
         self.failed += other.failed;
         self.differ += other.differ;
         self.skipped += other.skipped;
+        self.unsettled += other.unsettled;
+        self.took += other.took;
     }
 }
 
@@ -397,8 +404,12 @@ pub fn apart(work: impl FnOnce() -> (Tally, String)) -> io::Result<(Tally, Strin
             drop(reader);
             let (tally, text) = work();
             let numbers = format!(
-                "{} {} {} {}\n",
-                tally.steps, tally.failed, tally.differ, tally.skipped
+                "{} {} {} {} {}\n",
+                tally.steps,
+                tally.failed,
+                tally.differ,
+                tally.skipped,
+                tally.took.as_micros()
             );
             let told = writer
                 .write_all(numbers.as_bytes())
@@ -429,11 +440,13 @@ fn tally(numbers: &str) -> io::Result<Tally> {
         .filter_map(|word| word.parse().ok())
         .collect();
     match numbers[..] {
-        [steps, failed, differ, skipped] => Ok(Tally {
+        [steps, failed, differ, skipped, took_us] => Ok(Tally {
             steps,
             failed,
             differ,
             skipped,
+            unsettled: 0,
+            took: Duration::from_micros(took_us as u64),
         }),
         _ => Err(io::Error::other(
             "the child that runs the script told nonsense",

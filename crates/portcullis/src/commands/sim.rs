@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use clap::Args;
 use portcullis_conformance::cases;
@@ -182,7 +183,7 @@ fn scenarios(arguments: &Arguments, files: &[PathBuf], settings: Settings) -> Ex
     }
     terminal::out(&summary(mode(arguments), files.len(), wrong, total));
     terminal::err(&transcribed(&unverified));
-    if wrong > 0 || total.failed > 0 {
+    if wrong > 0 || total.failed > 0 || total.unsettled > 0 {
         exit::CONFIGURATION
     } else {
         exit::OK
@@ -232,6 +233,12 @@ fn summary(mode: Mode, files: usize, wrong: usize, total: Tally) -> String {
     if total.skipped > 0 {
         line += &format!(", {} skipped", counted(total.skipped, "scenario"));
     }
+    if total.unsettled > 0 {
+        line += &format!(
+            ", {} without a verdict",
+            counted(total.unsettled, "scenario")
+        );
+    }
     line += &format!(", {} failed", counted(total.failed, "step"));
     if mode == Mode::Both {
         line += &format!(", {}", counted(total.differ, "difference"));
@@ -256,7 +263,8 @@ fn scenario(arguments: &Arguments, name: &str, script: &Script) -> Result<Tally,
     let work = || steps(name, script, mode, detail, arguments.quiet);
     let done = match mode {
         Mode::Model => Ok(work()),
-        Mode::Live | Mode::Both => script::apart(work),
+        Mode::Live => script::apart(work),
+        Mode::Both => script::settled(name, || script::apart(work)),
     };
     let (tally, text) = done.map_err(|error| error.to_string())?;
     terminal::out(&text);
@@ -278,8 +286,9 @@ fn steps(name: &str, script: &Script, mode: Mode, detail: Detail, quiet: bool) -
     }
     let (mut tally, mut text) = (Tally::default(), format!("{name}\n"));
     for step in &script.steps {
+        let begun = Instant::now();
         let row = run.step(step);
-        tally.count(&row);
+        tally.count(step, &row, begun.elapsed());
         if !quiet || !row.complaints.is_empty() {
             text += &script::row(script, step, &row, ports(&run, &row), detail);
         }

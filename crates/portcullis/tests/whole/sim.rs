@@ -53,9 +53,13 @@ fn a_model_of_another_kernel_differs_from_this_one() {
     if !live_works() {
         return;
     }
-    let (code, stdout, _) = sim(&["-q", "--both", "--kernel", "3.10", &cases()], "");
+    let script = "socket a inet\na set incoming-cpu 0 -> any\n";
+    let (code, stdout, _) = sim(&["-q", "--both", "--kernel", "3.10", "-"], script);
     assert_eq!(code, 1, "{stdout}");
+    // On a machine too busy for two quick runs there is no verdict, which is a failure too.
     assert!(stdout.contains("model and kernel differ"), "{stdout}");
+    let (code, stdout, _) = sim(&["-q", "--both", "-"], script);
+    assert_eq!(code, 0, "{stdout}");
 }
 
 #[test]
