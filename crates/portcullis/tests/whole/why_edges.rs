@@ -229,3 +229,68 @@ fn a_listener_of_mptcp_is_listed_and_holds_its_port() {
         rustix::net::bind(&again, &at).unwrap();
     });
 }
+
+/// The names of all keys of a value.
+fn names(value: &serde_json::Value, into: &mut std::collections::BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(object) => {
+            for (key, value) in object {
+                into.insert(key.clone());
+                names(value, into);
+            }
+        }
+        serde_json::Value::Array(all) => all.iter().for_each(|value| names(value, into)),
+        _ => {}
+    }
+}
+
+/// Every key of these answers stands in the part of a page about JSON.
+#[track_caller]
+fn documented(page: &str, answers: &[String]) {
+    let section = page.split_once("## `--json`\n").unwrap().1;
+    let section = section.split_once("\n## ").map_or(section, |(own, _)| own);
+    let mut told = std::collections::BTreeSet::new();
+    for answer in answers {
+        names(&serde_json::from_str(answer).unwrap(), &mut told);
+    }
+    assert!(told.len() > 30, "{told:?}");
+    // `key`, `key[]`, `parent[].key`
+    let has = |key: &String| {
+        let ends = ["`", "[", "."].map(|end| format!("{key}{end}"));
+        let begins = ["`", "."].map(|begin| ends.each_ref().map(|end| format!("{begin}{end}")));
+        begins.iter().flatten().any(|text| section.contains(text))
+    };
+    told.retain(|key| !has(key));
+    assert!(told.is_empty(), "the page lacks {told:?}");
+}
+
+#[test]
+fn the_pages_have_every_key_of_the_json() {
+    if need_program("perl").is_none() {
+        return;
+    }
+    private_network(|| {
+        let _held = TcpListener::bind("127.0.0.1:8080").unwrap();
+        let place = Place::new();
+        let path = place.path().join("x.sock").display().to_string();
+        let ask = |words: &[&str]| ask(&[&["why", "--json"], words].concat()).1;
+        documented(
+            include_str!("../../../../docs/why.md"),
+            &[
+                ask(&["127.0.0.1:8080"]),
+                ask(&["127.0.0.2:8080"]),
+                ask(&["*:0"]),
+                ask(&["--no-traffic", "*:8080"]),
+                ask(&["--no-traffic", "127.0.0.2:8080", "--from", "127.0.0.1"]),
+                ask(&[&path]),
+            ],
+        );
+        let bind = "use Socket; socket(S, 2, 1, 0); setsockopt(S, 1, 2, 1); bind(S, pack_sockaddr_in(8080, inet_aton('127.0.0.1')));
+            socket(T, 2, 1, 0); bind(T, pack_sockaddr_in(8081, INADDR_ANY)); listen(T, 100000); fork";
+        let record = place.path().join("record.json");
+        let record = record.to_str().unwrap();
+        super::why_edges::ask(&["why", "--json", "-o", record, "--", "perl", "-e", bind]);
+        let record = std::fs::read_to_string(record).unwrap();
+        documented(include_str!("../../../../docs/watching.md"), &[record]);
+    });
+}
