@@ -1,12 +1,13 @@
 //! What became of every connection.
 //!
-//! Decides:  what is a loss and of which kind; whose fault it may be (a process that the soak killed may take its
-//!           own sessions along, never refuse anybody); how a gap is measured: the longest time between two
-//!           connections to one listener that were served, whoever made them.
+//! Decides:  what is a loss and of which kind; whose fault it may be (a process that the soak killed takes the
+//!           sessions along that it had, by their ports, and no other); how a gap is measured: the longest time
+//!           between two connections to one listener that were served, whoever made them.
 //! Not here: making connections (load.rs), showing the sums (report.rs).
 
+use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,15 @@ impl Kind {
             _ => Kind::Reset,
         }
     }
+}
+
+/// Which connection it is: the ports of both ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ports {
+    /// The listener's.
+    pub listener: u16,
+    /// The client's; 0 where it has none yet.
+    pub client: u16,
 }
 
 /// One that was lost.
@@ -139,7 +149,8 @@ pub struct Ledger {
     slowest_ns: AtomicU64,
     kinds: [AtomicU64; 4],
     during: Mutex<String>,
-    killing: AtomicBool,
+    /// The sessions of processes that were killed, and when.
+    killed: Mutex<HashMap<Ports, Instant>>,
     told: Mutex<Vec<Loss>>,
     gaps: Mutex<Vec<Gap>>,
 }
@@ -156,7 +167,7 @@ impl Ledger {
             slowest_ns: AtomicU64::new(0),
             kinds: Default::default(),
             during: Mutex::new("nothing".to_owned()),
-            killing: AtomicBool::new(false),
+            killed: Mutex::default(),
             told: Mutex::new(Vec::new()),
             gaps: Mutex::new(Vec::new()),
         }
@@ -213,17 +224,17 @@ impl Ledger {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// It was not. `is_session`: it had been accepted by a process.
+    /// It was not. `began`: when it was begun, since ports come again.
     pub fn lost(
         &self,
         listener: &'static str,
-        port: u16,
-        kind: Kind,
-        what: String,
-        is_session: bool,
+        ports: Ports,
+        began: Instant,
+        (kind, what): (Kind, String),
     ) {
-        let forgiven = matches!(kind, Kind::Reset | Kind::Short) && is_session;
-        if forgiven && self.killing.load(Ordering::SeqCst) {
+        let killed = lock(&self.killed).get(&ports).copied();
+        let is_an_end = matches!(kind, Kind::Reset | Kind::Short);
+        if is_an_end && killed.is_some_and(|killed| began <= killed) {
             self.ended.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -236,7 +247,7 @@ impl Ledger {
             told.push(Loss {
                 at_ms: self.now_ns() / 1_000_000,
                 listener,
-                port,
+                port: ports.client,
                 kind,
                 what,
                 during,
@@ -249,9 +260,11 @@ impl Ledger {
         what.clone_into(&mut lock(&self.during));
     }
 
-    /// Whether a process that has sessions is being killed.
-    pub fn killing(&self, is_so: bool) {
-        self.killing.store(is_so, Ordering::SeqCst);
+    /// A process that has these sessions, and stands still, is killed now.
+    pub fn killing(&self, sessions: &[Ports]) {
+        let now = Instant::now();
+        let mut killed = lock(&self.killed);
+        killed.extend(sessions.iter().map(|&ports| (ports, now)));
     }
 
     /// Served so far.
@@ -301,24 +314,28 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    fn lose(ledger: &Ledger, kind: Kind, is_session: bool) {
-        ledger.lost("all", 1, kind, "x".to_owned(), is_session);
-    }
-
     #[test]
-    fn a_kill_excuses_the_end_of_sessions_and_nothing_else() {
+    fn a_kill_excuses_the_end_of_the_sessions_that_were_there_and_nothing_else() {
         let ledger = Ledger::new();
-        ledger.killing(true);
+        let ports = |client| Ports {
+            listener: 8000,
+            client,
+        };
+        let lose = |client, began, kind| {
+            ledger.lost("all", ports(client), began, (kind, "x".to_owned()));
+        };
+        let before = Instant::now();
         ledger.during("a kill");
-        lose(&ledger, Kind::Reset, true);
-        lose(&ledger, Kind::Short, true);
+        ledger.killing(&[ports(1), ports(2)]);
+        lose(1, before, Kind::Reset);
+        lose(2, before, Kind::Short);
         assert_eq!((ledger.sums(&[]).ended, ledger.sums(&[]).lost()), (2, 0));
-        lose(&ledger, Kind::Refused, false);
-        lose(&ledger, Kind::Reset, false);
-        lose(&ledger, Kind::Timeout, true);
-        assert_eq!(ledger.sums(&[]).lost(), 3);
-        ledger.killing(false);
-        lose(&ledger, Kind::Reset, true);
+        // Another's, a client who was refused, one who waits for nothing, and one with a port that came again.
+        lose(3, before, Kind::Reset);
+        lose(0, before, Kind::Refused);
+        lose(1, before, Kind::Timeout);
+        std::thread::sleep(Duration::from_millis(1));
+        lose(1, Instant::now(), Kind::Reset);
         let sums = ledger.sums(&[]);
         assert_eq!((sums.refused, sums.reset, sums.timeout), (1, 2, 1));
         assert!(ledger.losses().iter().all(|loss| loss.during == "a kill"));

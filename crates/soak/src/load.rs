@@ -6,12 +6,16 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::ledger::{Kind, Ledger, Pulse, Sums};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
+
+use crate::ledger::{Kind, Ledger, Ports, Pulse, Sums};
 
 /// How long a client waits for anything. A SYN that is lost is sent again after 1, 3 and 7 s.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -60,7 +64,7 @@ pub struct Load {
     pub ledger: Arc<Ledger>,
     pulses: Arc<[Pulse; 2]>,
     threads: Vec<JoinHandle<()>>,
-    idle: Vec<TcpStream>,
+    idle: Vec<(Connection, Instant)>,
 }
 
 impl Load {
@@ -68,7 +72,10 @@ impl Load {
     pub fn start(crowd: Crowd) -> io::Result<Load> {
         let mut idle = Vec::new();
         for _ in 0..crowd.idle {
-            idle.push(connect(LONG)?);
+            let began = Instant::now();
+            let mut connection = Connection::new(LONG)?;
+            connection.connect()?;
+            idle.push((connection, began));
         }
         let mut load = Load {
             stop: Arc::default(),
@@ -122,12 +129,11 @@ impl Load {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
-        for (number, mut stream) in self.idle.drain(..).enumerate() {
+        for (number, (mut idle, began)) in self.idle.drain(..).enumerate() {
             self.ledger.begin();
-            let port = port_of(&stream);
-            match exchange(&mut stream, 3000 + number as u64, SHORT) {
+            match exchange(&mut idle.stream, 3000 + number as u64, SHORT) {
                 Ok(()) => self.ledger.completed(SHORT as u64),
-                Err((kind, what)) => self.ledger.lost("idle", port, kind, what, true),
+                Err(lost) => self.ledger.lost("idle", idle.ports, began, lost),
             }
         }
         (self.ledger.sums(&*self.pulses), self.ledger)
@@ -144,32 +150,19 @@ struct Client {
 
 impl Client {
     fn shorts(self, name: &'static str, port: u16, pulse: usize) {
+        let Some(pulse) = self.pulses.get(pulse) else {
+            return;
+        };
         let mut turn = 0;
         while !self.stop.load(Ordering::Relaxed) {
             turn += 1;
             let began = Instant::now();
-            self.ledger.begin();
-            let mut stream = match connect(port) {
-                Ok(stream) => stream,
-                Err(error) => {
-                    self.ledger
-                        .lost(name, 0, Kind::of(&error), error.to_string(), false);
-                    std::thread::sleep(Duration::from_millis(20));
-                    continue;
-                }
-            };
-            let own = port_of(&stream);
-            match exchange(&mut stream, self.number << 32 | turn, SHORT)
-                .and_then(|()| ended(&mut stream))
-            {
-                Ok(()) => {
-                    let Some(pulse) = self.pulses.get(pulse) else {
-                        return;
-                    };
-                    self.ledger
-                        .served(name, pulse, SHORT as u64, began.elapsed());
-                }
-                Err((kind, what)) => self.ledger.lost(name, own, kind, what, true),
+            let served = self.once(name, port, |stream| {
+                exchange(stream, self.number << 32 | turn, SHORT).and_then(|()| ended(stream))
+            });
+            if served.is_some() {
+                self.ledger
+                    .served(name, pulse, SHORT as u64, began.elapsed());
             }
         }
     }
@@ -178,20 +171,45 @@ impl Client {
         let mut turn = 0;
         while !self.stop.load(Ordering::Relaxed) {
             turn += 1;
-            self.ledger.begin();
-            let mut stream = match connect(LONG) {
-                Ok(stream) => stream,
-                Err(error) => {
-                    self.ledger
-                        .lost("long", 0, Kind::of(&error), error.to_string(), false);
+            let seed = self.number << 32 | turn << 16;
+            let served = self.once("long", LONG, |stream| self.session(stream, seed));
+            if let Some(bytes) = served {
+                self.ledger.completed(bytes);
+            }
+        }
+    }
+
+    /// One connection. `None`: it was lost, and noted.
+    fn once<T>(
+        &self,
+        name: &'static str,
+        port: u16,
+        talk: impl FnOnce(&mut TcpStream) -> Result<T, (Kind, String)>,
+    ) -> Option<T> {
+        let began = Instant::now();
+        self.ledger.begin();
+        let failed = |error: io::Error| (Kind::of(&error), format!("connect: {error}"));
+        let mut connection = match Connection::new(port) {
+            Ok(connection) => connection,
+            Err(error) => {
+                let ports = Ports {
+                    listener: port,
+                    client: 0,
+                };
+                self.ledger.lost(name, ports, began, failed(error));
+                return None;
+            }
+        };
+        let connected = connection.connect().map_err(failed);
+        let is_connected = connected.is_ok();
+        match connected.and_then(|()| talk(&mut connection.stream)) {
+            Ok(done) => Some(done),
+            Err(lost) => {
+                self.ledger.lost(name, connection.ports, began, lost);
+                if !is_connected {
                     std::thread::sleep(Duration::from_millis(20));
-                    continue;
                 }
-            };
-            let own = port_of(&stream);
-            match self.session(&mut stream, self.number << 32 | turn << 16) {
-                Ok(bytes) => self.ledger.completed(bytes),
-                Err((kind, what)) => self.ledger.lost("long", own, kind, what, true),
+                None
             }
         }
     }
@@ -212,15 +230,37 @@ impl Client {
     }
 }
 
-fn connect(port: u16) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&local(port), PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    Ok(stream)
+/// A client's end, with a port before it connects: one that is accepted and reset at once has it too.
+struct Connection {
+    stream: TcpStream,
+    ports: Ports,
 }
 
-fn port_of(stream: &TcpStream) -> u16 {
-    stream.local_addr().map_or(0, |address| address.port())
+impl Connection {
+    fn new(listener: u16) -> io::Result<Connection> {
+        let socket: OwnedFd = socket_with(
+            AddressFamily::INET,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        for direction in [Timeout::Send, Timeout::Recv] {
+            set_socket_timeout(&socket, direction, Some(PATIENCE))?;
+        }
+        bind(&socket, &local(0))?;
+        let stream = TcpStream::from(socket);
+        let client = stream.local_addr()?.port();
+        let ports = Ports { listener, client };
+        Ok(Connection { stream, ports })
+    }
+
+    /// Waits as long as for anything else: connect(2) heeds the time of SO_SNDTIMEO.
+    fn connect(&mut self) -> io::Result<()> {
+        match connect(&self.stream, &local(self.ports.listener)) {
+            Err(rustix::io::Errno::INPROGRESS) => Err(io::ErrorKind::TimedOut.into()),
+            done => Ok(done?),
+        }
+    }
 }
 
 /// Bytes that no other request has (xorshift64).

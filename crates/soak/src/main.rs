@@ -218,11 +218,8 @@ impl Soak<'_> {
         let count = all.len();
         let mut undone = None;
         for (number, operation) in all.into_iter().enumerate() {
-            if Instant::now() > self.end {
-                undone = Some(format!(
-                    "{} of {count} operations were not begun",
-                    count - number
-                ));
+            undone = self.too_late(count - number);
+            if undone.is_some() {
                 break;
             }
             observe(
@@ -234,15 +231,12 @@ impl Soak<'_> {
             progress(number, count, &load);
         }
         let after = looked_at(it.pid()?);
-        // Of the idle sessions those of a process that was killed are gone.
-        load.ledger
-            .killing(rows.keys().any(|it| it.ends_sessions()));
         self.close(name, "portcullis", load, began, rows, it.said());
         if let Some(phase) = self.report.phases.last_mut() {
             phase.memory_kib = Some((before.0, after.0));
             phase.descriptors = Some((before.1, after.1));
-            phase.failures.extend(undone);
         }
+        self.note(undone);
         it.stop()
     }
 
@@ -256,7 +250,12 @@ impl Soak<'_> {
         let (load, began) = self.load()?;
         let mut rows = Rows::new();
         let kills = self.options.kills.min(WORKERS_KILLED_MAX);
+        let mut undone = None;
         for number in 0..kills {
+            undone = self.too_late(kills - number);
+            if undone.is_some() {
+                break;
+            }
             observe(
                 &mut rows,
                 (&load, self.options.between),
@@ -273,8 +272,6 @@ impl Soak<'_> {
             );
             progress(number, kills, &load);
         }
-        // Of the idle sessions those of the first worker are gone.
-        load.ledger.killing(true);
         self.close(
             "workers killed under a supervisor",
             "portcullis",
@@ -283,6 +280,7 @@ impl Soak<'_> {
             rows,
             it.said(),
         );
+        self.note(undone);
         it.stop()
     }
 
@@ -294,14 +292,20 @@ impl Soak<'_> {
         let mut it = Moving::start(&self.binary, &self.options.haproxy, &Shape::new())?;
         let (load, began) = self.load()?;
         let mut rows = Rows::new();
-        for number in 0..self.options.haproxy_moves {
+        let moves = self.options.haproxy_moves;
+        let mut undone = None;
+        for number in 0..moves {
+            undone = self.too_late(moves - number);
+            if undone.is_some() {
+                break;
+            }
             observe(
                 &mut rows,
                 (&load, self.options.between),
                 Operation::Move,
                 |_| it.move_on(),
             );
-            progress(number, self.options.haproxy_moves, &load);
+            progress(number, moves, &load);
         }
         let said = it.said();
         self.close(
@@ -312,7 +316,20 @@ impl Soak<'_> {
             rows,
             said,
         );
+        self.note(undone);
         it.stop()
+    }
+
+    /// Whether `--within` is over, in words; so many operations are left.
+    fn too_late(&self, left: usize) -> Option<Failure> {
+        (Instant::now() > self.end).then(|| format!("{left} operations were not begun"))
+    }
+
+    /// What went wrong in the phase that was closed last.
+    fn note(&mut self, failure: Option<Failure>) {
+        if let Some(phase) = self.report.phases.last_mut() {
+            phase.failures.extend(failure);
+        }
     }
 
     /// The peers' own reloads.

@@ -1,7 +1,7 @@
 //! What is done to Portcullis while the load runs, and in which order.
 //!
 //! Decides:  the order, from a seed; what each operation changes; that an operation that should work and does not is
-//!           a failure of the run, as a lost connection is; which kills excuse the end of sessions.
+//!           a failure of the run, as a lost connection is.
 //! Not here: how a program is told (program.rs).
 
 use std::collections::BTreeMap;
@@ -14,8 +14,6 @@ use crate::load::{LONG_SERVER, Load, local};
 use crate::program::{Failure, Portcullis};
 use crate::shape::{COMES_AND_GOES, Shape};
 
-/// Sessions of a process that was killed hear of it within this time.
-const HEARD: Duration = Duration::from_millis(300);
 /// Listeners that come and go.
 const EXTRA: u16 = 5;
 /// Workers at the most.
@@ -64,14 +62,12 @@ impl Operation {
         }
     }
 
-    /// Whether a process is killed.
+    /// Whether a process is killed, with the sessions that it has.
     pub fn is_a_kill(self) -> bool {
-        self.ends_sessions() || self == Operation::KillNew
-    }
-
-    /// Whether it takes sessions along.
-    pub fn ends_sessions(self) -> bool {
-        matches!(self, Operation::KillOld | Operation::KillWorker)
+        matches!(
+            self,
+            Operation::KillNew | Operation::KillOld | Operation::KillWorker
+        )
     }
 }
 
@@ -159,10 +155,6 @@ pub fn observe(
     let (lost, began) = (load.ledger.lost_so_far(), Instant::now());
     let done = act(&load.ledger);
     let took = began.elapsed();
-    if operation.ends_sessions() {
-        std::thread::sleep(HEARD);
-        load.ledger.killing(false);
-    }
     let served = load.goes_on(between);
     let row = rows.entry(operation).or_default();
     row.count += 1;
@@ -231,10 +223,10 @@ pub fn perform(
         }
         Operation::Upgrade => it.upgrade(),
         Operation::KillNew => {
-            it.upgrade_whose_new_one_is_killed(Duration::from_millis(random.below(60)))
+            it.upgrade_whose_new_one_is_killed(Duration::from_millis(random.below(60)), ledger)
         }
-        Operation::KillOld => it.upgrade_whose_old_one_is_killed(|| ledger.killing(true)),
-        Operation::KillWorker => it.kill_worker(|| ledger.killing(true)),
+        Operation::KillOld => it.upgrade_whose_old_one_is_killed(ledger),
+        Operation::KillWorker => it.kill_worker(ledger),
         Operation::Move => Err("not an operation on one program".to_owned()),
     }
 }

@@ -3,6 +3,7 @@
 //! Decides:  what counts as done: the program says so itself, by its exit code, its pid file or its processes.
 //! Not here: which of it is done when (operations.rs, peers.rs).
 
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -11,11 +12,16 @@ use std::time::{Duration, Instant};
 use portcullis_testkit::{Process, Signal};
 use rustix::process::{Pid, kill_process};
 
-use crate::load::{LONG, local};
+use crate::ledger::{Ledger, Ports};
+use crate::load::{LONG, NARROW, WIDE, local};
 use crate::shape::Shape;
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a process may need to do what it was told.
+const UNDERSTOOD: Duration = Duration::from_millis(50);
+/// Upgrades that are begun to kill one new process.
+const KILLS_TRIED: u32 = 6;
 /// How often is looked.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -79,12 +85,32 @@ impl Portcullis {
         succeeded("reload", self.command("reload").output())
     }
 
-    /// The same, which must be refused and change nothing.
+    /// The same, which must be refused and change nothing: not one socket that listens.
     pub fn refused_reload(&self) -> Result<(), Failure> {
+        let sockets = || {
+            let mut all = Vec::new();
+            for port in [WIDE, NARROW, LONG] {
+                all.extend(listening(port)?);
+            }
+            all.sort_unstable();
+            Ok::<_, Failure>(all)
+        };
+        // Sockets of the reload before may still retire.
+        let mut before = sockets()?;
+        until("sockets to retire", || {
+            std::thread::sleep(UNDERSTOOD);
+            let now = sockets().unwrap_or_default();
+            std::mem::replace(&mut before, now) == before
+        })?;
         let output = self.command("reload").output();
         let output = output.map_err(|error| format!("portcullis reload: {error}"))?;
+        let mut after = Vec::new();
+        let same = until("the sockets that were there", || {
+            after = sockets().unwrap_or_default();
+            after == before
+        });
         match output.status.code() {
-            Some(1) => Ok(()),
+            Some(1) => same.map_err(|why| format!("{why}: {before:?}, now {after:?}")),
             other => Err(format!("a reload that must fail ended with {other:?}")),
         }
     }
@@ -99,23 +125,39 @@ impl Portcullis {
         }
     }
 
-    /// Begins an upgrade, and kills the new process after `delay`, or when it is there.
-    pub fn upgrade_whose_new_one_is_killed(&self, delay: Duration) -> Result<(), Failure> {
-        let before = self.pid()?;
-        let mut asker = self.asker()?;
-        let new = self.new_one(before, &mut asker)?;
-        std::thread::sleep(delay);
-        // It may have taken over by now; then a kill would end sessions, which is another operation.
-        if self.pid()? == before {
-            kill(new, Signal::KILL);
+    /// Begins an upgrade, and kills the new process `delay` after it is there, with the sessions that it may have. One
+    /// that is alone by then is let live, and another upgrade begun, whose new one is killed sooner.
+    pub fn upgrade_whose_new_one_is_killed(
+        &self,
+        mut delay: Duration,
+        ledger: &Ledger,
+    ) -> Result<(), Failure> {
+        for _ in 0..KILLS_TRIED {
+            let before = self.pid()?;
+            let mut asker = self.asker()?;
+            let new = self.new_one(before, &mut asker)?;
+            std::thread::sleep(delay);
+            let still = Still::stop(new)?;
+            // What it has said already is done by the old one meanwhile.
+            std::thread::sleep(UNDERSTOOD);
+            let is_alone = self.pid()? != before || !has_listener(before)?;
+            if is_alone {
+                still.go_on();
+            } else {
+                still.kill(ledger);
+            }
+            asker.wait_exit(PATIENCE);
+            until("somebody to serve", || self.pid().is_ok_and(is_there))?;
+            if !is_alone {
+                return Ok(());
+            }
+            delay /= 2;
         }
-        asker.wait_exit(PATIENCE);
-        until("somebody to serve", || self.pid().is_ok_and(is_there))
+        Err(format!("{KILLS_TRIED} new processes were too fast"))
     }
 
-    /// Begins an upgrade, and kills the old process once the new one has the sockets. `before` is called just
-    /// before the kill.
-    pub fn upgrade_whose_old_one_is_killed(&self, before_it: impl FnOnce()) -> Result<(), Failure> {
+    /// Begins an upgrade, and kills the old process once the new one has the sockets.
+    pub fn upgrade_whose_old_one_is_killed(&self, ledger: &Ledger) -> Result<(), Failure> {
         let before = self.pid()?;
         let wanted = listening(LONG)?;
         let mut asker = self.asker()?;
@@ -125,8 +167,7 @@ impl Portcullis {
             let all = wanted.iter().all(|inode| has.contains(inode));
             all && is_another_program(new, before) || !is_there(new)
         })?;
-        before_it();
-        kill(before, Signal::KILL);
+        Still::stop(before)?.kill(ledger);
         asker.wait_exit(PATIENCE);
         until("the new one to serve", || {
             self.pid().is_ok_and(|pid| pid == new)
@@ -163,10 +204,9 @@ impl Portcullis {
     }
 
     /// Kills the worker; waits until there is another.
-    pub fn kill_worker(&self, before_it: impl FnOnce()) -> Result<(), Failure> {
+    pub fn kill_worker(&self, ledger: &Ledger) -> Result<(), Failure> {
         let worker = self.worker()?;
-        before_it();
-        kill(worker, Signal::KILL);
+        Still::stop(worker)?.kill(ledger);
         until("another worker", || {
             self.worker().is_ok_and(|pid| pid != worker)
         })
@@ -252,11 +292,7 @@ impl Moving {
         self.left.push(before);
         self.is_ours = !self.is_ours;
         until("the new one to listen, and the old one to let go", || {
-            let wanted = listening(LONG).unwrap_or_default();
-            let has = |pid| {
-                let sockets = sockets_of(pid);
-                wanted.iter().any(|inode| sockets.contains(inode))
-            };
+            let has = |pid| has_listener(pid).unwrap_or(false);
             has(pid) && !has(old) || !is_there(pid)
         })?;
         match self.now.running() {
@@ -279,6 +315,29 @@ impl Moving {
             one.wait_exit(PATIENCE);
         }
         Ok(())
+    }
+}
+
+/// A process that stands still, so that what it has is known.
+struct Still(u32);
+
+impl Still {
+    fn stop(pid: u32) -> Result<Still, Failure> {
+        kill(pid, Signal::STOP);
+        until("a process to stand still", || {
+            threads(pid).all(|stat| is_in(&stat, &['T', 't', 'Z', 'X']))
+        })?;
+        Ok(Still(pid))
+    }
+
+    fn go_on(self) {
+        kill(self.0, Signal::CONT);
+    }
+
+    /// With the sessions that it has, and no other: what waits in a queue is not a session yet.
+    fn kill(self, ledger: &Ledger) {
+        ledger.killing(&sessions_of(self.0));
+        kill(self.0, Signal::KILL);
     }
 }
 
@@ -305,8 +364,20 @@ pub fn kill(pid: u32, signal: Signal) {
 /// Whether it runs: not one that ended and is not waited for yet.
 pub fn is_there(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !is_in(&stat, &['Z', 'X'])
+}
+
+/// Whether /proc/PID/stat tells one of these states.
+fn is_in(stat: &str, states: &[char]) -> bool {
     let state = stat.rsplit(") ").next().unwrap_or_default();
-    !stat.is_empty() && !state.starts_with(['Z', 'X'])
+    state.starts_with(states)
+}
+
+/// What /proc/PID/task/TID/stat says of each thread.
+fn threads(pid: u32) -> impl Iterator<Item = String> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let tasks = tasks.into_iter().flatten().flatten();
+    tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok())
 }
 
 /// Its child processes.
@@ -335,19 +406,54 @@ fn is_another_program(child: u32, parent: u32) -> bool {
     stack(child).is_some_and(|own| own != 0 && Some(own) != stack(parent))
 }
 
+/// A line of /proc/net/tcp.
+struct Line {
+    ports: Ports,
+    listens: bool,
+    inode: u64,
+}
+
+fn table() -> Result<Vec<Line>, Failure> {
+    let text = std::fs::read_to_string("/proc/self/net/tcp");
+    let text = text.map_err(|error| format!("/proc/self/net/tcp: {error}"))?;
+    let port = |address: &str| u16::from_str_radix(address.rsplit(':').next()?, 16).ok();
+    let lines = text.lines().skip(1).filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, local, remote, state, _, _, _, _, _, inode, ..] = *words else {
+            return None;
+        };
+        let ports = Ports {
+            listener: port(local)?,
+            client: port(remote)?,
+        };
+        Some(Line {
+            ports,
+            listens: state == "0A",
+            inode: inode.parse().ok()?,
+        })
+    });
+    Ok(lines.collect())
+}
+
 /// The inodes of the sockets that listen at a port.
 pub fn listening(port: u16) -> Result<Vec<u64>, Failure> {
-    let table = std::fs::read_to_string("/proc/self/net/tcp");
-    let table = table.map_err(|error| format!("/proc/self/net/tcp: {error}"))?;
-    let wanted = format!(":{port:04X}");
-    let lines = table.lines().skip(1);
-    let words = lines.map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let found = words.filter(|words| {
-        words.get(1).is_some_and(|local| local.ends_with(&wanted)) && words.get(3) == Some(&"0A")
-    });
-    Ok(found
-        .filter_map(|words| words.get(9)?.parse().ok())
-        .collect())
+    let lines = table()?.into_iter();
+    let there = lines.filter(|it| it.listens && it.ports.listener == port);
+    Ok(there.map(|it| it.inode).collect())
+}
+
+/// Whether a process has a socket that listens for sessions.
+fn has_listener(pid: u32) -> Result<bool, Failure> {
+    let (has, wanted) = (sockets_of(pid), listening(LONG)?);
+    Ok(wanted.iter().any(|inode| has.contains(inode)))
+}
+
+/// The connections that a process has accepted, and those that it has made, whose ports nobody asks for.
+fn sessions_of(pid: u32) -> Vec<Ports> {
+    let has: HashSet<u64> = sockets_of(pid).into_iter().collect();
+    let lines = table().unwrap_or_default().into_iter();
+    let own = lines.filter(|it| !it.listens && has.contains(&it.inode));
+    own.map(|it| it.ports).collect()
 }
 
 /// The inodes of a process's sockets.
