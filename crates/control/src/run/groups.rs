@@ -1,7 +1,7 @@
 //! In which order our sockets listen at each address.
 //!
 //! Decides:  which sockets are of one SO_REUSEPORT group, as far as we know; that nobody listens or closes there
-//!           while the order is written down.
+//!           while the order is written down, and nobody joins while others leave.
 //! Kernel:   net/ipv4/inet_hashtables.c, inet_reuseport_add_sock(): one family, address, port, device,
 //!           IPV6_V6ONLY and user.
 //! Not here: what the order is for (the listener crate's steer.rs and retire.rs).
@@ -11,7 +11,8 @@
 //! sockets that another process of ours handed over it has told the places, and it changed nothing after that.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use portcullis_listener::pending::{Looker, Row, inode_of};
 use portcullis_listener::spec::Ipv6Only;
@@ -47,6 +48,14 @@ impl Group {
         self.namespace.as_deref()
     }
 
+    /// The port, and whose; a Unix socket has none.
+    fn place(&self) -> Option<Place> {
+        match self.local {
+            LocalAddress::Inet(local) => Some((self.namespace.clone(), local.port())),
+            _ => None,
+        }
+    }
+
     /// Where it listens.
     pub(super) fn local(&self) -> &LocalAddress {
         &self.local
@@ -55,7 +64,19 @@ impl Group {
 
 /// The orders; whoever opens or closes sockets of ours does so while it holds them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Groups(Arc<Mutex<Orders>>);
+pub(super) struct Groups(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    orders: Mutex<Orders>,
+    /// Retirements that are not over, those that wait for their turn too.
+    retiring: Mutex<HashMap<Group, usize>>,
+    /// One of them is.
+    retired: Condvar,
+}
+
+/// A port of a network namespace, which is another than ours where it is named.
+pub(super) type Place = (Option<String>, u16);
 
 /// By group; and the tables that tell who else is there.
 #[derive(Debug, Default)]
@@ -93,7 +114,39 @@ struct Known {
 impl Groups {
     /// Nobody else opens or closes meanwhile.
     pub(super) fn hold(&self) -> MutexGuard<'_, Orders> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.orders)
+    }
+
+    /// Sockets of this group are to be retired, from now on.
+    pub(super) fn retiring(&self, group: &Group) {
+        *lock(&self.0.retiring).entry(group.clone()).or_default() += 1;
+    }
+
+    /// One retirement in this group is over.
+    pub(super) fn retired(&self, group: &Group) {
+        let mut retiring = lock(&self.0.retiring);
+        let left = retiring.remove(group).unwrap_or(0);
+        if left > 1 {
+            retiring.insert(group.clone(), left - 1);
+        }
+        self.0.retired.notify_all();
+    }
+
+    /// Waits until no socket at these places is being retired, for who wants to listen there: one that joins a group
+    /// while others leave it is in no program, so that filters must do the rest, and clients wait a second. False:
+    /// they are not all gone by then.
+    pub(super) fn wait_for_retired(&self, places: &HashSet<Place>, until: Instant) -> bool {
+        let mut retiring = lock(&self.0.retiring);
+        let is_one_of_them = |group: &Group| group.place().is_some_and(|it| places.contains(&it));
+        while retiring.keys().any(is_one_of_them) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let waited = self.0.retired.wait_timeout(retiring, left);
+            retiring = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
     }
 }
 
@@ -251,6 +304,10 @@ impl Orders {
         let known = self.known.get(group).filter(|known| !known.lost);
         known.map(|known| &known.order)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The inodes at each address.

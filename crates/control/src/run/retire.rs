@@ -202,6 +202,9 @@ impl Retirer {
             shards.fetch_sub(steering, Ordering::AcqRel);
             told(summary);
         });
+        for leaving in &batch {
+            self.groups.retiring(&leaving.group);
+        }
         for socket in batch.iter().flat_map(|leaving| &leaving.leaving) {
             for worker in &workers {
                 worker.leave(&socket.fd);
@@ -361,6 +364,7 @@ impl Thread {
         let Some(job) = self.jobs.remove(&number) else {
             return;
         };
+        self.groups.retired(job.group());
         if let Some(batch) = self.batches.get_mut(&job.batch()) {
             batch.left -= 1;
             batch.summary.closed += summary.closed;

@@ -338,6 +338,32 @@ fn shards_come_and_go_under_load_and_nobody_is_lost() {
     });
 }
 
+/// One that joined while another left was in no program, and filters that did the rest made clients wait.
+#[test]
+fn shards_that_come_while_others_still_go_make_no_client_wait() {
+    if ours_only() {
+        return;
+    }
+    private_network(|| {
+        let _server = Server::echo(local(9001), "one");
+        let config = |shards: usize| {
+            let bind = format!("127.0.0.1:8000 shards {shards}");
+            with_workers(&with(&bind, &[ONE]), 4)
+        };
+        let mut it = Reloaded::start(&config(4), &[FRONT]);
+        let crowd = Crowd::start(8, FRONT, Refusal::Wrong);
+        for shards in [1, 4].repeat(8) {
+            it.to(&config(shards));
+        }
+        crowd.more(20);
+        wait_for("as many sockets", SOON, || listeners(8000) == 4);
+        let (served, wrong) = crowd.stop();
+        assert_eq!(wrong, Vec::<String>::new(), "of {served} served");
+        no_client_waited(&it);
+        it.balancer.stop();
+    });
+}
+
 #[test]
 fn a_worker_that_is_wanted_no_more_ends_with_its_last_session() {
     if ours_only() {

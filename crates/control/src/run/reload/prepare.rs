@@ -5,10 +5,12 @@
 //! Not here: putting the new plan in place (../reload.rs). This blocks, on files, names and the
 //!           opener: it runs in a thread of its own while the old plan serves.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use portcullis_config::Sources;
-use portcullis_listener::{Address, ListenerSpec, adjust, pause};
+use portcullis_listener::{Address, ListenerSpec, LocalAddress, adjust, pause};
 use portcullis_proxy::log::Level;
 
 use super::fate::{Fate, fates};
@@ -16,12 +18,16 @@ use super::fixed::fixed;
 use super::read::{self, Read, Reading};
 use super::shards;
 use crate::logs::LogTargets;
-use crate::run::groups::{Group, Groups};
+use crate::run::groups::{Group, Groups, Place};
 use crate::run::held::{self, Held, HeldSocket};
 use crate::run::open::{self, Note, Opening, Telling, Wanted};
 use crate::run::workers::{Hiring, NewWorkers};
 use crate::run::{Explain, RunError};
 use crate::{Plan, limits};
+
+/// How long a reload waits for retirements of the one before it where it listens at the same port: one of them is over
+/// in some 30 ms, or after the bounds of docs/retiring.md (10 s for handshakes, 3 s for cookies).
+const RETIRED_WITHIN: Duration = Duration::from_secs(15);
 
 /// What a reload begins with.
 pub(super) struct Running {
@@ -216,6 +222,38 @@ impl<'a> Change<'a> {
         made
     }
 
+    /// Waits for retirements that are under way where sockets are to be opened.
+    fn wait_for_room(&mut self) {
+        let all = self.plan.to_open();
+        let wanted = all.iter().enumerate().filter_map(|(index, socket)| {
+            let spec = socket.spec;
+            let port = match self.fates[index].kept() {
+                Some(old) => {
+                    let old = &self.old[old];
+                    let grows = shards::wanted(old, spec) > old.sockets.len();
+                    let first = old.sockets.first().filter(|_| grows);
+                    first.and_then(|socket| port_of(&socket.facts.local))
+                }
+                None => port_wanted(&spec.address),
+            };
+            Some((spec.network_namespace.clone(), port?))
+        });
+        let places: HashSet<Place> = wanted.collect();
+        let began = Instant::now();
+        let gone = self
+            .running
+            .groups
+            .wait_for_retired(&places, began + RETIRED_WITHIN);
+        if !gone {
+            let waited = RETIRED_WITHIN.as_secs();
+            let text = format!(
+                "sockets that the reload before this one closes are not closed after {waited} s; who connects \
+                 there may wait a second"
+            );
+            self.notes.push((Level::Warning, text));
+        }
+    }
+
     /// Clients of an old listener come to what is opened beside it, so that comes after what is refused more
     /// often, and one by one. A Unix path is taken from its old socket at once: these come last.
     fn try_all(&mut self, opening: &mut Opening) -> Result<(), RunError> {
@@ -230,6 +268,7 @@ impl<'a> Change<'a> {
                 .collect()
         };
         let (new, beside, paths) = (which(false, false), which(true, false), which(false, true));
+        self.wait_for_room();
         self.open(opening, &new)?;
         self.keep()?;
         self.change_logs()?;
@@ -436,6 +475,21 @@ fn close(socket: &HeldSocket) {
         // It does not matter where that is refused: it is closed all the same.
         let _ = pause::seal(&*socket.fd);
         let _ = rustix::net::shutdown(&*socket.fd, rustix::net::Shutdown::Both);
+    }
+}
+
+fn port_of(local: &LocalAddress) -> Option<u16> {
+    match local {
+        LocalAddress::Inet(local) => Some(local.port()),
+        _ => None,
+    }
+}
+
+/// The port that is asked for; one that the kernel chooses is nobody's.
+fn port_wanted(address: &Address) -> Option<u16> {
+    match address {
+        Address::Tcp(address) | Address::Mptcp(address) => Some(address.port()),
+        _ => None,
     }
 }
 

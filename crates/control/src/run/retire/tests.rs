@@ -82,6 +82,31 @@ fn shards_of_one_group_leave_in_two_batches_one_after_the_other() {
 }
 
 #[test]
+fn who_wants_to_join_waits_for_those_who_leave_and_not_for_other_ports() {
+    private_network(|| {
+        let groups = Groups::default();
+        let retirer = Retirer::start(groups.clone()).unwrap();
+        let all = open(&web(2), &groups);
+        let client = TcpStream::connect(("127.0.0.1", 80)).unwrap();
+        let told = start(&retirer, &all, &Held::nothing(&web(1)));
+        let wait = |port, within| {
+            groups.wait_for_retired(&HashSet::from([(None, port)]), Instant::now() + within)
+        };
+        assert!(wait(81, Duration::ZERO));
+        // Somebody waits to be accepted.
+        assert!(!wait(80, Duration::from_millis(100)));
+        for socket in &all.sockets {
+            let listener = TcpListener::from(socket.fd.try_clone().unwrap());
+            listener.set_nonblocking(true).unwrap();
+            let _ = listener.accept();
+        }
+        assert!(wait(80, PATIENCE));
+        told.recv_timeout(PATIENCE).unwrap();
+        drop(client);
+    });
+}
+
+#[test]
 fn who_waits_in_the_queue_of_the_last_listener_is_accepted_before_it_closes() {
     private_network(|| {
         let groups = Groups::default();
