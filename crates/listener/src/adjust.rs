@@ -61,6 +61,7 @@ pub fn compare(old: &ListenerSpec, new: &ListenerSpec) -> Change {
         unix_permissions,
         owner_uid,
         strict: _,
+        listen_later: _,
     } = old;
     let other_socket = [
         (*address != new.address, "address"),

@@ -388,6 +388,7 @@ impl Candidate {
             None => found.local,
         };
         let facts = ListenerFacts {
+            listens: true,
             spec: index,
             name: spec.name.clone(),
             local,

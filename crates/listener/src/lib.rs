@@ -117,6 +117,7 @@ pub use context::{OpenContext, RetryPolicy};
 pub use error::{Cause, Hint, OpenError, Report, SetError};
 pub use flags::Flags;
 pub use listener::{Listener, ListenerFacts, WrongFamily};
+pub use open::listen_now;
 pub use set::{OpenSet, Opened, open, open_set, open_with};
 pub use spec::{Address, ListenerSpec};
 pub use step::Step;

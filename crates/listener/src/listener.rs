@@ -58,6 +58,9 @@ pub struct ListenerFacts {
     pub inherited: Option<i32>,
     /// The file of a Unix socket that was bound here.
     pub socket_file: Option<SocketFile>,
+    /// It listens: all do but those of [`ListenerSpec::listen_later`](crate::ListenerSpec::listen_later).
+    #[serde(default = "yes")]
+    pub listens: bool,
     /// It was taken from another process ([`crate::Pool`]), which may hold it still.
     #[serde(default)]
     pub adopted: bool,
@@ -68,6 +71,10 @@ pub struct ListenerFacts {
     /// Its place in its `SO_REUSEPORT` group, from 0, where it came from a process that knew.
     #[serde(default)]
     pub place: Option<u32>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// The file of a Unix socket, by path and identity.
@@ -90,9 +97,9 @@ impl Listener {
     }
 
     /// A listener from its parts, as they arrive from another process. The descriptor must be a
-    /// listening socket (`EINVAL` otherwise); it is made non-blocking and close-on-exec.
+    /// socket that listens, if the facts say so (`EINVAL` otherwise); it is made non-blocking and close-on-exec.
     pub fn from_parts(fd: OwnedFd, facts: ListenerFacts) -> io::Result<Self> {
-        if !socket_acceptconn(&fd)? {
+        if !socket_acceptconn(&fd)? && facts.listens {
             return Err(rustix::io::Errno::INVAL.into());
         }
         crate::inherited::add_non_blocking(fd.as_fd())?;

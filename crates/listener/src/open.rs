@@ -81,6 +81,20 @@ pub(crate) fn open_socket(
     .run(source, context)
 }
 
+/// Begins to listen on a TCP or Multipath TCP socket that was opened with [`ListenerSpec::listen_later`], and joins its
+/// `SO_REUSEPORT` group, whose last member it is. The kernel checks the port again: `EADDRINUSE` where somebody has
+/// begun to listen meanwhile.
+///
+/// Kernel: net/ipv4/inet_connection_sock.c, inet_csk_listen_start(); 4.4 to 6.18.
+pub fn listen_now(socket: impl AsFd, spec: &ListenerSpec) -> rustix::io::Result<()> {
+    listen(&socket, options::to_int(options::backlog(spec)))?;
+    for setting in options::after_listen(spec, Kind::V4) {
+        // It is a matter of acknowledgements alone, and any listener takes it.
+        let _ = setting.apply(socket.as_fd());
+    }
+    Ok(())
+}
+
 pub(crate) fn abstract_source<'a>(
     name: &[u8],
     form: crate::spec::AbstractForm,
@@ -112,10 +126,17 @@ impl Opening<'_> {
         self.sign(&fd, kind)?;
         self.give_to_owner(&fd, kind, origin)?;
         let beside = self.bind(&fd, source)?;
-        self.listen(&fd, origin)?;
-        self.apply(&fd, options::after_listen(spec, kind))?;
+        if !self.listens_later(kind, origin) {
+            self.listen(&fd, origin)?;
+            self.apply(&fd, options::after_listen(spec, kind))?;
+        }
         self.note_sysctls(kind, origin);
-        self.finish(fd, beside)
+        let listens = !self.listens_later(kind, origin);
+        self.finish(fd, beside, listens)
+    }
+
+    fn listens_later(&self, kind: Kind, origin: Origin) -> bool {
+        self.place.spec.listen_later && kind != Kind::Unix && origin == Origin::Created
     }
 
     /// Row 2, and what comes before it.
@@ -317,7 +338,12 @@ impl Opening<'_> {
     }
 
     /// Row 17.
-    fn finish(mut self, fd: OwnedFd, beside: Option<Beside>) -> Result<OpenSocket, OpenError> {
+    fn finish(
+        mut self,
+        fd: OwnedFd,
+        beside: Option<Beside>,
+        listens: bool,
+    ) -> Result<OpenSocket, OpenError> {
         let file: Option<SocketFile> = beside.as_ref().map(|beside| beside.file().clone());
         let local = match (&file, self.local.take()) {
             (Some(file), _) => LocalAddress::UnixPath(file.path.clone()),
@@ -334,6 +360,7 @@ impl Opening<'_> {
             shards: 1,
             inherited: self.inherited,
             socket_file: file,
+            listens,
             adopted: false,
             in_order: self.inherited.is_none(),
             place: None,

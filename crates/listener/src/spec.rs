@@ -116,6 +116,10 @@ pub struct ListenerSpec {
     pub owner_uid: Option<u32>,
     /// A refused option is an error rather than a warning, and the listener does not open.
     pub strict: bool,
+    /// Bind, which can fail, and leave `listen(2)` to [`crate::listen_now`]: from then on the kernel gives it
+    /// connections, so whoever accepts is to be there. Of TCP and Multipath TCP sockets.
+    #[serde(default)]
+    pub listen_later: bool,
 }
 
 /// By which option a foreign address is allowed.
@@ -236,6 +240,7 @@ impl ListenerSpec {
             unix_permissions: UnixPermissions::default(),
             owner_uid: None,
             strict: false,
+            listen_later: false,
         }
     }
 }

@@ -17,6 +17,7 @@ mod program;
 mod report;
 mod shape;
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -71,9 +72,15 @@ struct Options {
     /// No operation begins after so many seconds; the run then says that it is not whole
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     within: u64,
+    /// Fails where the longest gap of planned operations is so much above that of the load without any
+    #[arg(long, value_name = "MS")]
+    gap_above: Option<u64>,
     /// Writes everything as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Writes what the programs said on standard error, of all parts
+    #[arg(long, value_name = "FILE")]
+    said: Option<PathBuf>,
     /// Portcullis (default: beside this program)
     #[arg(long, value_name = "PATH")]
     portcullis: Option<PathBuf>,
@@ -131,6 +138,7 @@ fn run(options: &Options) -> Result<bool, Failure> {
         end: Instant::now() + Duration::from_secs(options.within),
         report: Report {
             seed: options.seed,
+            gap_above_ms: options.gap_above,
             phases: Vec::new(),
             broken: Vec::new(),
         },
@@ -144,7 +152,8 @@ fn run(options: &Options) -> Result<bool, Failure> {
         soak.between_two_programs(),
         soak.peers(),
     ];
-    soak.report.broken = phases.into_iter().filter_map(Result::err).collect();
+    let broken = phases.into_iter().filter_map(Result::err);
+    soak.report.broken.extend(broken);
     soak.report.show();
     if let Some(file) = &options.json {
         let text = serde_json::to_string_pretty(&soak.report).map_err(|error| error.to_string())?;
@@ -371,6 +380,18 @@ impl Soak<'_> {
             began.elapsed().as_secs_f64(),
             sums.lost()
         );
+        if let Some(file) = &self.options.said {
+            let more = format!("== {name}\n{said}");
+            let opened = std::fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(file);
+            let kept = opened.and_then(|mut file| file.write_all(more.as_bytes()));
+            if let Err(error) = kept {
+                let text = format!("{}: {error}", file.display());
+                self.report.broken.push(text);
+            }
+        }
         let panicked = said.lines().find(|line| line.contains("panicked"));
         self.report.phases.push(Phase {
             name: name.to_owned(),

@@ -49,6 +49,8 @@ fn by_name<S: serde::Serializer>(rows: &Rows, to: S) -> Result<S::Ok, S::Error> 
 pub struct Report {
     /// What decides the order.
     pub seed: u64,
+    /// How much longer than without operations the longest gap may be.
+    pub gap_above_ms: Option<u64>,
     /// All parts.
     pub phases: Vec<Phase>,
     /// Parts that broke off, and why.
@@ -70,14 +72,22 @@ impl Report {
         })
     }
 
-    /// Whether nothing was lost and everything was done.
+    /// How much the longest gap is above the permitted one, in words.
+    fn too_long(&self) -> Option<String> {
+        let calm = self.phases.iter().find(|it| it.rows.is_empty())?;
+        let limit = calm.sums.gap_ms + self.gap_above_ms?;
+        let gap = self.ours().gap_ms;
+        (gap > limit).then(|| format!("a gap of {gap} ms, and {limit} ms are permitted"))
+    }
+
+    /// Whether nothing was lost, everything was done, and no gap was too long.
     pub fn is_well(&self) -> bool {
         let ours = self.phases.iter().filter(|it| it.program == "portcullis");
         let mut all = ours.map(|it| {
             let undone = it.rows.values().any(|row| !row.failures.is_empty());
             it.sums.lost() == 0 && it.failures.is_empty() && !undone
         });
-        all.all(|well| well) && self.broken.is_empty()
+        all.all(|well| well) && self.broken.is_empty() && self.too_long().is_none()
     }
 
     /// For a person.
@@ -116,6 +126,9 @@ impl Report {
         }
         for failure in &self.broken {
             println!("BROKEN OFF: {failure}");
+        }
+        if let Some(why) = self.too_long() {
+            println!("TOO LONG: {why}");
         }
         let ours = self.ours();
         println!(

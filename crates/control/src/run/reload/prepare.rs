@@ -6,6 +6,7 @@
 //!           opener: it runs in a thread of its own while the old plan serves.
 
 use std::collections::HashSet;
+use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -394,30 +395,46 @@ impl<'a> Change<'a> {
     /// Opens the sockets that listeners which stay are to have besides.
     fn grow(&mut self, opening: &mut Opening) {
         let all = self.plan.to_open();
+        // The place, how many sockets are wanted there, and one that is to listen.
+        let mut fresh: Vec<(usize, usize, HeldSocket)> = Vec::new();
         for (index, socket) in all.iter().enumerate() {
             let Some(old) = self.fates[index].kept() else {
                 continue;
             };
             let wanted = shards::wanted(&self.old[old], socket.spec);
-            while self.held[index].sockets.len() < wanted {
-                let mut orders = self.running.groups.hold();
-                let held = &mut self.held[index];
-                match shards::one_more(held, socket.spec, opening.opener(), &mut orders) {
-                    Ok(reports) => {
+            for shard in self.held[index].sockets.len()..wanted {
+                let held = &self.held[index];
+                match shards::one_more(held, shard, socket.spec, opening.opener()) {
+                    Ok((sockets, reports)) => {
                         let tell = |it| open::tell(it, Some(index), self.plan, self.sources);
                         self.notes.extend(reports.iter().map(tell));
+                        fresh.extend(sockets.into_iter().map(|socket| (index, wanted, socket)));
                     }
                     Err(why) => {
-                        let (place, count) = (self.place_of(index), self.held[index].sockets.len());
-                        let text = format!(
-                            "{place}: {count} sockets and not {wanted}, since one more is refused: {why}"
-                        );
-                        self.notes.push((Level::Warning, text));
+                        self.notes.push(self.fewer(index, shard, wanted, &why));
                         break;
                     }
                 }
             }
         }
+        let mut orders = self.running.groups.hold();
+        orders.begin(fresh.iter().map(|(index, ..)| all[*index].spec));
+        for (index, wanted, socket) in fresh {
+            let spec = all[index].spec;
+            let begun = shards::begins(&mut self.held[index], socket, spec, &mut orders);
+            if let Err(why) = begun {
+                let there = self.held[index].sockets.len();
+                self.notes.push(self.fewer(index, there, wanted, &why));
+            }
+        }
+        orders.opened();
+    }
+
+    fn fewer(&self, index: usize, there: usize, wanted: usize, why: &dyn Display) -> Note {
+        let place = self.place_of(index);
+        let text =
+            format!("{place}: {there} sockets and not {wanted}, since one more is refused: {why}");
+        (Level::Warning, text)
     }
 
     /// What was opened is closed: at once where nobody is to come, by a retirement where clients of an old

@@ -1,7 +1,8 @@
 //! A listener that stays is to have another number of sockets.
 //!
 //! Decides:  which sockets stay: those that have been there longest; that a Multipath TCP socket always does,
-//!           since nothing keeps new connections from it; that more are opened one by one, after all that can fail.
+//!           since nothing keeps new connections from it; that more are opened one by one, after all that can fail,
+//!           and listen at the very end, all at once: nobody accepts from them before the new plan is in place.
 //! Kernel:   net/ipv4/inet_connection_sock.c, inet_csk_bind_conflict(): each that shares a port needs
 //!           SO_REUSEPORT, and may get it while it listens; net/core/sock_reuseport.c, reuseport_add_sock() makes
 //!           the group of one that had none.
@@ -9,7 +10,7 @@
 
 use portcullis_listener::opener::{Opener, OpenerError};
 use portcullis_listener::shards::planned;
-use portcullis_listener::{Address, ListenerSpec, LocalAddress, Report};
+use portcullis_listener::{Address, ListenerSpec, LocalAddress, Report, listen_now};
 use rustix::net::sockopt::set_socket_reuseport;
 
 use crate::run::groups::Orders;
@@ -36,20 +37,20 @@ pub(super) fn stay(old: &Held, new: &ListenerSpec) -> usize {
     }
 }
 
-/// Opens one more socket of a listener.
+/// Opens one more socket of a listener, the `shard`-th, which does not listen yet.
 pub(super) fn one_more(
-    held: &mut Held,
+    held: &Held,
+    shard: usize,
     spec: &ListenerSpec,
     opener: &mut dyn Opener,
-    orders: &mut Orders,
-) -> Result<Vec<Report>, OpenerError> {
+) -> Result<(Vec<HeldSocket>, Vec<Report>), OpenerError> {
     for socket in &held.sockets {
         // What is refused here is refused to the new one, which tells.
         let _ = set_socket_reuseport(&*socket.fd, true);
     }
-    let shard = held.sockets.len();
     let mut one = spec.clone();
     one.shards = 1;
+    one.listen_later = true;
     one.incoming_cpus = match spec.incoming_cpus.len() {
         0 => Vec::new(),
         count => vec![spec.incoming_cpus[shard % count]],
@@ -61,14 +62,28 @@ pub(super) fn one_more(
         // The port that the kernel chose for the first one.
         address.set_port(local.port());
     }
-    orders.begin([&one]);
     let opened = opener.open(std::slice::from_ref(&one))?;
-    for listener in opened.listeners {
+    let listeners = opened.listeners.into_iter();
+    let sockets = listeners.map(|listener| {
         let mut socket = HeldSocket::new(listener);
         socket.facts.shard = u16::try_from(shard).unwrap_or(u16::MAX);
-        orders.joined(&held.spec, std::slice::from_ref(&socket));
-        held.sockets.push(socket);
+        socket
+    });
+    Ok((sockets.collect(), opened.reports))
+}
+
+/// It listens from now on, and is the last of its group.
+pub(super) fn begins(
+    held: &mut Held,
+    mut socket: HeldSocket,
+    spec: &ListenerSpec,
+    orders: &mut Orders,
+) -> std::io::Result<()> {
+    if !socket.facts.listens {
+        listen_now(&*socket.fd, spec)?;
+        socket.facts.listens = true;
     }
-    orders.opened();
-    Ok(opened.reports)
+    orders.joined(&held.spec, std::slice::from_ref(&socket));
+    held.sockets.push(socket);
+    Ok(())
 }
