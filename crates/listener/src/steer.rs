@@ -17,6 +17,8 @@
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use portcullis_sys::filter::{self, Instruction, PROGRAM_MAX};
 use rustix::io::Errno;
@@ -260,13 +262,32 @@ pub fn detach(member: impl AsFd) -> io::Result<bool> {
     }
 }
 
+/// How long a packet is given at the most, once it is being received: the kernel receives it without a pause, so that
+/// only a processor that is not there (a virtual one that its host does not run) takes longer.
+const RECEIVED_WITHIN: Duration = Duration::from_secs(1);
+
 /// Waits until no packet that was being received at the call can still go by a program, filter or member of
-/// before. It sleeps some 10 to 30 ms: not for a thread that serves connections.
+/// before. It sleeps some 10 to 30 ms: not for a thread that serves connections. Where all processors are busy with
+/// what has more weight, the kernel needs many seconds to tell (a grace period is counted by a thread of its own,
+/// `rcu_preempt`, which waits for its turn: 19 s were seen), so it is asked for one second.
 ///
 /// An error where the kernel offers no such wait (`nohz_full` processors); a pause of 100 ms is then as good
 /// on a host that is not stopped.
 pub fn settle() -> io::Result<()> {
-    Ok(filter::wait_for_packets()?)
+    let (sender, told) = mpsc::channel();
+    let wait = move || {
+        // Who asked may have gone on.
+        let _ = sender.send(filter::wait_for_packets());
+    };
+    let waiting = std::thread::Builder::new().name("settle".to_owned());
+    if waiting.spawn(wait).is_err() {
+        std::thread::sleep(RECEIVED_WITHIN);
+        return Ok(());
+    }
+    match told.recv_timeout(RECEIVED_WITHIN) {
+        Ok(waited) => Ok(waited?),
+        Err(_) => Ok(()),
+    }
 }
 
 #[cfg(test)]

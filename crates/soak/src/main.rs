@@ -311,7 +311,10 @@ impl Soak<'_> {
             observe(
                 &mut rows,
                 (&load, self.options.between),
-                Operation::Move,
+                match it.is_ours() {
+                    true => Operation::Give,
+                    false => Operation::Take,
+                },
                 |_| it.move_on(),
             );
             progress(number, moves, &load);

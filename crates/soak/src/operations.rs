@@ -41,8 +41,10 @@ pub enum Operation {
     KillOld,
     /// The worker under the supervisor is killed.
     KillWorker,
-    /// From HAProxy to Portcullis or back.
-    Move,
+    /// From HAProxy to Portcullis.
+    Take,
+    /// From Portcullis to HAProxy.
+    Give,
 }
 
 impl Operation {
@@ -58,7 +60,8 @@ impl Operation {
             Operation::KillNew => "upgrade, new one killed",
             Operation::KillOld => "upgrade, old one killed",
             Operation::KillWorker => "worker killed",
-            Operation::Move => "move to or from HAProxy",
+            Operation::Take => "move from HAProxy",
+            Operation::Give => "move to HAProxy",
         }
     }
 
@@ -227,7 +230,7 @@ pub fn perform(
         }
         Operation::KillOld => it.upgrade_whose_old_one_is_killed(ledger),
         Operation::KillWorker => it.kill_worker(ledger),
-        Operation::Move => Err("not an operation on one program".to_owned()),
+        Operation::Take | Operation::Give => Err("not an operation on one program".to_owned()),
     }
 }
 

@@ -268,6 +268,11 @@ impl Moving {
         })
     }
 
+    /// Whether Portcullis serves.
+    pub fn is_ours(&self) -> bool {
+        self.is_ours
+    }
+
     /// The other one takes over.
     pub fn move_on(&mut self) -> Result<(), Failure> {
         let mut command = match self.is_ours {
