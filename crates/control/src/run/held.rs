@@ -3,11 +3,12 @@
 //! Decides:  how the sockets are dealt to the workers.
 //! Not here: opening them (open.rs), which of them stay at a reload (reload/fate.rs).
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use portcullis_listener::{Listener, ListenerFacts, ListenerSpec};
+use portcullis_listener::{Listener, ListenerFacts, ListenerSpec, listen_now};
 use portcullis_proxy::snapshot::WorkerListener;
 use portcullis_proxy::state::ListenerState;
 
@@ -49,6 +50,14 @@ impl HeldSocket {
         }
     }
 
+    /// It listens from now on, and is the last of its group.
+    pub(super) fn begin(&mut self, spec: &ListenerSpec, orders: &mut Orders) -> io::Result<()> {
+        listen_now(&*self.fd, spec)?;
+        self.facts.listens = true;
+        orders.joined(spec, std::slice::from_ref(self));
+        Ok(())
+    }
+
     /// Did we open it, and is it ours alone? Else somebody else may hold it too, and it is not to be shut down.
     pub(super) fn is_ours(&self) -> bool {
         self.facts.inherited.is_none() && !self.given.load(Ordering::SeqCst)
@@ -84,10 +93,34 @@ pub(super) fn put(held: &mut [Held], opened: Vec<Placed>, orders: &mut Orders) {
     for (index, listener) in opened {
         if let Some(held) = held.get_mut(index) {
             let socket = HeldSocket::new(listener);
-            orders.joined(&held.spec, std::slice::from_ref(&socket));
+            if socket.facts.listens {
+                orders.joined(&held.spec, std::slice::from_ref(&socket));
+            }
             held.sockets.push(socket);
         }
     }
+}
+
+/// Those that do not listen yet do from now on, each the last of its group; else the place of one that is refused.
+pub(super) fn begin(held: &mut [Held], orders: &mut Orders) -> Result<(), (usize, io::Error)> {
+    let waits = |held: &&Held| held.sockets.iter().any(|socket| !socket.facts.listens);
+    let waiting: Vec<ListenerSpec> = held
+        .iter()
+        .filter(waits)
+        .map(|it| it.spec.clone())
+        .collect();
+    if waiting.is_empty() {
+        return Ok(());
+    }
+    orders.begin(&waiting);
+    for (index, held) in held.iter_mut().enumerate() {
+        for socket in held.sockets.iter_mut().filter(|it| !it.facts.listens) {
+            let begun = socket.begin(&held.spec, orders);
+            begun.map_err(|error| (index, error))?;
+        }
+    }
+    orders.opened();
+    Ok(())
 }
 
 /// The listening sockets of each worker. `held` is in the order of [`Plan::to_open`].

@@ -50,6 +50,8 @@ pub(super) struct Wanted<'a> {
     pub(super) indexes: &'a [usize],
     /// Listeners that this process has on ports of theirs already: nobody else is looked for there.
     pub(super) ours: &'a [&'a ListenerSpec],
+    /// They listen when somebody is there who accepts ([`super::held::begin`]): another process serves meanwhile.
+    pub(super) later: bool,
 }
 
 /// Opens these listeners of the plan; each comes with its place in the plan.
@@ -63,7 +65,11 @@ pub(super) fn open(
     let all = plan.to_open();
     let specs: Vec<ListenerSpec> = indexes
         .iter()
-        .map(|&index| all[index].spec.clone())
+        .map(|&index| {
+            let mut spec = all[index].spec.clone();
+            spec.listen_later = wanted.later;
+            spec
+        })
         .collect();
     // Before ours are there: they would be found.
     let held: Vec<bool> = specs

@@ -188,6 +188,7 @@ impl Stage {
         let wanted = Wanted {
             indexes: &(0..all.len()).collect::<Vec<_>>(),
             ours: &ours,
+            later: self.takes_over,
         };
         let all = self.plan.to_open();
         let mut opening = self.opening();
@@ -261,7 +262,7 @@ impl Stage {
     /// Joins the plan with its state and starts the workers.
     fn control(
         &self,
-        held: Vec<Held>,
+        mut held: Vec<Held>,
         ears: Ears,
         signals: Signals,
         writer: &LogWriter,
@@ -284,6 +285,14 @@ impl Stage {
         let sockets = held::deal(&held, &applied.listeners, plan);
         let retirer = Retirer::start(self.groups.clone());
         let retirer = retirer.map_err(RunError::host("start a thread"))?;
+        // From here on clients come to sockets that nobody has beside us, so the workers follow at once.
+        held::begin(&mut held, &mut self.groups.hold()).map_err(|(index, why)| {
+            let address = &plan.to_open()[index].spec.address;
+            let error = format!("cannot listen on {address}, which was free a moment ago: {why}");
+            RunError::Open {
+                errors: vec![error],
+            }
+        })?;
         let workers = Workers::start(&applied.snapshot, sockets, &plan.pinned, ears)?;
         Ok(Control {
             life: Life::new(plan.process.grace, plan.process.hard_stop_after),

@@ -293,6 +293,7 @@ impl<'a> Change<'a> {
         let wanted = Wanted {
             indexes,
             ours: &ours,
+            later: false,
         };
         let mut orders = self.running.groups.hold();
         orders.begin(indexes.iter().map(|&index| all[index].spec));
@@ -419,12 +420,12 @@ impl<'a> Change<'a> {
         }
         let mut orders = self.running.groups.hold();
         orders.begin(fresh.iter().map(|(index, ..)| all[*index].spec));
-        for (index, wanted, socket) in fresh {
-            let spec = all[index].spec;
-            let begun = shards::begins(&mut self.held[index], socket, spec, &mut orders);
-            if let Err(why) = begun {
-                let there = self.held[index].sockets.len();
-                self.notes.push(self.fewer(index, there, wanted, &why));
+        for (index, wanted, mut socket) in fresh {
+            let held = &mut self.held[index];
+            let there = held.sockets.len();
+            match socket.begin(&held.spec, &mut orders) {
+                Ok(()) => held.sockets.push(socket),
+                Err(why) => self.notes.push(self.fewer(index, there, wanted, &why)),
             }
         }
         orders.opened();

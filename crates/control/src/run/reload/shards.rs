@@ -10,10 +10,9 @@
 
 use portcullis_listener::opener::{Opener, OpenerError};
 use portcullis_listener::shards::planned;
-use portcullis_listener::{Address, ListenerSpec, LocalAddress, Report, listen_now};
+use portcullis_listener::{Address, ListenerSpec, LocalAddress, Report};
 use rustix::net::sockopt::set_socket_reuseport;
 
-use crate::run::groups::Orders;
 use crate::run::held::{Held, HeldSocket};
 
 /// How many sockets a listener is to have. Where the file says nothing new it has as many as it has, which may be
@@ -70,20 +69,4 @@ pub(super) fn one_more(
         socket
     });
     Ok((sockets.collect(), opened.reports))
-}
-
-/// It listens from now on, and is the last of its group.
-pub(super) fn begins(
-    held: &mut Held,
-    mut socket: HeldSocket,
-    spec: &ListenerSpec,
-    orders: &mut Orders,
-) -> std::io::Result<()> {
-    if !socket.facts.listens {
-        listen_now(&*socket.fd, spec)?;
-        socket.facts.listens = true;
-    }
-    orders.joined(&held.spec, std::slice::from_ref(&socket));
-    held.sockets.push(socket);
-    Ok(())
 }
