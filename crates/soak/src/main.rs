@@ -384,7 +384,7 @@ impl Soak<'_> {
             sums.lost()
         );
         if let Some(file) = &self.options.said {
-            let more = format!("== {name}\n{said}");
+            let more = format!("== {name}\n{said}\n");
             let opened = std::fs::OpenOptions::new()
                 .create(true)
                 .append(true)

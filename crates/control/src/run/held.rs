@@ -58,9 +58,14 @@ impl HeldSocket {
         Ok(())
     }
 
+    /// Does another process have it too, which serves it?
+    pub(super) fn is_given(&self) -> bool {
+        self.given.load(Ordering::SeqCst)
+    }
+
     /// Did we open it, and is it ours alone? Else somebody else may hold it too, and it is not to be shut down.
     pub(super) fn is_ours(&self) -> bool {
-        self.facts.inherited.is_none() && !self.given.load(Ordering::SeqCst)
+        self.facts.inherited.is_none() && !self.is_given()
     }
 }
 
@@ -76,8 +81,7 @@ impl Held {
     /// Removes the file of a Unix socket, if it is still this one's.
     pub(super) fn remove_path(&self) {
         for socket in &self.sockets {
-            let given = socket.given.load(Ordering::SeqCst);
-            if given || socket.facts.socket_file.is_none() {
+            if socket.is_given() || socket.facts.socket_file.is_none() {
                 continue;
             }
             let copy = socket.fd.try_clone();

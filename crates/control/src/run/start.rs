@@ -285,15 +285,18 @@ impl Stage {
         let sockets = held::deal(&held, &applied.listeners, plan);
         let retirer = Retirer::start(self.groups.clone());
         let retirer = retirer.map_err(RunError::host("start a thread"))?;
-        // From here on clients come to sockets that nobody has beside us, so the workers follow at once.
-        held::begin(&mut held, &mut self.groups.hold()).map_err(|(index, why)| {
-            let address = &plan.to_open()[index].spec.address;
-            let error = format!("cannot listen on {address}, which was free a moment ago: {why}");
-            RunError::Open {
-                errors: vec![error],
-            }
-        })?;
-        let workers = Workers::start(&applied.snapshot, sockets, &plan.pinned, ears)?;
+        // From then on clients come to sockets that nobody has beside us, so the workers are there already.
+        let listen = || {
+            held::begin(&mut held, &mut self.groups.hold()).map_err(|(index, why)| {
+                let address = &plan.to_open()[index].spec.address;
+                let error =
+                    format!("cannot listen on {address}, which was free a moment ago: {why}");
+                RunError::Open {
+                    errors: vec![error],
+                }
+            })
+        };
+        let workers = Workers::start(&applied.snapshot, sockets, &plan.pinned, ears, listen)?;
         Ok(Control {
             life: Life::new(plan.process.grace, plan.process.hard_stop_after),
             signals,

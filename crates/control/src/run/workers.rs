@@ -123,12 +123,13 @@ pub(super) struct Workers {
 
 impl Workers {
     /// Starts one worker for each element of `sockets`, on the processor of the same place in
-    /// `cpus` where there is one. They accept at once.
+    /// `cpus` where there is one. They accept at once; `listen` is called when they are all there.
     pub(super) fn start(
         snapshot: &Arc<Snapshot>,
         sockets: Vec<Vec<WorkerListener>>,
         cpus: &[u32],
         ears: Ears,
+        listen: impl FnOnce() -> Result<(), RunError>,
     ) -> Result<Workers, RunError> {
         let (sender, events) = unbounded_channel();
         let sink: EventSink = Arc::new(move |event| {
@@ -150,6 +151,7 @@ impl Workers {
         // Only when all are there: none takes a connection in a process that cannot start.
         let new = workers.hiring().hire(sockets.len(), cpus);
         let new = new.map_err(RunError::host("start a worker thread"))?;
+        listen()?;
         workers.install(snapshot, sockets, new);
         Ok(workers)
     }

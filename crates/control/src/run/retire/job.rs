@@ -1,7 +1,8 @@
 //! One retirement: the library's driver, and the workers that accept for it.
 //!
 //! Decides:  a member is empty when every worker has said so; what the driver will not close is let go of where
-//!           the whole address goes, and is served like before where siblings stay.
+//!           the whole address goes, and is served like before where siblings stay; a socket that another process
+//!           serves beside us need not be empty, and never may be.
 //! Not here: when it begins (../retire.rs).
 
 use std::collections::BTreeMap;
@@ -17,11 +18,15 @@ use portcullis_proxy::worker::thread::Remote;
 
 use super::{Leaving, Summary};
 use crate::run::groups::{Group, Groups};
+use crate::run::held::HeldSocket;
 
 /// A member that was emptied so often, and is full again, rests
 const OFTEN: u32 = 64;
 /// so long.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// How long a socket that another process was given, and serves, is served here besides.
+const SERVED_BESIDE: Duration = Duration::from_millis(100);
 
 /// Told the number of a member that every worker has emptied.
 pub(super) type Told = Arc<dyn Fn(u32) + Send + Sync>;
@@ -57,8 +62,13 @@ enum State {
         /// Nothing is to be done before.
         until: Until,
     },
-    /// Sockets that somebody else gave us: each is emptied, and then let go of.
-    Plain { emptied: Until, left: Vec<u32> },
+    /// Sockets that somebody else has too: each is emptied, and then let go of.
+    Plain {
+        emptied: Until,
+        left: Vec<u32>,
+        /// When they are let go of, empty or not: whoever was given them serves who is left.
+        until: Option<Instant>,
+    },
     /// It cannot be retired, for this reason.
     Refused(String),
 }
@@ -100,8 +110,9 @@ impl Job {
         } = leaving;
         let somebody_stays = !staying.is_empty();
         let ours = leaving.iter().all(|socket| socket.is_ours());
+        let all_given = leaving.iter().all(HeldSocket::is_given);
         let members: Vec<u32> = leaving.iter().map(|socket| socket.member).collect();
-        let fds = |sockets: &[crate::run::held::HeldSocket]| -> BTreeMap<u32, Arc<OwnedFd>> {
+        let fds = |sockets: &[HeldSocket]| -> BTreeMap<u32, Arc<OwnedFd>> {
             let sockets = sockets.iter();
             sockets
                 .map(|socket| (socket.member, Arc::clone(&socket.fd)))
@@ -117,6 +128,7 @@ impl Job {
             false => State::Plain {
                 emptied: Until::Now,
                 left: members,
+                until: all_given.then(|| Instant::now() + SERVED_BESIDE),
             },
         };
         Job {
@@ -147,6 +159,7 @@ impl Job {
                 until: Until::Time(at),
                 ..
             } => Some(at),
+            State::Plain { until, .. } => until,
             _ => None,
         }
     }
@@ -166,7 +179,7 @@ impl Job {
                     debug_assert!(answered.is_ok());
                 }
             }
-            State::Plain { emptied, left } => {
+            State::Plain { emptied, left, .. } => {
                 if matches!(emptied, Until::Emptied(asked) if *asked == member) {
                     *emptied = Until::Now;
                     left.retain(|one| *one != member);
@@ -196,7 +209,14 @@ impl Job {
                     let why = std::mem::take(why);
                     return Turn::Over(self.refused(&why));
                 }
-                State::Plain { emptied, left } => match (&emptied, left.first().copied()) {
+                State::Plain { left, until, .. } if until.is_some_and(|until| now >= until) => {
+                    for member in std::mem::take(left) {
+                        self.let_go(member);
+                        self.summary.closed += 1;
+                    }
+                    return Turn::Over(std::mem::take(&mut self.summary));
+                }
+                State::Plain { emptied, left, .. } => match (&emptied, left.first().copied()) {
                     (Until::Emptied(_), _) => return Turn::Wait,
                     (_, None) => return Turn::Over(std::mem::take(&mut self.summary)),
                     (_, Some(member)) => {
