@@ -147,6 +147,37 @@ fn twenty_moves_between_haproxy_and_portcullis_under_load_lose_nobody() {
     });
 }
 
+/// The other program serves it, so nobody waits for the moment at which it is empty.
+#[test]
+fn a_queue_that_is_never_empty_does_not_keep_who_gave_it_away() {
+    if ours_only() {
+        return;
+    }
+    private_network(|| {
+        let _server = Server::echo(local(9001), "one");
+        let Some(mut it) = Moving::start("127.0.0.1:8000 backlog 100\n    maxconn 1") else {
+            return;
+        };
+        let crowd = Crowd::start(12);
+        for _ in 0..4 {
+            it.move_to(Which::Portcullis, || {});
+            let before = crowd.served();
+            wait_for("some to be served", SOON, || crowd.served() > before + 20);
+            let said = it.move_to(Which::Haproxy, || {});
+            let took = said.lines().filter_map(|line| {
+                let (_, rest) = line.split_once(" retired in ")?;
+                rest.split(' ').next()?.parse::<u64>().ok()
+            });
+            let took: Vec<u64> = took.collect();
+            assert!(
+                !took.is_empty() && took.iter().all(|&ms| ms < 3000),
+                "{said}"
+            );
+        }
+        assert_eq!(crowd.stop(), Vec::<String>::new());
+    });
+}
+
 #[test]
 fn the_walk_through_is_true() {
     if ours_only() {
