@@ -6,7 +6,7 @@
 
 use crate::workspace::{self, Failure};
 
-/// CI's: some 40 s, without moves, which have tests of their own. `--within` is for a machine that is much slower.
+/// CI's: some 40 s. `--within` is for a machine that is much slower.
 const IN_CI: &[&str] = &[
     "--reloads",
     "40",
@@ -15,7 +15,7 @@ const IN_CI: &[&str] = &[
     "--shard-changes",
     "8",
     "--haproxy-moves",
-    "0",
+    "4",
     "--kills",
     "4",
     "--calm",
