@@ -259,6 +259,17 @@ impl Stage {
         result
     }
 
+    /// Listens where that was put off.
+    fn begin(&self, held: &mut [Held]) -> Result<(), RunError> {
+        held::begin(held, &mut self.groups.hold()).map_err(|(index, why)| {
+            let address = &self.plan.to_open()[index].spec.address;
+            let error = format!("cannot listen on {address}, which was free a moment ago: {why}");
+            RunError::Open {
+                errors: vec![error],
+            }
+        })
+    }
+
     /// Joins the plan with its state and starts the workers.
     fn control(
         &self,
@@ -286,16 +297,7 @@ impl Stage {
         let retirer = Retirer::start(self.groups.clone());
         let retirer = retirer.map_err(RunError::host("start a thread"))?;
         // From then on clients come to sockets that nobody has beside us, so the workers are there already.
-        let listen = || {
-            held::begin(&mut held, &mut self.groups.hold()).map_err(|(index, why)| {
-                let address = &plan.to_open()[index].spec.address;
-                let error =
-                    format!("cannot listen on {address}, which was free a moment ago: {why}");
-                RunError::Open {
-                    errors: vec![error],
-                }
-            })
-        };
+        let listen = || self.begin(&mut held);
         let workers = Workers::start(&applied.snapshot, sockets, &plan.pinned, ears, listen)?;
         Ok(Control {
             life: Life::new(plan.process.grace, plan.process.hard_stop_after),
