@@ -100,10 +100,11 @@ impl Clerk {
     /// Is it in the configuration, as the files were read last?
     pub(in crate::run) fn permit(&self, spec: &ListenerSpec) -> Result<(), String> {
         let permitted = self.permitted.borrow();
-        match permitted
-            .iter()
-            .any(|one| one == spec || is_shard(spec, one))
-        {
+        // When it listens makes no difference.
+        let mut asked = spec.clone();
+        asked.listen_later = false;
+        let is_it = |one: &ListenerSpec| *one == asked || is_shard(&asked, one);
+        match permitted.iter().any(is_it) {
             true => Ok(()),
             false => Err("the configuration has no such listener".to_owned()),
         }
