@@ -567,6 +567,8 @@ mod tests {
             ("net.ipv6.ip_nonlocal_bind", "1", Some("1")),
             ("net.ipv4.ip_autobind_reuse", "2", None),
             ("somaxconn", "16", Some("16")),
+            ("somaxconn", "", None),
+            ("somaxconn", " ", None),
             ("tcp_fastopen", "-1", Some("-1")),
         ];
         for (name, line, shown) in cases {

@@ -154,7 +154,8 @@ fn a_used_place_forgets_who_held_it() {
 #[test]
 fn what_the_host_does_not_have_is_answered_and_not_a_panic() {
     let mut world = World::new(Host::new(Kernel::V6_18));
-    let nowhere = NetId(9);
+    // The first of those that are not there, once another has been added.
+    let nowhere = NetId(2);
     let home = "127.0.0.1".parse().unwrap();
     assert_eq!(world.listeners_for(nowhere, home, 80, 1), []);
     assert_eq!(world.owners_of_port(nowhere, 80), 0);
@@ -179,6 +180,12 @@ fn what_the_host_does_not_have_is_answered_and_not_a_panic() {
     // Nobody can be made to listen there: no way out, and no panic.
     let ways = world.ways_out(ProcessId(0), held, to);
     assert_eq!(ways, []);
+    // A socket of another world, whose place is behind all of this one's.
+    let mut larger = World::new(Host::new(Kernel::V6_18));
+    larger.socket(ProcessId(0), Family::Inet);
+    let last = larger.socket(ProcessId(0), Family::Inet);
+    assert_eq!(world.state(last), None);
+    assert_eq!(world.call(last, Call::Close), Answer::Err(Errno::EBADF));
     // Nothing at all.
     let mut empty = Host::new(Kernel::V6_18);
     empty.namespaces.clear();

@@ -412,3 +412,15 @@ fn an_ipv6_listener_is_not_met_under_the_ipv4_address_that_its_fields_carry() {
     assert_eq!(found("::1"), [socket]);
     assert!(found("127.0.0.6").is_empty());
 }
+
+#[test]
+fn a_backlog_of_just_somaxconn_is_not_cut() {
+    for (backlog, cut) in [(4095, false), (4096, false), (4097, true), (-1, true)] {
+        let mut world = world();
+        let (socket, _) = bound(&mut world, &[]);
+        let (answer, explanation) = world.explain(ROOT, socket, Call::Listen(backlog));
+        assert_eq!(answer, Answer::Ok);
+        let named = |step: &(Rule, Option<SocketId>)| step.0 == Rule::BacklogCut;
+        assert_eq!(explanation.steps.iter().any(named), cut, "{backlog}");
+    }
+}

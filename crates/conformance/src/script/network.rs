@@ -40,7 +40,9 @@ pub(super) fn set_up(wanted: &Namespace) -> Result<(), Obstacle> {
     for interface in wanted.interfaces.iter().filter(|one| !one.up) {
         wait_for_routes(interface)?;
     }
-    for interface in &wanted.interfaces {
+    // Of an address that two interfaces have, the first one's route is the kernel's choice: ours is put last,
+    // since each takes the other's place.
+    for interface in wanted.interfaces.iter().rev() {
         // The routes of a VRF stand in a table of its own.
         if interface.vrf == Vrf::Outside {
             acknowledge_at_once(interface)?;
