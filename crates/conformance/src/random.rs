@@ -226,7 +226,11 @@ impl Theme {
             34..46 => Call::Close,
             46..58 => self.set(draws),
             58..61 => Call::Get(draws.pick(NAMES_OF_OPTIONS)),
-            61..64 => Call::Fchown(Uid(CALLERS[draws.below(3)].uid)),
+            61..64 => Call::Fchown(match draws.below(4) {
+                // What leaves the owner as it is.
+                3 => Uid(u32::MAX),
+                caller => Uid(CALLERS[caller].uid),
+            }),
             64..66 => Call::Dup,
             66..70 => Call::Shutdown(if draws.percent(5) {
                 3
@@ -390,6 +394,7 @@ fn option(draws: &mut Draws, odd: bool) -> Opt {
             Program::Index(1),
             Program::Index(7),
             Program::CpuModulo(2),
+            Program::CpuModulo(0),
         ])),
         90..92 => Opt::DetachReuseport,
         92..95 => Opt::Repair(if odd { 7 } else { draws.pick(&[1, 0, -1]) }),
