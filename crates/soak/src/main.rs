@@ -18,7 +18,7 @@ mod report;
 mod shape;
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -413,7 +413,7 @@ impl Soak<'_> {
 
 /// Resident memory (KiB) and descriptors.
 fn looked_at(pid: u32) -> (u64, usize) {
-    let there = Path::new("/proc").join(pid.to_string()).exists();
+    let there = program::is_there(pid);
     if there {
         (rss_kib(pid), descriptors(pid))
     } else {
