@@ -28,9 +28,10 @@ use crate::inherited::{self, InheritedFault};
 use crate::listener::{Listener, ListenerFacts, SocketFile};
 use crate::open::{OpenSocket, Source, Which};
 use crate::options::{self, Kind};
+use crate::restore::Touched;
 use crate::spec::{Address, Foreign, Ipv6Only, ListenerSpec};
 use crate::step::{Step, Strict};
-use crate::{adjust, netns, retire, unix};
+use crate::{adjust, netns, unix};
 
 const IPPROTO_MPTCP: i32 = 262;
 
@@ -355,6 +356,8 @@ impl Candidate {
             report.shard = shard;
             OpenError::new(report, reports)
         };
+        let touched = Touched::of(&fd);
+        let touched = touched.map_err(|errno| fail(Step::Create, errno.into(), Vec::new()))?;
         let steps = [
             (
                 Step::NonBlocking,
@@ -378,11 +381,6 @@ impl Candidate {
             _ => adjust::enforce(&fd, shard, spec, index),
         };
         reports.extend(adjusted?);
-        // What its last holder left on it or on its group.
-        if let Err(error) = retire::release(&fd) {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            return Err(fail(Step::ReusePort, errno.into(), reports));
-        }
         let local = match &file {
             Some(file) => LocalAddress::UnixPath(file.path.clone()),
             None => found.local,
@@ -403,6 +401,7 @@ impl Candidate {
         Ok(OpenSocket {
             listener: Listener::new(fd, facts),
             beside: None,
+            touched: Some(touched),
             reports,
         })
     }

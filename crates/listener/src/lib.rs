@@ -101,6 +101,7 @@ pub mod opener;
 mod options;
 pub mod pause;
 pub mod pending;
+mod restore;
 pub mod retire;
 pub mod set;
 pub mod shards;

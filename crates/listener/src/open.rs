@@ -24,6 +24,7 @@ use crate::context::OpenContext;
 use crate::error::{Cause, OpenError, Report};
 use crate::listener::{Listener, ListenerFacts, SocketFile};
 use crate::options::{self, How, Kind, Origin, Setting};
+use crate::restore::Touched;
 use crate::spec::ListenerSpec;
 use crate::step::{Step, Strict};
 use crate::unix::{Beside, Place};
@@ -44,6 +45,8 @@ pub(crate) enum Source<'a> {
 pub(crate) struct OpenSocket {
     pub listener: Listener,
     pub beside: Option<Beside>,
+    /// It was taken over, and is as it was again unless the set opens.
+    pub touched: Option<Touched>,
     pub reports: Vec<Report>,
 }
 
@@ -368,6 +371,7 @@ impl Opening<'_> {
         Ok(OpenSocket {
             listener: Listener::new(fd, facts),
             beside,
+            touched: None,
             reports: self.reports,
         })
     }

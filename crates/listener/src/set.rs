@@ -17,11 +17,12 @@ use crate::adopt::{adopt, adopt_declared};
 use crate::context::{OpenContext, RetryPolicy};
 use crate::error::{Cause, OpenError, Report, SetError};
 use crate::open::{OpenSocket, Source, Which, abstract_source, open_socket};
+use crate::restore::Touched;
 use crate::shards::{self, NotSharded};
 use crate::spec::{Address, ListenerSpec};
 use crate::step::{Step, Strict};
 use crate::unix::{self, Placed};
-use crate::{Flags, Listener};
+use crate::{Flags, Listener, retire};
 
 /// Listeners that are open, and what was refused or is worth knowing about them.
 #[derive(Debug)]
@@ -268,6 +269,7 @@ impl OpenSet {
         let mut reports = Vec::new();
         let mut placed: Vec<Placed> = Vec::new();
         let mut ready: Vec<(usize, Vec<Listener>)> = Vec::new();
+        let mut touched: Vec<Touched> = Vec::new();
         for (index, opened) in fresh {
             let spec = &self.members[index].spec;
             reports.extend(opened.reports);
@@ -287,10 +289,19 @@ impl OpenSet {
                         return Err(set_error(errors, reports, tries));
                     }
                 }
+                touched.extend(socket.touched);
                 listeners.push(socket.listener);
             }
             ready.push((index, listeners));
         }
+        if let Err((index, cause)) = release(&ready) {
+            drop(placed);
+            let spec = &self.members[index].spec;
+            let report = Report::new(spec, index, Step::ReusePort, cause);
+            let errors = vec![OpenError::new(report, Vec::new())];
+            return Err(set_error(errors, reports, tries));
+        }
+        touched.into_iter().for_each(Touched::keep);
         for (index, listeners) in ready {
             self.members[index].state = State::Listening(listeners);
         }
@@ -308,6 +319,19 @@ impl RetryPolicy {
             retryable && listed && !error.flags().contains(Flags::FATAL)
         })
     }
+}
+
+/// Takes off what the last holders of sockets left on them or on their groups.
+fn release(ready: &[(usize, Vec<Listener>)]) -> Result<(), (usize, Cause)> {
+    for (index, listeners) in ready {
+        for listener in listeners.iter().filter(|it| it.facts().adopted) {
+            if let Err(error) = retire::release(listener) {
+                let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+                return Err((*index, errno.into()));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Opens the sockets of one specification.

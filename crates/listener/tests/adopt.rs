@@ -385,3 +385,76 @@ fn what_could_never_listen_is_refused() {
     pool.give(datagrams.into(), None).unwrap_err();
     assert!(pool.is_empty());
 }
+
+/// What an opening may change of a socket that it takes.
+fn state(socket: impl AsFd) -> (Vec<i32>, u32, String, Option<i32>, u32) {
+    let fd = socket.as_fd();
+    let numbers = [
+        &portcullis_sockopt::SO_REUSEPORT,
+        &portcullis_sockopt::TCP_MAXSEG,
+        &portcullis_sockopt::TCP_DEFER_ACCEPT,
+        &portcullis_sockopt::TCP_FASTOPEN,
+        &portcullis_sockopt::TCP_USER_TIMEOUT,
+        &portcullis_sockopt::TCP_NODELAY,
+        &portcullis_sockopt::SO_INCOMING_CPU,
+        &portcullis_sockopt::TCP_QUICKACK,
+    ];
+    let numbers = numbers.map(|it| get_int(fd, it.level.number(), it.number).unwrap());
+    let queue = accept_queue(fd).unwrap().unwrap();
+    (
+        numbers.to_vec(),
+        queue.limit,
+        portcullis_sys::sockopt::congestion(fd).unwrap(),
+        portcullis_sys::sockopt::linger(fd).unwrap(),
+        rustix::fs::fstat(fd).unwrap().st_uid,
+    )
+}
+
+#[test]
+fn a_refused_set_leaves_the_sockets_that_it_took_as_they_were() {
+    private_network(|| {
+        let mut plain = ListenerSpec::tcp(local(80));
+        plain.reuse_port = false;
+        plain.backlog = Some(5);
+        let second = std::time::Duration::from_secs(1);
+        let mut dressed = plain.clone();
+        dressed.mss = Some(900);
+        dressed.defer_accept = Some(3 * second);
+        dressed.user_timeout = Some(9 * second);
+        dressed.no_linger = true;
+        dressed.no_delay = true;
+        dressed.no_quick_ack = true;
+        dressed.incoming_cpus = vec![0];
+        dressed.fast_open = Some(portcullis_listener::spec::FastOpenQueue::Length(9));
+        dressed.congestion_control = Some("reno".to_owned());
+        let mut wanted = dressed.clone();
+        wanted.reuse_port = true;
+        wanted.backlog = Some(7);
+        for (label, before, after) in [
+            ("options are set", &plain, &wanted),
+            (
+                "options are taken back",
+                &dressed,
+                &ListenerSpec::tcp(local(80)),
+            ),
+        ] {
+            let old = open(before).unwrap().listeners;
+            let was = state(&old[0]);
+            let pool = Pool::default();
+            give_bare(&pool, &old);
+            let in_the_way = TcpListener::bind(local(81)).unwrap();
+            let mut context = OpenContext::default();
+            context.pool = pool;
+            let set = [after.clone(), ListenerSpec::tcp(local(81))];
+            open_set(&set, &context).unwrap_err();
+            assert_eq!(state(&old[0]), was, "{label}");
+
+            // The same where nothing refuses does change it: the comparison sees something.
+            drop(in_the_way);
+            give_bare(&context.pool, &old);
+            let opened = open_set(&set, &context).unwrap();
+            assert_eq!(identities(&opened.listeners[..1]), identities(&old));
+            assert_ne!(state(&old[0]), was, "{label}");
+        }
+    });
+}

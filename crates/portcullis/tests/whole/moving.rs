@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use portcullis_inspect::snapshot::State;
 use portcullis_testkit::{Process, Signal, private_network, private_network_as_root, wait_for};
 
 use super::admin::say;
@@ -236,6 +237,57 @@ fn the_walk_through_is_true() {
         let portcullis = &pids[0];
         wait_for("Portcullis to end", SOON, || !portcullis.is_there());
         drop(pids);
+    });
+}
+
+/// HAProxy without SO_REUSEPORT has one address, and the file has the wildcard beside it.
+#[test]
+fn a_refused_start_leaves_the_listener_of_haproxy_as_it_was_and_is_explained() {
+    if ours_only() {
+        return;
+    }
+    private_network_as_root(|| {
+        let place = Place::new();
+        let socket = place.path().join("hap.sock");
+        let text =
+            config(&socket, "127.0.0.1:8000").replacen("global\n", "global\n    noreuseport\n", 1);
+        let file = place.write("hap.cfg", &text);
+        let Some(mut command) = haproxy(&file) else {
+            return;
+        };
+        let mut first = Process::spawn(&mut command);
+        first.wait_port(FRONT, SOON);
+        let state = || {
+            let wanted = portcullis_inspect::Wanted::default();
+            let snapshot = portcullis_inspect::read(&wanted).unwrap();
+            let all = &snapshot.namespaces[0].sockets;
+            let one = all
+                .iter()
+                .find(|one| one.local == FRONT && one.state == State::Listen);
+            let one = one.unwrap();
+            (one.options.reuseport, one.send_queue, one.uid)
+        };
+        let was = state();
+        let text = text
+            .replace("    bind", "    bind *:8000\n    bind")
+            .replace("hap.sock", "our.sock");
+        let file = place.write("our.cfg", &text.replace("    noreuseport\n", ""));
+        for _ in 0..2 {
+            let mut next = Process::spawn(
+                portcullis()
+                    .args(["run", "-x"])
+                    .arg(&socket)
+                    .arg("-f")
+                    .arg(&file),
+            );
+            assert_eq!(next.exit_code(SOON), 3, "{}", next.transcript());
+            let said = next.stderr();
+            for part in ["  holder: haproxy, pid ", "  rule:   ", "  try:    "] {
+                assert!(said.contains(part), "{said}");
+            }
+            assert_eq!(state(), was, "{said}");
+        }
+        assert!(first.running());
     });
 }
 
