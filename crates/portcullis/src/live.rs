@@ -3,6 +3,7 @@
 //! Decides:  nothing itself.
 //! Not here: the rules and their words (crates `kernel-model` and `inspect`), opening (crate `listener`).
 
+mod balancers;
 pub mod foreseen;
 mod local;
 mod opening;

@@ -30,6 +30,9 @@ pub struct Arguments {
     /// Ask the host of a file that `why --save` wrote, instead of this one
     #[arg(long, value_name = "FILE", conflicts_with = "offline")]
     host: Option<PathBuf>,
+    /// As for `run -x`: the process that answers at this socket would give its listening sockets
+    #[arg(short = 'x', value_name = "SOCKET", conflicts_with_all = ["offline", "host"])]
+    take_from: Option<PathBuf>,
     /// A warning of the files refuses the configuration (HAProxy's -dW)
     #[arg(long)]
     warnings_refuse: bool,
@@ -103,7 +106,10 @@ fn of_host(
         Some(path) => Host::File(path),
         None => Host::This,
     };
-    match (foreseen::foresee(plan, whole, &host), &arguments.host) {
+    match (
+        foreseen::foresee(plan, whole, &host, arguments.take_from.as_deref()),
+        &arguments.host,
+    ) {
         (Ok(found), _) => Ok(found),
         (Err(error), Some(path)) => {
             terminal::err(&format!("error: {}: {error}\n", path.display()));

@@ -7,7 +7,7 @@
 
 mod asked;
 mod target;
-mod unix;
+pub mod unix;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -8,26 +8,33 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 
-use portcullis_config::{Diagnostic, Severity};
+use portcullis_config::{Diagnostic, Place, Severity};
 use portcullis_control::limits::{self, Limit, LimitError, Raising};
 use portcullis_control::privileges::{self, HostNames};
-use portcullis_control::{Plan, compile::ListenerPlan};
+use portcullis_control::{Plan, compile::ToOpen};
 use portcullis_inspect::snapshot::{Process, Snapshot, State};
-use portcullis_inspect::verdict::{Holder, Opening, Outcome, Together, Verdict, ask_together};
-use portcullis_inspect::{Place, Wanted, read};
-use portcullis_listener::Address;
+use portcullis_inspect::verdict::{
+    self, Holder, Opening, Outcome, Refuser, Together, Verdict, ask_together,
+};
+use portcullis_inspect::{self as inspect, Wanted, read};
+use portcullis_kernel_model::Family;
+use portcullis_listener::spec::Ipv6Only;
+use portcullis_listener::{Address, ListenerSpec};
+use portcullis_sys::process;
 
+use super::balancers::{Balancers, Holding, Live};
 use super::local::{self, Opener};
 use super::opening::opening;
 use super::sources;
 
-/// Programs that take listeners over from each other, or end when the next one has them.
-pub const BALANCERS: [&str; 2] = ["portcullis", "haproxy"];
 const CAP_SYS_RESOURCE: u32 = 24;
 /// The finding that the host would refuse a listener.
 pub const REFUSES: &str = "host-refuses";
+/// The finding that who has it hands it over.
+pub const HELD: &str = "held-by-balancer";
 
 /// The host that is asked.
 pub enum Host<'a> {
@@ -47,35 +54,60 @@ pub enum Whole {
 }
 
 /// What is found, at the places of the file.
-pub fn foresee(plan: &Plan, whole: Whole, host: &Host<'_>) -> io::Result<Vec<Diagnostic>> {
+///
+/// `take_from` is the socket that `run -x` would be given.
+pub fn foresee(
+    plan: &Plan,
+    whole: Whole,
+    host: &Host<'_>,
+    take_from: Option<&Path>,
+) -> io::Result<Vec<Diagnostic>> {
+    let live = match host {
+        Host::This => Live::Yes,
+        Host::File(_) => Live::No,
+    };
+    let balancers = Balancers::new(plan, live, take_from);
+    let all = plan.to_open();
     let mut found = Vec::new();
     let mut snapshots: BTreeMap<Option<String>, Snapshot> = BTreeMap::new();
-    let mut by_namespace: BTreeMap<Option<String>, Vec<&ListenerPlan>> = BTreeMap::new();
+    let mut by_namespace: BTreeMap<Option<String>, Vec<ToOpen<'_>>> = BTreeMap::new();
     by_namespace.entry(None).or_default();
-    for listener in &plan.listeners {
+    for listener in &all {
         let namespace = listener.spec.network_namespace.clone();
-        by_namespace.entry(namespace).or_default().push(listener);
+        by_namespace.entry(namespace).or_default().push(*listener);
     }
     for (namespace, listeners) in by_namespace {
         let mut snapshot = match (of(host, namespace.as_deref()), listeners.first()) {
             (Ok(snapshot), _) => snapshot,
             (Err(error), Some(listener)) if namespace.is_some() => {
-                let what = format!("what the host says there is not known: {error}");
-                found.push(Diagnostic::warning("host-unread", listener.place, what));
+                found.push(of_namespace(
+                    live,
+                    listener.place,
+                    namespace.as_deref(),
+                    &error,
+                ));
                 continue;
             }
             (Err(error), _) => return Err(error),
         };
         let asker = snapshot.caller;
-        let owner = become_the_opener(plan, &mut snapshot);
-        found.extend(of_listeners(&snapshot, &listeners, owner)?);
-        if matches!(host, Host::This) {
-            let opener = match snapshot.caller == asker {
-                true => Opener::Asker,
-                false => Opener::Root,
+        let owner = become_the_opener(plan, &mut snapshot, live);
+        found.extend(of_listeners(&snapshot, &listeners, owner, &balancers)?);
+        let opener = match snapshot.caller == asker {
+            true => Opener::Asker,
+            false => Opener::Root,
+        };
+        if opener == Opener::Asker {
+            found.extend(of_refusers(&snapshot, &listeners));
+        }
+        if live == Live::Yes {
+            let asked = local::Asked {
+                snapshot: &snapshot,
+                opener,
+                balancers: &balancers,
             };
             let others = listeners.iter();
-            found.extend(others.filter_map(|one| local::of_listener(one, &snapshot, opener)));
+            found.extend(others.filter_map(|one| local::of_listener(one, &asked)));
         }
         snapshots.insert(namespace, snapshot);
     }
@@ -89,8 +121,55 @@ pub fn foresee(plan: &Plan, whole: Whole, host: &Host<'_>) -> io::Result<Vec<Dia
     Ok(found)
 }
 
+/// The namespace of a line could not be read; where this host does not have it, no listener opens there.
+fn of_namespace(live: Live, place: Place, name: Option<&str>, error: &io::Error) -> Diagnostic {
+    if live == Live::Yes && error.kind() == io::ErrorKind::NotFound {
+        let name = name.unwrap_or_default();
+        let what = format!(
+            "this host would refuse it: cannot enter network namespace {name}: no such file or directory (ENOENT)"
+        );
+        return Diagnostic::new(Severity::Error, REFUSES, what)
+            .at(place)
+            .note("rule: a network namespace has its name by a file in /run/netns")
+            .note(format!("hint: ip netns add {name}"));
+    }
+    let what = format!("what the host says there is not known: {error}");
+    Diagnostic::warning("host-unread", place, what)
+}
+
+/// Who may refuse what no rule of the model does, once each.
+fn of_refusers(snapshot: &Snapshot, listeners: &[ToOpen<'_>]) -> Vec<Diagnostic> {
+    let mut told: Vec<Refuser> = Vec::new();
+    let mut found = Vec::new();
+    for listener in listeners {
+        let Some(at) = super::opening::tcp(listener.spec) else {
+            continue;
+        };
+        let family = if at.is_ipv4() {
+            Family::Inet
+        } else {
+            Family::Inet6
+        };
+        for one in verdict::refusers(snapshot, Some(family)) {
+            if !one.likely || told.contains(&one) {
+                continue;
+            }
+            let what = format!("{} may refuse it all the same: {}", one.name, one.what);
+            found.push(
+                Diagnostic::new(Severity::Notice, "may-refuse", what)
+                    .at(listener.place)
+                    .note(format!("it shows by {}", one.shows)),
+            );
+            told.push(one);
+        }
+    }
+    found
+}
+
 fn of(host: &Host<'_>, namespace: Option<&str>) -> io::Result<Snapshot> {
-    let place = namespace.map_or(Place::Here, |name| Place::Named(name.to_owned()));
+    let place = namespace.map_or(inspect::Place::Here, |name| {
+        inspect::Place::Named(name.to_owned())
+    });
     match host {
         Host::This => read(&Wanted {
             place,
@@ -112,12 +191,17 @@ fn of(host: &Host<'_>, namespace: Option<&str>) -> io::Result<Snapshot> {
 
 /// Makes the caller the one who will open: root, where the configuration needs root to become what it says.
 /// The user that sockets are then given to, where it is another one.
-fn become_the_opener(plan: &Plan, snapshot: &mut Snapshot) -> Option<u32> {
+fn become_the_opener(plan: &Plan, snapshot: &mut Snapshot, live: Live) -> Option<u32> {
     let identity = privileges::resolve(&plan.process.privileges, &HostNames).ok()?;
+    // Of the one who asks; a file of a host tells none, and its caller may be anybody.
+    let own_groups = process::groups().ok().filter(|_| live == Live::Yes);
+    let becomes_group = identity.gid.is_some_and(|gid| {
+        own_groups.is_none_or(|own| ![own.real, own.effective, own.saved].contains(&gid))
+    });
     let caller = snapshot.process(snapshot.caller)?.clone();
     let own = caller.uids.map_or(u32::MAX, |uids| uids[1]);
     let becomes = identity.uid.filter(|&uid| uid != own);
-    if own != 0 && (becomes.is_some() || identity.gid.is_some()) {
+    if own != 0 && (becomes.is_some() || becomes_group) {
         let root = Process {
             pid: 0,
             parent: 0,
@@ -147,12 +231,13 @@ fn become_the_opener(plan: &Plan, snapshot: &mut Snapshot) -> Option<u32> {
 
 fn of_listeners(
     snapshot: &Snapshot,
-    listeners: &[&ListenerPlan],
+    listeners: &[ToOpen<'_>],
     owner: Option<u32>,
+    balancers: &Balancers,
 ) -> io::Result<Vec<Diagnostic>> {
-    let asked: Vec<(&ListenerPlan, Opening)> = listeners
+    let asked: Vec<(ToOpen<'_>, Opening)> = listeners
         .iter()
-        .filter_map(|listener| Some((*listener, opening(&listener.spec, snapshot, owner)?)))
+        .filter_map(|listener| Some((*listener, opening(listener.spec, snapshot, owner)?)))
         .collect();
     let openings: Vec<Opening> = asked.iter().map(|(_, opening)| opening.clone()).collect();
     let answers = ask_together(snapshot, &openings).map_err(io::Error::other)?;
@@ -162,7 +247,7 @@ fn of_listeners(
         .first()
         .and_then(|net| net.sysctls.somaxconn);
     for ((listener, _), answer) in asked.iter().zip(&answers) {
-        found.extend(of_answer(listener, answer, &asked));
+        found.extend(of_answer(listener, answer, &asked, (snapshot, balancers)));
         let backlog = listener.spec.backlog.unwrap_or(listener.spec.maxconn);
         if let Some(limit) = somaxconn.filter(|&limit| limit < backlog) {
             let what = format!("the backlog of {backlog} is cut to net.core.somaxconn, {limit}");
@@ -177,9 +262,10 @@ fn of_listeners(
 
 /// What is said of one listener, if anything.
 fn of_answer(
-    listener: &ListenerPlan,
+    listener: &ToOpen<'_>,
     answer: &Together,
-    asked: &[(&ListenerPlan, Opening)],
+    asked: &[(ToOpen<'_>, Opening)],
+    (snapshot, balancers): (&Snapshot, &Balancers),
 ) -> Option<Diagnostic> {
     let verdict = &answer.verdict;
     let address = shown(&listener.spec.address);
@@ -200,47 +286,90 @@ fn of_answer(
     };
     match verdict.outcome {
         Outcome::Refused => {
-            let balancer = verdict
-                .answers
-                .first()
-                .and_then(|answer| balancer(&answer.holders));
-            Some(match (balancer, answer.stopped_by) {
-                (Some(name), None) => by(
+            let holders = verdict.answers.first().map(|answer| &answer.holders);
+            let at = super::opening::tcp(listener.spec)?;
+            let holding = balancers.of_tcp(snapshot, holders.into_iter().flatten(), at);
+            let refuses = format!("this host would refuse it: {said}");
+            Some(match (holding, answer.stopped_by) {
+                (Holding::HandsOver(name), None) => by(
                     Severity::Notice,
-                    "held-by-balancer",
+                    HELD,
                     format!(
                         "{name} has {address}: it opens once that one hands its sockets over, or ends"
                     ),
                 ),
-                _ => by(
-                    Severity::Error,
-                    REFUSES,
-                    format!("this host would refuse it: {said}"),
-                ),
+                (Holding::Keeps(name), None) => by(Severity::Error, REFUSES, refuses).note(format!(
+                    "{name} does not hand it over: none of its sockets that the file or -x names gives {address}"
+                )),
+                _ => by(Severity::Error, REFUSES, refuses),
             })
         }
         Outcome::Unknown => Some(by(Severity::Warning, "host-unsure", said)),
         Outcome::Works => {
-            let sharers: Vec<&Holder> = verdict
-                .beside
-                .iter()
-                .filter(|one| {
-                    one.state == State::Listen
-                        && Some(one.address) == super::opening::tcp(&listener.spec)
-                })
-                .collect();
-            let name = sharers.first()?.called();
-            let known = balancer(sharers.iter().copied());
-            let severity = if known.is_some() {
-                Severity::Notice
-            } else {
-                Severity::Warning
+            let others = verdict.beside.iter();
+            let mut others =
+                others.filter_map(|one| Some((one, overlap(listener.spec, snapshot, one)?)));
+            let (other, overlap) = others.next()?;
+            let known = balancers.of_tcp(snapshot, [other], other.address);
+            let severity = match known {
+                Holding::HandsOver(_) => Severity::Notice,
+                _ => Severity::Warning,
             };
-            let what = format!(
-                "{name} listens on {address} too, and both would get a share of the connections"
-            );
+            let (name, its) = (other.called(), other.address);
+            let what = match overlap {
+                Overlap::Same => format!(
+                    "{name} listens on {address} too, and both would get a share of the connections"
+                ),
+                Overlap::Within => format!(
+                    "{name} listens on {its}, a part of {address}, and gets the connections to it"
+                ),
+                Overlap::Around => format!(
+                    "{name} listens on {its}, of which {address} is a part, and would not get the connections to it"
+                ),
+            };
             Some(by(severity, "host-shares", what))
         }
+    }
+}
+
+/// How two listeners of one port meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Overlap {
+    /// Both have the same address.
+    Same,
+    /// The other one has a part of it.
+    Within,
+    /// It is a part of the other one's.
+    Around,
+}
+
+/// How a listener beside ours meets it. Those on a device get what comes there, and are meant so.
+fn overlap(spec: &ListenerSpec, snapshot: &Snapshot, other: &Holder) -> Option<Overlap> {
+    let at = super::opening::tcp(spec)?;
+    if other.state != State::Listen {
+        return None;
+    }
+    if other.address == at {
+        return Some(Overlap::Same);
+    }
+    if spec.interface.is_some() || other.device.is_some() {
+        return None;
+    }
+    let net = snapshot.namespaces.first();
+    let default = net.and_then(|net| net.sysctls.bindv6only) == Some(1);
+    let only = spec.ipv6_only.map_or(default, |only| only == Ipv6Only::On);
+    let covers = |wide: SocketAddr, only: bool, narrow: SocketAddr| {
+        wide.ip().is_unspecified()
+            && match (wide.is_ipv6(), narrow.is_ipv6()) {
+                (true, false) => !only,
+                (one, two) => one == two,
+            }
+    };
+    if covers(at, only, other.address) {
+        Some(Overlap::Within)
+    } else {
+        let theirs = other.options.v6only != Some(false);
+        covers(other.address, theirs, at).then_some(Overlap::Around)
     }
 }
 
@@ -253,26 +382,13 @@ fn shown(address: &Address) -> String {
     }
 }
 
-/// The balancer that holds all of them.
-fn balancer<'a>(holders: impl IntoIterator<Item = &'a Holder>) -> Option<String> {
-    let mut name = None;
-    for holder in holders {
-        let all = !holder.processes.is_empty()
-            && holder
-                .processes
-                .iter()
-                .all(|one| BALANCERS.contains(&one.program.as_str()));
-        if !all {
-            return None;
-        }
-        name.get_or_insert_with(|| holder.called());
-    }
-    name
-}
-
 /// The lines of a verdict below its first, one note for each thing.
 pub fn notes(verdict: &Verdict) -> Vec<String> {
-    let text = verdict.to_string();
+    notes_of(&verdict.to_string())
+}
+
+/// The same of a text.
+pub(super) fn notes_of(text: &str) -> Vec<String> {
     let mut notes: Vec<String> = Vec::new();
     for line in text.lines().skip(1) {
         let continues = line.starts_with("    ");
@@ -319,22 +435,6 @@ fn of_descriptors(plan: &Plan, snapshot: &Snapshot) -> Option<Diagnostic> {
 mod tests {
     use super::*;
     use crate::listeners::rows::tests::{host, listener, process_called};
-
-    #[test]
-    fn only_a_holder_that_is_a_balancer_and_nobody_else_counts_as_one() {
-        let snapshot = host(
-            vec![listener("127.0.0.1:80", 7)],
-            vec![process_called("haproxy", 7, 1)],
-        );
-        let net = &snapshot.namespaces[0];
-        let holder = Holder::of(&snapshot, net, &net.sockets[0]);
-        assert_eq!(balancer([&holder]).as_deref(), Some("haproxy (pid 7)"));
-        let mut other = holder.clone();
-        other.processes[0].program = "nginx".into();
-        assert_eq!(balancer([&holder, &other]), None);
-        other.processes.clear();
-        assert_eq!(balancer([&other]), None, "nobody is no balancer");
-    }
 
     #[test]
     fn each_thing_of_a_verdict_is_one_note() {

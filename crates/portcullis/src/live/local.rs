@@ -6,22 +6,21 @@
 //! Source:   crates/listener, unix.rs: a socket is bound beside its path and renamed; inherited.rs
 //! Not here: TCP (foreseen.rs); names that are too long, two lines with one path (the file alone says it).
 
-use std::io;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use portcullis_config::{Diagnostic, Severity};
-use portcullis_control::compile::ListenerPlan;
+use portcullis_control::compile::ToOpen;
 use portcullis_inspect::snapshot::{Snapshot, UnixSocket};
-use portcullis_listener::Address;
 use portcullis_listener::activation::Activation;
 use portcullis_listener::address::ABSTRACT_NAME_MAX;
 use portcullis_listener::inherited::{self, InheritedFault};
 use portcullis_listener::spec::AbstractForm;
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use portcullis_listener::{Address, LocalAddress};
 
-use super::foreseen::{BALANCERS, REFUSES};
-use crate::filesystem::no_files;
+use super::balancers::{Balancers, Holding};
+use super::foreseen::{HELD, REFUSES, notes_of};
+use crate::commands::why::unix::{self, Reach, UnixVerdict};
 
 const STICKY: u32 = 0o1000;
 
@@ -34,16 +33,26 @@ pub enum Opener {
     Root,
 }
 
-/// What is said of one listener that is not TCP, if anything. The snapshot is of this host, and of the
-/// listener's network namespace.
-pub fn of_listener(
-    listener: &ListenerPlan,
-    snapshot: &Snapshot,
-    opener: Opener,
-) -> Option<Diagnostic> {
+/// What is asked, and who.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// Of this host, and of the listener's network namespace.
+    pub snapshot: &'a Snapshot,
+    /// Who will open.
+    pub opener: Opener,
+    /// Who hands sockets over.
+    pub balancers: &'a Balancers,
+}
+
+/// What is said of one listener that is not TCP, if anything.
+pub fn of_listener(listener: &ToOpen<'_>, asked: &Asked<'_>) -> Option<Diagnostic> {
+    let reach = match listener.spec.network_namespace {
+        None => Reach::Own,
+        Some(_) => Reach::Other,
+    };
     let found = match &listener.spec.address {
-        Address::UnixPath(path) => of_path(path, snapshot, opener),
-        Address::UnixAbstract { name, form } => of_abstract(name, *form, snapshot),
+        Address::UnixPath(path) => of_path(path, asked),
+        Address::UnixAbstract { name, form } => of_abstract(name, *form, asked, reach),
         Address::Inherited(number) => of_number(*number),
         Address::Activated(name) => of_name(name),
         Address::Tcp(_) | Address::Mptcp(_) => None,
@@ -56,76 +65,43 @@ fn refuses(what: impl std::fmt::Display) -> Diagnostic {
     Diagnostic::new(Severity::Error, REFUSES, what)
 }
 
-fn of_path(path: &Path, snapshot: &Snapshot, opener: Opener) -> Option<Diagnostic> {
-    let shown = path.display();
+/// In the words of `why`.
+fn refused(verdict: &UnixVerdict) -> Diagnostic {
+    let text = verdict.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    let found = refuses(first.strip_prefix("error: ").unwrap_or(first));
+    notes_of(&text).into_iter().fold(found, Diagnostic::note)
+}
+
+fn of_path(path: &Path, asked: &Asked<'_>) -> Option<Diagnostic> {
+    let verdict = unix::ask_beside(asked.snapshot, path);
+    match verdict.error() {
+        // It may be root's to look at, and is not the asker's.
+        Some("EACCES") if asked.opener == Opener::Root => return None,
+        Some(_) => return Some(refused(&verdict)),
+        None => {}
+    }
+    if asked.opener == Opener::Asker
+        && let Some(found) = sticky(path)
+    {
+        return Some(found);
+    }
+    let net = asked.snapshot.namespaces.first()?;
+    let holder = net.unix.iter().find(|one| one.is_at(path))?;
+    Some(taken_over(asked, holder, path))
+}
+
+/// The socket takes the place of an old one.
+fn sticky(path: &Path) -> Option<Diagnostic> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    match std::fs::metadata(directory) {
-        Ok(at) if !at.is_dir() => {
-            let what = format!("{} is no directory (ENOTDIR)", directory.display());
-            return Some(refuses(what));
-        }
-        Ok(_) => {}
-        Err(error) => return of_directory(directory, &error, opener),
-    }
-    if let Some(error) = no_files(directory) {
-        let what = format!("no file can be made in {} ({error})", directory.display());
-        let found = refuses(what).note("rule: in this file system the kernel alone makes files");
-        return Some(found.note("hint: take a path under /run"));
-    }
-    let there = std::fs::symlink_metadata(path).ok();
-    if there.as_ref().is_some_and(|at| !at.file_type().is_socket()) {
-        return Some(
-            refuses(format!("{shown} is there, and is no socket (EADDRINUSE)"))
-                .note("hint: take another path, or move that file away"),
-        );
-    }
-    if opener == Opener::Asker
-        && let Some(found) = may_not_write(directory, path, there.as_ref())
-    {
-        return Some(found);
-    }
-    let net = snapshot.namespaces.first()?;
-    let holder = net.unix.iter().find(|one| one.is_at(path))?;
-    Some(taken_over(snapshot, holder, &shown.to_string()))
-}
-
-/// The directory cannot be looked at.
-fn of_directory(directory: &Path, error: &io::Error, opener: Opener) -> Option<Diagnostic> {
-    let shown = directory.display();
-    match error.kind() {
-        io::ErrorKind::NotFound => Some(
-            refuses(format!("there is no directory {shown} (ENOENT)"))
-                .note(format!("hint: mkdir -p {shown}")),
-        ),
-        io::ErrorKind::NotADirectory => Some(refuses(format!(
-            "a part of {shown} is no directory (ENOTDIR)"
-        ))),
-        io::ErrorKind::PermissionDenied if opener == Opener::Asker => {
-            Some(refuses(format!("{shown} may not be entered (EACCES)")))
-        }
-        _ => None,
-    }
-}
-
-/// The socket is made in the directory, and takes the place of an old one.
-fn may_not_write(
-    directory: &Path,
-    path: &Path,
-    there: Option<&std::fs::Metadata>,
-) -> Option<Diagnostic> {
-    let rights = Access::WRITE_OK | Access::EXEC_OK;
-    if let Err(errno) = accessat(CWD, directory, rights, AtFlags::EACCESS) {
-        let name = portcullis_sys::errno::name(errno.raw_os_error()).unwrap_or("an error");
-        let what = format!("no file may be made in {} ({name})", directory.display());
-        return Some(
-            refuses(what).note("rule: bind makes a file, which needs the right to write there"),
-        );
-    }
     let own = rustix::process::geteuid().as_raw();
-    let (at, old) = (std::fs::metadata(directory).ok()?, there?);
+    let (at, old) = (
+        std::fs::metadata(directory).ok()?,
+        std::fs::symlink_metadata(path).ok()?,
+    );
     let others = at.mode() & STICKY != 0 && own != 0 && at.uid() != own && old.uid() != own;
     others.then(|| {
         let what = format!(
@@ -137,52 +113,56 @@ fn may_not_write(
 }
 
 /// Somebody listens there.
-fn taken_over(snapshot: &Snapshot, holder: &UnixSocket, shown: &str) -> Diagnostic {
-    let processes = holder.holders.iter();
-    let known = processes.filter_map(|one| snapshot.process(one.pid));
-    let first = known.clone().next();
+fn taken_over(asked: &Asked<'_>, holder: &UnixSocket, path: &Path) -> Diagnostic {
+    let shown = path.display();
+    let at = LocalAddress::UnixPath(path.to_owned());
+    if let Holding::HandsOver(name) = asked.balancers.of_unix(asked.snapshot, holder, &at) {
+        let what =
+            format!("{name} has {shown}: it opens once that one hands its sockets over, or ends");
+        return Diagnostic::new(Severity::Notice, HELD, what);
+    }
+    let mut processes = holder.holders.iter();
+    let first = processes.find_map(|one| asked.snapshot.process(one.pid));
     let name = first.map_or_else(
         || "a process that cannot be seen".to_owned(),
         |one| format!("{} (pid {})", one.name, one.pid),
     );
-    let mut all = known.map(|one| BALANCERS.contains(&one.name.as_str()));
-    if first.is_some() && all.all(|balancer| balancer) {
-        let what =
-            format!("{name} has {shown}: it opens once that one hands its sockets over, or ends");
-        return Diagnostic::new(Severity::Notice, "held-by-balancer", what);
-    }
     let what = format!(
         "{name} listens on {shown}, and would get no more connections: the path is taken over"
     );
     Diagnostic::new(Severity::Warning, "path-taken-over", what)
 }
 
-fn of_abstract(name: &[u8], form: AbstractForm, snapshot: &Snapshot) -> Option<Diagnostic> {
-    let shown = format!("@{}", String::from_utf8_lossy(name));
-    let net = snapshot.namespaces.first()?;
-    // A name that is padded and one that is not are two.
+/// An abstract name as the host's lists have it: one that is padded and one that is not are two.
+pub(super) fn abstract_name(name: &[u8], form: AbstractForm) -> String {
     let padding = match form {
         AbstractForm::Padded => ABSTRACT_NAME_MAX.saturating_sub(name.len()),
         AbstractForm::Exact => 0,
     };
-    let whole = format!("{shown}{}", "\0".repeat(padding));
-    let holder = net.unix.iter().find(|one| one.name == whole)?;
-    let processes = holder.holders.iter();
-    let known: Vec<_> = processes
-        .filter_map(|one| snapshot.process(one.pid))
-        .collect();
-    let who = known.first().map_or_else(
-        || "a process that cannot be seen".to_owned(),
-        |one| format!("{} (pid {})", one.name, one.pid),
-    );
-    let balancer = |name: &str| BALANCERS.contains(&name);
-    if !known.is_empty() && known.iter().all(|one| balancer(&one.name)) {
-        let what =
-            format!("{who} has {shown}: it opens once that one hands its sockets over, or ends");
-        return Some(Diagnostic::new(Severity::Notice, "held-by-balancer", what));
+    format!("@{}{}", String::from_utf8_lossy(name), "\0".repeat(padding))
+}
+
+fn of_abstract(
+    name: &[u8],
+    form: AbstractForm,
+    asked: &Asked<'_>,
+    reach: Reach,
+) -> Option<Diagnostic> {
+    let whole = abstract_name(name, form);
+    let verdict = unix::ask(asked.snapshot, &whole, reach);
+    verdict.error()?;
+    let net = asked.snapshot.namespaces.first()?;
+    if let Some(holder) = net.unix.iter().find(|one| one.name == whole) {
+        let at = LocalAddress::UnixAbstract(whole.as_bytes()[1..].to_vec());
+        if let Holding::HandsOver(who) = asked.balancers.of_unix(asked.snapshot, holder, &at) {
+            let shown = whole.trim_end_matches('\0');
+            let what = format!(
+                "{who} has {shown}: it opens once that one hands its sockets over, or ends"
+            );
+            return Some(Diagnostic::new(Severity::Notice, HELD, what));
+        }
     }
-    let what = format!("cannot bind {shown}: address already in use (EADDRINUSE)");
-    Some(refuses(what).note(format!("holder: {who}")))
+    Some(refused(&verdict))
 }
 
 fn of_number(number: i32) -> Option<Diagnostic> {

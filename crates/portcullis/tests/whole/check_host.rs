@@ -46,7 +46,10 @@ fn check_file(file: &Path, before: &[&str], options: &[&str]) -> (i32, Vec<Value
     let read: Value = serde_json::from_str(&process.stdout())
         .unwrap_or_else(|_| panic!("{}", process.transcript()));
     assert_eq!(read["valid"] == true, code == 0, "{read}");
-    (code, read["diagnostics"].as_array().unwrap().clone())
+    // Where these tests run in a container, say, with a filter of system calls.
+    let mut found = read["diagnostics"].as_array().unwrap().clone();
+    found.retain(|one| one["code"] != "may-refuse");
+    (code, found)
 }
 
 #[track_caller]

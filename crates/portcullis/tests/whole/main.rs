@@ -17,6 +17,7 @@ mod balance;
 mod beside;
 mod check;
 mod check_host;
+mod check_same;
 mod clock;
 mod crowd;
 mod demo;

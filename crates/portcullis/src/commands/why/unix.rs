@@ -75,6 +75,11 @@ impl UnixVerdict {
         }
     }
 
+    /// The error's name in C, where it is refused.
+    pub fn error(&self) -> Option<&'static str> {
+        self.error
+    }
+
     fn hint(mut self, hint: impl Into<String>) -> UnixVerdict {
         self.hints.push(hint.into());
         self
@@ -99,6 +104,28 @@ pub fn ask(snapshot: &Snapshot, name: &str, reach: Reach) -> UnixVerdict {
         None => of_path(name, &holders, reach),
     };
     UnixVerdict { holders, ..verdict }
+}
+
+/// Would it open for who binds beside the path and renames, as `run` does? A socket of the name is no obstacle.
+pub fn ask_beside(snapshot: &Snapshot, path: &Path) -> UnixVerdict {
+    let name = &*path.to_string_lossy();
+    if let Some(refused) = no_socket(snapshot) {
+        return UnixVerdict::refused(name, refused.error, refused.rule.text);
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(file) if !file.file_type().is_socket() => in_the_way(name, &file.file_type(), &[]),
+        Ok(_) => new_file(name, path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => new_file(name, path),
+        Err(error) => of_error(name, &error),
+    }
+}
+
+/// What an error means that the kernel gave, where a path says it.
+pub fn of_errno(path: &Path, number: i32) -> UnixVerdict {
+    of_error(
+        &path.to_string_lossy(),
+        &io::Error::from_raw_os_error(number),
+    )
 }
 
 /// Who listens on a socket of this name.
