@@ -163,9 +163,10 @@ impl Portcullis {
         let mut asker = self.asker()?;
         let new = self.new_one(before, &mut asker)?;
         until("the new one to have the sockets", || {
+            // In this order: until execve(2) it has its parent's, which are closed then.
+            let runs = is_another_program(new, before);
             let has = sockets_of(new);
-            let all = wanted.iter().all(|inode| has.contains(inode));
-            all && is_another_program(new, before) || !is_there(new)
+            runs && wanted.iter().all(|inode| has.contains(inode)) || !is_there(new)
         })?;
         Still::stop(before)?.kill(ledger);
         asker.wait_exit(PATIENCE);
