@@ -23,11 +23,10 @@ impl Reloaded {
     pub fn start(config: &str, ports: &[SocketAddr]) -> Reloaded {
         let place = Place::new();
         let file = place.write("test.cfg", config);
-        Reloaded {
-            balancer: Balancer::spawn(&mut command(&file), place, ports),
-            file,
-            asked: 0,
-        }
+        let mut balancer = Balancer::spawn(&mut command(&file), place, ports);
+        // A port answers when the first of its sockets listens.
+        balancer.process.wait_line(": serving ", SOON);
+        Reloaded::from(balancer, file)
     }
 
     pub fn from(balancer: Balancer, file: PathBuf) -> Reloaded {
