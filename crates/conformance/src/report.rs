@@ -19,7 +19,7 @@ pub const OUT_OF_REACH: &[(Rule, &str)] = &[
     ),
     (
         Rule::GroupFull,
-        "a group of 32,768 listeners is more than a script has",
+        "a group of 32,768 listeners is more than a script has; a scenario shows it",
     ),
     (
         Rule::VrfPorts,

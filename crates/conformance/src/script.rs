@@ -65,13 +65,7 @@ pub use world::{Observation, Outcome, World, perform};
 pub use write::{label, write};
 
 /// Rules that no scenario can show, with the reason.
-pub const WITHOUT_SCENARIO: &[(portcullis_kernel_model::Rule, &str)] = &[
-    (
-        portcullis_kernel_model::Rule::GroupFull,
-        "a group of 32,768 listeners takes a scenario many seconds; a test of the model (crates/kernel-model/tests/groups.rs) and one of the live kernel (crates/conformance/tests/group_live.rs) show it",
-    ),
-    (
-        portcullis_kernel_model::Rule::GroupBusy,
-        "only a listener has others in its group, and one that stops listening leaves it, or stays as a closed member, whom listen takes out first; UDP sockets meet the rule",
-    ),
-];
+pub const WITHOUT_SCENARIO: &[(portcullis_kernel_model::Rule, &str)] = &[(
+    portcullis_kernel_model::Rule::GroupBusy,
+    "only a listener has others in its group, and one that stops listening leaves it, or stays as a closed member, whom listen takes out first; UDP sockets meet the rule",
+)];

@@ -4,6 +4,8 @@
 //!           model, which took the likely ones, differs.
 //! Not here: how the worlds that are possible are found (follow.rs), what one of them answers (model.rs).
 
+use std::collections::BTreeSet;
+
 use portcullis_kernel_model::{NoTrace, Together, Trace};
 
 use super::model::Model;
@@ -16,7 +18,7 @@ use crate::follow::{Followed, Guess, MOMENT_MS, follow};
 pub(super) struct Possible {
     pub model: Model,
     pub ports: Vec<u16>,
-    pub listeners: Vec<Slot>,
+    pub listeners: BTreeSet<Slot>,
     /// The choices of the last step: of how many, and which.
     pub made: Vec<(u32, u32)>,
 }
@@ -110,7 +112,7 @@ impl Past {
         let begin = Possible {
             model: model?,
             ports,
-            listeners: Vec::new(),
+            listeners: BTreeSet::new(),
             made: Vec::new(),
         };
         Some(Past {
@@ -123,7 +125,9 @@ impl Past {
 
     /// Takes a step in every world that is still possible; in one alone until that is not enough.
     pub fn step(&mut self, now: Possible, action: &Action, kernel: &Observation) -> Turn {
-        let mut next = now.clone();
+        let finds_ways = now.model.is_finding_ways();
+        let before = (!self.others.is_empty() && !self.given_up).then(|| now.clone());
+        let mut next = now;
         let seen = next.take(action, kernel, &mut NoTrace);
         self.steps.push((action.clone(), kernel.clone()));
         if self.given_up || (seen == *kernel && self.others.is_empty()) {
@@ -134,14 +138,14 @@ impl Past {
                 clear,
             };
         }
-        let finds_ways = now.model.is_finding_ways();
-        let (worlds, followed) = if self.others.is_empty() {
-            self.again()
-        } else {
-            let mut worlds = vec![now];
-            worlds.append(&mut self.others);
-            let followed = follow(&mut worlds, action, kernel, &mut NoTrace);
-            (worlds, followed)
+        let (worlds, followed) = match before {
+            None => self.again(),
+            Some(before) => {
+                let mut worlds = vec![before];
+                worlds.append(&mut self.others);
+                let followed = follow(&mut worlds, action, kernel, &mut NoTrace);
+                (worlds, followed)
+            }
         };
         let mut worlds = worlds.into_iter();
         match (followed, worlds.next()) {

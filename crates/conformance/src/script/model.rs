@@ -3,7 +3,7 @@
 //! Decides:  how the model follows what the live kernel drew at random, where it permits that draw.
 //! Not here: what the model answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use portcullis_kernel_model::{
@@ -13,6 +13,9 @@ use portcullis_kernel_model::{
 
 use super::program::{Action, Slot};
 use super::world::{Observation, Outcome, World, perform};
+
+/// With how many sockets copies of the world become too dear to make one for each call.
+const CROWD: usize = 1_000;
 
 /// The model.
 #[derive(Debug, Clone)]
@@ -44,7 +47,8 @@ impl Model {
         }
     }
 
-    /// From now on, looks for ways out of every refusal; each costs some dozens of copies of the world.
+    /// From now on, looks for ways out of every refusal; each costs some dozens of copies of the world, and
+    /// each call one. A world of more than 1,000 sockets is not copied: nothing is found there.
     pub fn find_ways(&mut self) {
         self.finds_ways = true;
     }
@@ -106,7 +110,7 @@ impl Model {
         action: &Action,
         seen: &Observation,
         ports: &mut [u16],
-        listeners: &mut Vec<Slot>,
+        listeners: &mut BTreeSet<Slot>,
     ) -> (Observation, Vec<(u32, u32)>) {
         // After a failure the name may still have the port of an older connection.
         let no_port = [Errno::EADDRINUSE, Errno::EADDRNOTAVAIL]
@@ -146,7 +150,8 @@ impl Model {
             self.explanation.rule(Rule::BadDescriptor);
             return Answer::Err(Errno::EBADF);
         };
-        let before = self.finds_ways.then(|| self.sockets.clone());
+        let finds_ways = self.finds_ways && self.slots.len() <= CROWD;
+        let before = finds_ways.then(|| self.sockets.clone());
         let (answer, explanation) = self.sockets.explain(user, socket, call);
         self.explanation = explanation;
         self.ways.clear();

@@ -140,7 +140,7 @@ pub struct Run {
     kernel: Option<Kernel>,
     /// The ports by name, as the model and as the kernel have them.
     pub ports: (Vec<u16>, Vec<u16>),
-    listeners: (Vec<Slot>, Vec<Slot>),
+    listeners: (BTreeSet<Slot>, BTreeSet<Slot>),
     /// What the model went through beside the kernel; nothing where one of them is alone.
     past: Option<Past>,
 }

@@ -3,6 +3,7 @@
 //! Decides:  what is looked at after each step, the same for every world.
 //! Not here: the model's side (model.rs), the kernel's (kernel.rs), expectations (run.rs).
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use portcullis_kernel_model::{AF_UNSPEC, Call, Family, NetId, ProcessId, State, Sysctl};
@@ -61,7 +62,7 @@ pub fn perform(
     world: &mut dyn World,
     action: &Action,
     ports: &mut [u16],
-    listeners: &mut Vec<Slot>,
+    listeners: &mut BTreeSet<Slot>,
 ) -> Observation {
     let mut reached = None;
     let outcome = match action {
@@ -88,8 +89,8 @@ pub fn perform(
         } => world.pass(*slot, *user, *to),
         Action::Call { slot, user, call } => {
             let call = call.call(ports);
-            if matches!(call, Call::Listen(_)) && !listeners.contains(slot) {
-                listeners.push(*slot);
+            if matches!(call, Call::Listen(_)) {
+                listeners.insert(*slot);
             }
             // AF_UNSPEC disconnects: it reaches nobody.
             if matches!(call, Call::Connect(to) if to.family != AF_UNSPEC) {
@@ -119,7 +120,7 @@ pub fn perform(
     };
     let after = look_after(world, action, &outcome);
     if let (Action::Call { slot, .. }, None) = (action, &after) {
-        listeners.retain(|listener| listener != slot);
+        listeners.remove(slot);
     }
     Observation {
         outcome,
@@ -146,7 +147,7 @@ pub(super) fn look_after(
 /// The listener whose queue grew.
 fn grown(
     world: &mut dyn World,
-    listeners: &[Slot],
+    listeners: &BTreeSet<Slot>,
     before: &[u32],
     outcome: Outcome,
 ) -> Option<Slot> {
