@@ -504,10 +504,10 @@ impl Search<'_> {
             let hint = "start the server, or look where it listens: ss -ltn, portcullis listeners";
             return self.find(true, "nobody-listens", text, hint);
         }
-        // Where no address is, that was said; one on a wildcard is not to blame.
-        let anywhere = self.to.ip().is_unspecified() && self.ways.is_empty();
+        // Where the address is not here, that was said; one that listens on it is not to blame.
+        let nowhere = self.ways.is_empty();
         for at in all {
-            if anywhere && covers(&self.net.sockets[at], self.to.ip()) {
+            if nowhere && covers(&self.net.sockets[at], self.to.ip()) {
                 continue;
             }
             let known = self.holder(at);

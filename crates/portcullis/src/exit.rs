@@ -26,7 +26,7 @@ pub const CONFIGURATION: Exit = Exit {
 /// The command line is wrong.
 pub const USAGE: Exit = Exit {
     code: 2,
-    meaning: "the command line is wrong",
+    meaning: "the command line is wrong, or what it asks for cannot be written",
 };
 /// A listener cannot be opened.
 pub const LISTENER: Exit = Exit {

@@ -70,5 +70,13 @@ fn main() -> ExitCode {
         Command::Listeners(arguments) => commands::listeners::run(&arguments),
         Command::Why(arguments) => commands::why::run(&arguments),
     };
-    exit.into()
+    let Some(error) = terminal::lost() else {
+        return exit.into();
+    };
+    let why = portcullis_sys::errno::of(error);
+    terminal::err(&format!("error: cannot write standard output: {why}\n"));
+    match exit == exit::OK {
+        true => exit::USAGE.into(),
+        false => exit.into(),
+    }
 }

@@ -4,15 +4,26 @@
 //! Not here: what is written.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 
-/// Writes to standard output; a reader that went away is no error.
+/// The first failure of [`out`].
+static LOST: OnceLock<io::Error> = OnceLock::new();
+
+/// Writes to standard output; a reader that went away is no error, and any other failure is told at the end
+/// ([`lost`]).
 pub fn out(text: &str) {
-    let mut stdout = std::io::stdout().lock();
-    let _ = stdout.write_all(text.as_bytes());
-    let _ = stdout.flush();
+    if let Err(error) = try_out(text) {
+        LOST.get_or_init(|| error);
+    }
 }
 
-/// Writes to standard output what somebody asked for: a reader that went away is no error, and a full disk is.
+/// Why something that was written to standard output did not get there.
+pub fn lost() -> Option<&'static io::Error> {
+    LOST.get()
+}
+
+/// Writes to standard output, and says at once where that fails: a reader that went away is no error, and a
+/// full disk is.
 pub fn try_out(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     let written = stdout

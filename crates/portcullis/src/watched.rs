@@ -9,6 +9,7 @@
 
 mod host;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
@@ -42,6 +43,9 @@ const QUIET: Timespec = Timespec {
     tv_sec: 1,
     tv_nsec: 0,
 };
+
+/// So many of the addresses where something listened are told.
+const NAMED_MAX: usize = 8;
 
 /// What the report is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -246,12 +250,13 @@ fn summary(record: &Record) -> String {
             finding.process
         );
     }
-    let listened: Vec<&str> = record
+    let listened: BTreeSet<&str> = record
         .sockets
         .iter()
         .filter(|socket| socket.backlog_limit.is_some())
         .filter_map(|socket| socket.address.as_deref())
         .collect();
+    let named: Vec<&str> = listened.iter().copied().take(NAMED_MAX).collect();
     let found = match record.findings.len() {
         0 => "nothing to complain of".to_owned(),
         1 => "1 finding".to_owned(),
@@ -261,9 +266,14 @@ fn summary(record: &Record) -> String {
         0 => String::new(),
         many => format!("; {many} sockets or findings were too many to keep"),
     };
-    let listened = match listened.as_slice() {
-        [] => "nothing listened".to_owned(),
-        many => format!("listened on {}", plain(&many.join(", "))),
+    let listened = match listened.len() {
+        0 => "nothing listened".to_owned(),
+        many if many > NAMED_MAX => format!(
+            "listened on {} addresses, {} among them",
+            many,
+            plain(&named.join(", "))
+        ),
+        _ => format!("listened on {}", plain(&named.join(", "))),
     };
     text + &format!("note: {listened}; {found}{left}\n")
 }

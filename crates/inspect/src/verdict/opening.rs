@@ -47,10 +47,16 @@ impl Opening {
     /// The option that binds to an interface of the snapshot's first namespace, by its name.
     #[must_use]
     pub fn device(snapshot: &Snapshot, name: &str) -> Opt {
+        Opt::BindToDevice(Opening::index(snapshot, name).unwrap_or(NO_DEVICE))
+    }
+
+    /// The number of an interface of the snapshot's first namespace, by its name.
+    #[must_use]
+    pub fn index(snapshot: &Snapshot, name: &str) -> Option<u32> {
         let net = snapshot.namespaces.first();
         let mut all = net.into_iter().flat_map(|net| &net.interfaces);
         let known = all.find(|device| device.name == name);
-        Opt::BindToDevice(known.map_or(NO_DEVICE, |device| device.index))
+        known.map(|device| device.index)
     }
 
     /// The address as `bind` takes it.

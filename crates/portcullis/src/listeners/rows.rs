@@ -471,7 +471,8 @@ fn unix_row(snapshot: &Snapshot, namespace: &Namespace, socket: &UnixSocket) -> 
         protocol: "unix",
         netns: namespace.inode,
         netns_name: namespace.names.first().cloned(),
-        address: socket.name.clone(),
+        // HAProxy fills an abstract name up with NULs.
+        address: socket.name.trim_end_matches('\0').to_owned(),
         port: None,
         device: None,
         age_s: age(snapshot, &owners),

@@ -6,10 +6,11 @@
 //! Not here: why a bind or a listen is refused (explain.rs), what a program did to get there (crate `trace`).
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
 use portcullis_inspect::snapshot::{Interface, Namespace, Snapshot, Socket};
+use serde::Serialize;
 
 use super::rows::{Marked, Row, outside_groups};
 
@@ -45,14 +46,29 @@ impl Word {
     }
 
     /// What it means, and what to do.
-    pub fn explained(self) -> String {
-        let trap = find(self.0);
-        trap.map_or_else(String::new, |trap| {
-            format!(
-                "{}: {}\n  hint:   {}\n",
-                trap.word, trap.meaning, trap.advice
-            )
+    pub fn explained(self) -> Option<Explained> {
+        find(self.0).map(|trap| Explained {
+            format: 1,
+            word: trap.word,
+            meaning: trap.meaning,
+            advice: trap.advice,
         })
+    }
+}
+
+/// What a word means.
+#[derive(Debug, Serialize)]
+pub struct Explained {
+    format: u32,
+    word: &'static str,
+    meaning: &'static str,
+    advice: &'static str,
+}
+
+impl fmt::Display for Explained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: {}", self.word, self.meaning)?;
+        writeln!(f, "  hint:   {}", self.advice)
     }
 }
 

@@ -79,6 +79,51 @@ fn no_connection_is_asked_about_between_addresses_of_two_families() {
 }
 
 #[test]
+fn an_address_that_is_not_here_is_all_that_is_said_of_a_listener_on_the_wildcard() {
+    private_network(|| {
+        let _any = TcpListener::bind("0.0.0.0:8080").unwrap();
+        let (code, said, stderr) = ask(&["why", "--no-traffic", "10.0.0.1:8080"]);
+        assert_eq!(code, 1, "{said}{stderr}");
+        assert!(said.contains("address-not-here"), "{said}");
+        assert!(!said.contains("nobody-listens"), "{said}");
+    });
+}
+
+#[test]
+fn an_interface_that_is_not_there_is_no_number_of_an_address() {
+    let (code, said, stderr) = ask(&["why", "[fe80::1%nope]:80"]);
+    assert_eq!((code, said.as_str()), (2, ""), "{stderr}");
+    assert!(stderr.contains("there is no interface \"nope\""), "{stderr}");
+    let (code, said, stderr) = ask(&["why", "[fe80::1%1]:80"]);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(said.contains("[fe80::1%1]:80"), "{said}");
+}
+
+#[test]
+fn addresses_where_a_program_listened_are_told_once_and_not_without_end() {
+    let Some(python) = need_program("python3") else {
+        return;
+    };
+    private_network(|| {
+        let program = "import socket, sys\n\
+             for i in range(60):\n    \
+             s = socket.socket()\n    \
+             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n    \
+             s.bind(('127.0.0.1', 21000 + i % int(sys.argv[1]))); s.listen(); s.close()\n";
+        for (ports, wanted) in [
+            ("1", "listened on 127.0.0.1:21000; "),
+            ("12", "listened on 12 addresses, 127.0.0.1:21000, "),
+        ] {
+            let python = python.to_str().unwrap();
+            let (code, _, said) = ask(&["why", "--", python, "-c", program, ports]);
+            assert_eq!(code, 0, "{said}");
+            assert!(said.contains(wanted), "{said}");
+            assert_eq!(said.matches("127.0.0.1:21000").count(), 1, "{said}");
+        }
+    });
+}
+
+#[test]
 fn a_file_of_a_host_that_has_no_end_is_refused_before_it() {
     for words in [
         vec!["why", ":8080", "--host", "/dev/zero"],
@@ -97,7 +142,18 @@ fn an_answer_that_cannot_be_written_is_an_error() {
         return skip("there is no /dev/full");
     };
     private_network(|| {
-        let tables: [(&[&str], i32); 6] = [
+        let place = Place::new();
+        let config = place.path().join("valid.cfg");
+        std::fs::write(&config, "listen l\n    mode tcp\n    bind 127.0.0.1:8080\n").unwrap();
+        let config = config.to_str().unwrap();
+        let scenario = place.path().join("one.bind");
+        std::fs::write(&scenario, "socket a inet\n").unwrap();
+        let scenario = scenario.to_str().unwrap();
+        let tables: [(&[&str], i32); 10] = [
+            (&["check", "--offline", "-f", config], 2),
+            (&["check", "--offline", "--json", "-f", config], 2),
+            (&["sim", scenario], 2),
+            (&["sim", "-q", scenario], 2),
             (&["why", "*:8080"], 2),
             (&["why", "*:8080", "--json"], 2),
             (&["listeners"], 2),

@@ -20,6 +20,7 @@ use serde::Serialize;
 use super::target::{Target, with_scope};
 use super::unix::{self, Reach};
 use crate::exit::{self, Exit};
+use crate::listeners::traps::Word;
 use crate::terminal;
 
 /// What is asked of an address.
@@ -143,7 +144,7 @@ fn write(text: &str, output: Option<&Path>) -> Result<(), Unasked> {
 
 fn answer(arguments: &Arguments, form: Form) -> Result<(String, Exit), Unasked> {
     if let Some(Target::Word(word)) = &arguments.address {
-        return Ok((word.explained(), exit::OK));
+        return explained(*word, form);
     }
     let snapshot = host(arguments)?;
     if let Some(path) = &arguments.save {
@@ -153,7 +154,7 @@ fn answer(arguments: &Arguments, form: Form) -> Result<(String, Exit), Unasked> 
         return Ok((String::new(), exit::OK));
     };
     match target {
-        Target::Word(word) => Ok((word.explained(), exit::OK)),
+        Target::Word(word) => explained(*word, form),
         Target::Unix(_) if arguments.no_traffic => Err(Unasked::usage("--no-traffic is about TCP")),
         Target::Unix(name) => {
             let elsewhere = arguments.host.is_some()
@@ -203,6 +204,12 @@ fn exit_of(outcome: Outcome) -> Exit {
         Outcome::Refused => exit::WHY_REFUSED,
         Outcome::Unknown => exit::WHY_UNKNOWN,
     }
+}
+
+/// What a word after `!` in the table of listeners means.
+fn explained(word: Word, form: Form) -> Result<(String, Exit), Unasked> {
+    let explained = word.explained().map(|explained| told(&explained, form));
+    Ok((explained.transpose()?.unwrap_or_default(), exit::OK))
 }
 
 fn told<T: Display + Serialize>(what: &T, form: Form) -> Result<String, Unasked> {
@@ -326,10 +333,10 @@ fn opening(
 ) -> Result<Opening, Unasked> {
     let mut at = at;
     if let Some(zone) = zone {
-        match Opening::device(snapshot, zone) {
-            Opt::BindToDevice(index) => at = with_scope(at, index),
-            _ => return Err(Unasked::usage(format!("there is no interface {zone:?}"))),
-        }
+        // As getaddrinfo(3) has it: a name, or a number that need not be one of an interface.
+        let known = Opening::index(snapshot, zone).or_else(|| zone.parse().ok());
+        let no_zone = || Unasked::usage(format!("there is no interface {zone:?}"));
+        at = with_scope(at, known.ok_or_else(no_zone)?);
     }
     let mut opening = Opening::new(at);
     let six = opening.family == Family::Inet6;
