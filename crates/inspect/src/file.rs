@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::limits;
 use crate::model_host::host_of;
-use crate::plain::make_plain;
+use crate::plain::{make_plain, plain};
 use crate::snapshot::{Files, KernelName, Process, Refusers, Snapshot, Sources};
 use crate::world::Nonsense;
 
@@ -161,8 +161,9 @@ fn content(mut file: impl Read, most: u64) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
+/// What is told of a file may be words of the file.
 fn invalid(what: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
+    io::Error::new(io::ErrorKind::InvalidData, plain(&what))
 }
 
 #[cfg(test)]

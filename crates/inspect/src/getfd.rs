@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use portcullis_sys::files;
 use portcullis_sys::sockopt::get_int;
 use rustix::fs::fstat;
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
 use crate::snapshot::{Known, Options, Socket};
 
@@ -40,7 +41,7 @@ pub(crate) fn fill<'a>(sockets: impl Iterator<Item = &'a mut Socket>) -> Known {
         for holder in &socket.holders {
             let pidfd = open
                 .entry(holder.pid)
-                .or_insert_with(|| open_process(holder.pid));
+                .or_insert_with(|| files::open(holder.pid).ok());
             let Some(pidfd) = pidfd else { continue };
             match options_of(pidfd, holder.fd, socket.inode) {
                 Ok(options) => {
@@ -64,11 +65,6 @@ pub(crate) fn fill<'a>(sockets: impl Iterator<Item = &'a mut Socket>) -> Known {
         (0, _) => Known::No(format!("pidfd_getfd: {reason}")),
         (_, some) => Known::Partly(format!("{some} sockets' holders gave no copy: {reason}")),
     }
-}
-
-fn open_process(pid: u32) -> Option<OwnedFd> {
-    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
-    pidfd_open(pid, PidfdFlags::empty()).ok()
 }
 
 /// `None`: the descriptor is another socket's by now.

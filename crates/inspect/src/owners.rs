@@ -10,6 +10,7 @@ use std::fs::read_to_string;
 use std::io;
 use std::path::Path;
 
+use portcullis_sys::files;
 use rustix::fs::{CWD, Mode, OFlags, RawDir, openat, readlinkat_raw};
 use rustix::thread::CapabilitySet;
 
@@ -77,7 +78,23 @@ impl Owners {
     }
 
     fn look_at(&mut self, proc: &Path, pid: u32, wanted: &[u64]) -> io::Result<()> {
-        let path = proc.join(pid.to_string()).join("fd");
+        let own = proc.join(pid.to_string());
+        let looked = self.look_into(&own, pid, wanted);
+        if matches!(looked, Ok(true)) {
+            return Ok(());
+        }
+        // Nothing open, or nobody's to look at: it may be that the process's first thread has ended.
+        let other = files::directory(proc, pid);
+        match other == own {
+            true => looked.map(|_| ()),
+            false => self.look_into(&other, pid, wanted).map(|_| ()),
+        }
+    }
+
+    /// Whether any descriptor was there.
+    fn look_into(&mut self, of: &Path, pid: u32, wanted: &[u64]) -> io::Result<bool> {
+        let path = of.join("fd");
+        let mut any = false;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat(CWD, &path, flags, Mode::empty())?;
         let mut buffer = Vec::with_capacity(ENTRIES);
@@ -89,6 +106,7 @@ impl Owners {
             let Some(fd) = name.to_str().ok().and_then(|name| name.parse().ok()) else {
                 continue;
             };
+            any = true;
             let Ok((target, _)) = readlinkat_raw(&directory, name, &mut room) else {
                 continue;
             };
@@ -105,7 +123,7 @@ impl Owners {
                 .or_default()
                 .push(Holder { pid, fd });
         }
-        Ok(())
+        Ok(any)
     }
 }
 

@@ -10,6 +10,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use portcullis_sys::files::own_number;
+
 use crate::diag::Ports;
 use crate::process::{descriptors_below, namespace, process};
 use crate::snapshot::{Process, Snapshot, UserNamespace};
@@ -104,7 +106,7 @@ pub(crate) fn caller(wanted: &Caller) -> io::Result<Process> {
 
 fn caller_as_others(wanted: &Caller, proc: &Path) -> io::Result<Process> {
     let own = || {
-        let own = process(proc, std::process::id());
+        let own = own_number().and_then(|pid| process(proc, pid));
         own.unwrap_or_else(own_without_proc)
     };
     match wanted {
@@ -138,6 +140,7 @@ fn caller_as_others(wanted: &Caller, proc: &Path) -> io::Result<Process> {
                 container: None,
                 seccomp: None,
                 no_new_privs: None,
+                stopped: false,
                 label: None,
                 ..own
             })
@@ -165,18 +168,20 @@ pub(crate) struct At {
     pub file: Option<File>,
 }
 
+/// Whether it is this process, by its number in /proc, or nobody who is there.
+fn is_own(caller: &Process) -> bool {
+    caller.pid == own_number().unwrap_or_else(std::process::id) || caller.pid == 0
+}
+
 pub(crate) fn main_namespace(place: &Place, caller: &Process) -> io::Result<At> {
     let path = match place {
-        Place::Here if caller.pid == std::process::id() || caller.pid == 0 => {
-            PathBuf::from("/proc/thread-self/ns/net")
-        }
+        Place::Here if is_own(caller) => PathBuf::from("/proc/thread-self/ns/net"),
         Place::Here => Path::new(PROC).join(caller.pid.to_string()).join("ns/net"),
         Place::OfProcess(pid) => Path::new(PROC).join(pid.to_string()).join("ns/net"),
         Place::Named(name) if name.contains('/') => PathBuf::from(name),
         Place::Named(name) => Path::new(NAMED[0]).join(name),
     };
-    let own = caller.pid == std::process::id() || caller.pid == 0;
-    if *place == Place::Here && own && !has_proc() {
+    if *place == Place::Here && is_own(caller) && !has_proc() {
         return Ok(At {
             inode: 0,
             names: Vec::new(),

@@ -10,6 +10,8 @@ use std::fs::{read_dir, read_link, read_to_string};
 use std::net::SocketAddr;
 use std::path::Path;
 
+use portcullis_sys::files;
+
 use crate::snapshot::{Snapshot, State};
 
 /// So many epoll instances of a process are looked at.
@@ -20,7 +22,7 @@ pub(crate) fn fill(proc: &Path, snapshot: &mut Snapshot) {
     let (pids, inodes) = with_shards(snapshot);
     for process in &mut snapshot.processes {
         if pids.contains(&process.pid) {
-            process.polls = of(&proc.join(process.pid.to_string()), &inodes);
+            process.polls = of(&files::directory(proc, process.pid), &inodes);
         }
     }
 }

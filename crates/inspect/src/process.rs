@@ -9,6 +9,8 @@ use std::fs::{File, read_link};
 use std::io::Read as _;
 use std::path::Path;
 
+use portcullis_sys::files;
+
 use crate::snapshot::Process;
 
 /// The longest command line that is kept, in bytes.
@@ -36,7 +38,8 @@ pub(crate) fn process(proc: &Path, pid: u32) -> Option<Process> {
         user: uids.and_then(|uids| user_name(uids[1])),
         started: stat.as_deref().and_then(start_time),
         capabilities: field("CapEff:").and_then(|text| u64::from_str_radix(text, 16).ok()),
-        net: namespace(&at.join("ns/net")),
+        net: namespace(&at.join("ns/net"))
+            .or_else(|| namespace(&files::directory(proc, pid).join("ns/net"))),
         user_namespace: namespace(&at.join("ns/user")),
         unit: cgroup.as_deref().and_then(unit_of),
         container: cgroup.as_deref().and_then(container_of),
@@ -46,6 +49,7 @@ pub(crate) fn process(proc: &Path, pid: u32) -> Option<Process> {
         polls: Vec::new(),
         seccomp: field("Seccomp:").and_then(|text| text.parse().ok()),
         no_new_privs: field("NoNewPrivs:").map(|text| text == "1"),
+        stopped: field("State:").is_some_and(|text| text.starts_with('T')),
         label: label(&at),
     })
 }
@@ -71,6 +75,7 @@ pub(crate) fn unknown(pid: u32) -> Process {
         polls: Vec::new(),
         seccomp: None,
         no_new_privs: None,
+        stopped: false,
         label: None,
     }
 }
@@ -179,11 +184,11 @@ fn container_of(path: &str) -> Option<String> {
 
 /// How many descriptors with numbers below `limit` it has open; `None` where that may not be seen.
 pub(crate) fn descriptors_below(proc: &Path, pid: u32, limit: u64) -> Option<u64> {
-    let entries = std::fs::read_dir(proc.join(pid.to_string()).join("fd")).ok()?;
+    let entries = std::fs::read_dir(files::directory(proc, pid).join("fd")).ok()?;
     let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok());
     let count = numbers.filter(|&number| number < limit).count() as u64;
     // Our own reading of our own took one more.
-    Some(count - u64::from(pid == std::process::id()).min(count))
+    Some(count - u64::from(Some(pid) == files::own_number()).min(count))
 }
 
 fn descriptor_limit(text: &str) -> Option<(u64, u64)> {

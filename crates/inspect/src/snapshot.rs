@@ -525,8 +525,16 @@ pub struct Process {
     pub seccomp: Option<u8>,
     /// Whether it can gain no privilege by exec, as a program that uses Landlock cannot.
     pub no_new_privs: Option<bool>,
+    /// Whether it stands still: stopped by a signal or from a terminal.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub stopped: bool,
     /// Its label of SELinux or profile of AppArmor.
     pub label: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// What else may refuse a socket call.

@@ -23,6 +23,7 @@ use crate::world::{Focus, Nonsense, Outcome, Worlds};
 const ADDRESSES_MAX: usize = 32;
 /// The finding that says that a listener takes nobody more.
 const FULL: &str = "accept-queue-full";
+const STOPPED: &str = "owner-stopped";
 /// The version of the serialised form.
 const FORMAT: u32 = 1;
 
@@ -80,7 +81,7 @@ pub struct Finding {
     /// Whether connections are lost by it.
     pub fault: bool,
     /// What, for programs: `nobody-listens`, `address-not-here`, `no-address`, `interface-down`,
-    /// `address-not-ready`, `other-listener`, `bound-device`, `accept-queue-full`, `shard-not-accepting`, `connections-wait`,
+    /// `address-not-ready`, `other-listener`, `bound-device`, `accept-queue-full`, `owner-stopped`, `shard-not-accepting`, `connections-wait`,
     /// `syn-queue-full`, `syn-cookies`, `overflows`, `depends`.
     pub kind: &'static str,
     /// In words.
@@ -148,12 +149,14 @@ fn outcome(ways: &[Arrival], findings: &[Finding]) -> Served {
         return Served::Unknown;
     }
     let fault = findings.iter().any(|one| one.fault);
-    let full = |holder: &Holder| {
+    let unserved = |holder: &Holder| {
         let of = |one: &&Finding| one.socket.as_ref().map(|known| known.cookie);
-        let mut full = findings.iter().filter(|one| one.kind == FULL);
-        full.any(|one| of(&one) == Some(holder.cookie))
+        let mut all = findings
+            .iter()
+            .filter(|one| [FULL, STOPPED].contains(&one.kind));
+        all.any(|one| of(&one) == Some(holder.cookie))
     };
-    match ways.iter().all(|way| way.receivers.iter().all(full)) {
+    match ways.iter().all(|way| way.receivers.iter().all(unserved)) {
         true => Served::None,
         false if fault => Served::NotAll,
         false => Served::All,
@@ -201,6 +204,7 @@ impl Search<'_> {
             if !self.is_here(ip) {
                 continue;
             }
+            self.check_loopback(ip);
             for (index, device) in self.devices(ip) {
                 let (sure, perhaps) = self.receivers(ip, index);
                 receiving.extend(&sure);
@@ -345,7 +349,9 @@ impl Search<'_> {
                 "give the address to an interface, or listen on one that is here (ip address)";
             return self.find(true, "address-not-here", text, hint);
         };
-        if !device.up {
+        if self.by_loopback_alone(ip) {
+            // It keeps its addresses of IPv4 where it is down, and nothing of this comes by it.
+        } else if !device.up {
             let text = format!("interface {} with {ip} is down", device.name);
             self.find(true, "interface-down", text, "ip link set up the interface");
         } else if !device.running && device.name != "lo" {
@@ -377,17 +383,35 @@ impl Search<'_> {
         }
     }
 
+    /// Whether a connection to the address can come from this host alone.
+    fn by_loopback_alone(&self, ip: IpAddr) -> bool {
+        let own = |of: IpAddr| of.is_loopback() || self.is_here(of);
+        ip.is_loopback() || self.from.is_some_and(own)
+    }
+
+    /// What comes from this host comes by the loopback device, whosever the address is.
+    fn check_loopback(&mut self, ip: IpAddr) {
+        let up = |device: &Interface| device.name == "lo" && device.up;
+        if self.by_loopback_alone(ip) && !self.net.interfaces.iter().any(up) {
+            let text =
+                format!("interface lo is down, and connections from here to {ip} come by it");
+            self.find(true, "interface-down", text, "ip link set lo up");
+        }
+    }
+
     /// The devices by which a connection to the address can come.
     fn devices(&self, ip: IpAddr) -> Vec<(u32, String)> {
         let all = &self.net.interfaces;
         let named = |device: &Interface| (device.index, device.name.clone());
-        let own = |of: IpAddr| of.is_loopback() || self.is_here(of);
-        let local = || all.iter().filter(|device| device.name == "lo").map(named);
+        let local = || {
+            let own = all.iter().filter(|device| device.name == "lo" && device.up);
+            own.map(named)
+        };
         let outside = || {
             let others = all.iter().filter(|device| device.name != "lo" && device.up);
             others.map(named)
         };
-        if ip.is_loopback() || self.from.is_some_and(own) {
+        if self.by_loopback_alone(ip) {
             return local().collect();
         }
         if let Some(from) = self.from {
@@ -459,15 +483,22 @@ impl Search<'_> {
                 );
                 let hint = "leave SO_BINDTODEVICE (interface) out, or connect by that device";
                 self.find_of(true, "bound-device", text, hint, Some(at));
-            } else if let Some(&other) = sure.first() {
-                let other = self.holder(other);
+            } else if let Some(&first) = sure.first() {
+                let other = self.holder(first);
                 let text = format!(
                     "connections to {ip} go to {}, {}, and not to {called}, {}",
                     other.called(),
                     other.what,
                     self.holder(at).what
                 );
-                let hint = "a listener on the very address, or bound to the device, comes before a wildcard";
+                let hint = match self.net.sockets[first].local == one.local {
+                    true => {
+                        "they have the very same address and are not of one group: stop one of them, or let both set SO_REUSEPORT before bind"
+                    }
+                    false => {
+                        "a listener on the very address, or bound to the device, comes before a wildcard"
+                    }
+                };
                 let exact = self.to.ip() == ip || self.to.ip().is_unspecified();
                 self.find_of(exact, "other-listener", text, hint, Some(at));
             }

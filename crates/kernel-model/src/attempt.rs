@@ -8,10 +8,11 @@ use core::net::IpAddr;
 
 use crate::addr::{Family, SockAddr, is_mapped};
 use crate::call::{Answer, Call, Opt, State};
+use crate::connect::LOOPBACK_DEVICE;
 use crate::difference::Difference;
 use crate::errno::Errno;
 use crate::explain::{Explanation, NoTrace};
-use crate::host::{Addr6, Cap, Process, ProcessId};
+use crate::host::{Addr6, Cap, Interface, Process, ProcessId};
 use crate::socket::{ADDR_LOCK, NONE, PORT_LOCK, Sock, SockIx};
 use crate::world::{SocketId, World};
 
@@ -282,6 +283,9 @@ impl Attempt {
             Difference::Assign(device, ip) => {
                 let known = namespace.interfaces.iter_mut().find(|i| i.index == device);
                 let Some(interface) = known else { return false };
+                if !may_have(interface, ip) {
+                    return false;
+                }
                 match ip {
                     IpAddr::V4(ip) => interface.v4.push((ip, 32)),
                     IpAddr::V6(addr) => interface.v6.push(Addr6 {
@@ -354,5 +358,17 @@ impl World {
             self.close(ix, &mut NoTrace);
         }
         true
+    }
+}
+
+/// Whether an interface takes an address: one that it has not, and ::1 only on the loopback device
+/// (net/ipv6/addrconf.c, ipv6_add_addr(): "Cannot assign loopback address on this device").
+fn may_have(interface: &Interface, ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => interface.v4.iter().all(|own| own.0 != ip),
+        IpAddr::V6(ip) => {
+            (!ip.is_loopback() || interface.index == LOOPBACK_DEVICE)
+                && interface.v6.iter().all(|own| own.addr != ip)
+        }
     }
 }

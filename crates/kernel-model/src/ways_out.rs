@@ -11,6 +11,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::addr::{Family, SockAddr};
 use crate::attempt::Attempt;
 use crate::call::{Call, Opt, Program, State};
+use crate::connect::LOOPBACK_DEVICE;
 use crate::difference::{Difference, Setting, WayOut};
 use crate::explain::Explanation;
 use crate::host::{Cap, Namespace, ProcessId};
@@ -269,8 +270,11 @@ impl Search {
             }
         }
         let multicast = addr.ip.is_multicast();
-        // The last interface is the likeliest to be the one to the world.
-        if let Some(&(index, _)) = devices.iter().rev().find(|device| device.1)
+        // The last interface is the likeliest to be the one to the world; ::1 is the loopback device's.
+        let fits = |device: &&(u32, bool)| {
+            device.1 && (device.0 == LOOPBACK_DEVICE || addr.ip != Ipv6Addr::LOCALHOST)
+        };
+        if let Some(&(index, _)) = devices.iter().rev().find(fits)
             && !multicast
         {
             self.attempt(&[Difference::Assign(index, addr.ip)]);

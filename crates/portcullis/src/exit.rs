@@ -36,7 +36,7 @@ pub const LISTENER: Exit = Exit {
 /// Limits or privileges cannot be had, or not be dropped.
 pub const PRIVILEGES: Exit = Exit {
     code: 4,
-    meaning: "a limit cannot be raised, a privilege not be dropped, or a file of the process not be written; for `check`: this host has too few descriptors",
+    meaning: "a limit cannot be raised, a privilege not be dropped, or a file of the process not be written; for `check`: this host has too few descriptors, or not the directory of `chroot`",
 };
 /// A fault of ours, or of the host.
 pub const INTERNAL: Exit = Exit {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use portcullis_inspect::snapshot::{Drops, Known, Snapshot, Sources};
 use portcullis_inspect::{Focus, Others, Place, Wanted, Worlds, read};
-use portcullis_sys::errno;
+use portcullis_sys::{errno, files};
 use serde::Serialize;
 
 use crate::exit::{self, Exit};
@@ -194,7 +194,7 @@ fn report(settings: &Settings) -> io::Result<Report> {
 
 /// A socket that this very program inherited is not held longer for it.
 fn leave_out_ourselves(snapshot: &mut Snapshot) {
-    let own = std::process::id();
+    let own = files::own_number().unwrap_or_else(std::process::id);
     for namespace in &mut snapshot.namespaces {
         for socket in &mut namespace.sockets {
             if socket.holders.len() > 1 {

@@ -25,14 +25,27 @@ pub fn lost() -> Option<&'static io::Error> {
 /// Writes to standard output, and says at once where that fails: a reader that went away is no error, and a
 /// full disk is.
 pub fn try_out(text: &str) -> io::Result<()> {
+    try_out_again(text).map(|_| ())
+}
+
+/// Writes to standard output as [`try_out`] does, and says whether there is still somebody who reads.
+pub fn try_out_again(text: &str) -> io::Result<Reader> {
     let mut stdout = io::stdout().lock();
     let written = stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush());
     match written {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written,
+        Ok(()) => Ok(Reader::There),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Err(error) => Err(error),
     }
+}
+
+/// Who reads what is written to standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reader {
+    There,
+    Gone,
 }
 
 /// Writes to standard error; a reader that went away is no error.

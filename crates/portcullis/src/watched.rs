@@ -17,8 +17,8 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use portcullis_inspect::plain;
-use portcullis_sys::errno;
 use portcullis_sys::process::{Received, Sender, SignalMask, Signals};
+use portcullis_sys::{errno, files};
 use portcullis_trace::{Ending, Error, Finding, Handle, Observer, Outcome, Record, Watch};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
@@ -275,6 +275,10 @@ fn summary(record: &Record) -> String {
         ),
         _ => format!("listened on {}", plain(&named.join(", "))),
     };
+    if !files::proc_is_ours() {
+        text += "note: /proc is not there, or is of another PID namespace: who ran which program, and who else \
+                 holds a socket, is not known (unshare --mount-proc, mount -t proc proc /proc)\n";
+    }
     text + &format!("note: {listened}; {found}{left}\n")
 }
 

@@ -5,6 +5,7 @@ pub mod bpf;
 pub mod env;
 pub mod errno;
 pub mod fd;
+pub mod files;
 pub mod filter;
 pub mod io;
 pub mod namespace;

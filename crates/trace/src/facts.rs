@@ -9,12 +9,14 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use portcullis_kernel_model::Caps;
+use portcullis_sys::files;
 use portcullis_sys::sockopt::{accept_queue, get_int, netns_cookie};
 use portcullis_sys::trace::socket_cookie;
 use rustix::process::{Pid, PidfdGetfdFlags, pidfd_getfd};
+use rustix::thread::CapabilitySet;
 
 use crate::privilege::Gift;
 
@@ -131,10 +133,37 @@ pub struct Caller {
     pub tracer: i32,
 }
 
-/// Reads `/proc/PID/status`; `None` without `/proc`, or where the process has gone.
+/// Reads `/proc/PID/status`; `None` without a `/proc` of our own, or where the process has gone.
 pub fn caller(thread: i32) -> Option<Caller> {
+    if !files::proc_is_ours() {
+        return None;
+    }
     let text = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
     parse_status(&text)
+}
+
+/// Where no /proc tells who calls: the one whom the program was started by, that is us. It may have become
+/// another since, and the report says that this is not known.
+pub fn without_proc() -> Option<Caller> {
+    if files::proc_is_ours() {
+        return None;
+    }
+    let sets = rustix::thread::capabilities(None).ok()?;
+    let has = |capability| sets.effective.contains(capability);
+    let user = rustix::process::geteuid().as_raw();
+    Some(Caller {
+        uid: user,
+        effective: (user, rustix::process::getegid().as_raw()),
+        caps: Caps {
+            net_bind_service: has(CapabilitySet::NET_BIND_SERVICE),
+            net_admin: has(CapabilitySet::NET_ADMIN),
+            net_raw: has(CapabilitySet::NET_RAW),
+        },
+        no_new_privs: false,
+        process: 0,
+        parent: 0,
+        tracer: 0,
+    })
 }
 
 fn parse_status(text: &str) -> Option<Caller> {
@@ -177,6 +206,9 @@ pub struct Image {
 
 /// Reads which program a process runs.
 pub fn image(process: i32, (uid, gid): (u32, u32)) -> Image {
+    if !files::proc_is_ours() {
+        return Image::default();
+    }
     let link = PathBuf::from(format!("/proc/{process}/exe"));
     let path = std::fs::read_link(&link).map_or(String::new(), |p| p.display().to_string());
     let line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
@@ -208,7 +240,10 @@ fn gift(link: &PathBuf, me: (u32, u32)) -> Option<Gift> {
 
 /// The sockets that a process holds: inode and number. Empty where it may not be looked into.
 pub fn held(process: i32) -> Vec<(u64, i32)> {
-    let Ok(entries) = std::fs::read_dir(format!("/proc/{process}/fd")) else {
+    if !files::proc_is_ours() {
+        return Vec::new();
+    }
+    let Ok(entries) = std::fs::read_dir(directory(process).join("fd")) else {
         return Vec::new();
     };
     let entries = entries.take(DESCRIPTORS_MAX).flatten();
@@ -225,12 +260,6 @@ pub fn held(process: i32) -> Vec<(u64, i32)> {
     held
 }
 
-/// Whether this number of a process is this socket.
-pub fn is_held_at(process: i32, fd: i32, inode: u64) -> bool {
-    let link = std::fs::read_link(format!("/proc/{process}/fd/{fd}"));
-    link.is_ok_and(|link| socket_inode(&link) == Some(inode))
-}
-
 /// Which of these sockets nobody of these processes holds any more.
 pub fn gone(inodes: &BTreeSet<u64>, processes: impl Iterator<Item = i32>) -> BTreeSet<u64> {
     let mut gone = inodes.clone();
@@ -243,6 +272,10 @@ pub fn gone(inodes: &BTreeSet<u64>, processes: impl Iterator<Item = i32>) -> BTr
         }
     }
     gone
+}
+
+fn directory(process: i32) -> PathBuf {
+    files::directory(Path::new("/proc"), process.unsigned_abs())
 }
 
 fn socket_inode(link: &std::path::Path) -> Option<u64> {
@@ -288,7 +321,7 @@ mod tests {
         assert_eq!(seen.name, Some(listener.local_addr().unwrap()));
         assert!(seen.limit.is_some_and(|limit| limit > 0) && seen.reuseaddr && !seen.reuseport);
         assert_eq!((seen.domain, seen.kind), (libc::AF_INET, libc::SOCK_STREAM));
-        assert!(held(me).contains(&(seen.inode, fd)) && is_held_at(me, fd, seen.inode));
+        assert!(held(me).contains(&(seen.inode, fd)));
         let inodes = BTreeSet::from([seen.inode]);
         assert!(gone(&inodes, [me].into_iter()).is_empty());
         drop(listener);

@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use portcullis_sys::files;
 use portcullis_sys::process::SignalMask;
 use portcullis_sys::trace::{self, Happening, Program, Stage, Started, Stop};
 use rustix::io::Errno;
@@ -360,7 +361,7 @@ impl Watch {
         let result = result.map_err(|errno| errno.raw_os_error());
         // Only an explanation asks who called.
         let caller = if result.is_err() {
-            facts::caller(pid)
+            facts::caller(pid).or_else(facts::without_proc)
         } else {
             None
         };
@@ -376,26 +377,30 @@ impl Watch {
     }
 
     /// Sockets that might stand in the way of a call, and that nobody holds any more, are told as closed.
-    fn look_after_rivals(&self, call: &Call, socket: Option<&Peek>) {
-        let mut recorder = lock(&self.shared.recorder);
-        let rivals: Vec<u64> = recorder
-            .rivals(call, socket)
-            .into_iter()
-            .take(RIVALS_MAX)
-            .collect();
-        let unknown: BTreeSet<u64> = rivals
-            .into_iter()
-            .filter(|&inode| {
-                let mut places = recorder.seen_at(inode).into_iter();
-                !places.any(|(pid, fd)| facts::is_held_at(pid, fd, inode))
-            })
-            .collect();
+    fn look_after_rivals(&mut self, call: &Call, socket: Option<&Peek>) {
+        let rivals: Vec<(u64, Vec<(i32, i32)>)> = {
+            let recorder = lock(&self.shared.recorder);
+            let rivals = recorder.rivals(call, socket).into_iter();
+            let rivals = rivals.take(RIVALS_MAX);
+            rivals
+                .map(|inode| (inode, recorder.seen_at(inode).into_iter().collect()))
+                .collect()
+        };
+        let mut unknown = BTreeSet::new();
+        for (inode, places) in rivals {
+            let is_at = |&(pid, fd): &(i32, i32)| {
+                self.peek(pid, fd).is_some_and(|seen| seen.inode == inode)
+            };
+            if !places.iter().any(is_at) {
+                unknown.insert(inode);
+            }
+        }
         if unknown.is_empty() {
             return;
         }
         let processes: BTreeSet<i32> = self.threads.values().map(|thread| thread.process).collect();
         let gone = facts::gone(&unknown, processes.into_iter());
-        recorder.closed(&gone);
+        lock(&self.shared.recorder).closed(&gone);
     }
 
     fn executes(&mut self, pid: i32, thread: Pid) {
@@ -503,7 +508,10 @@ impl Watch {
     }
 
     fn peek(&mut self, process: i32, fd: i32) -> Option<Peek> {
-        facts::peek(&*self.pidfd(process)?, fd)
+        let known = self.pidfd(process);
+        let seen = known.and_then(|known| facts::peek(&known, fd));
+        // The first thread may have ended since.
+        seen.or_else(|| facts::peek(&files::open(process.unsigned_abs()).ok()?, fd))
     }
 
     /// A socket that cannot be looked at: because it is none, or because its process does not allow it.

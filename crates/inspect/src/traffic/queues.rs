@@ -1,11 +1,12 @@
 //! The queues of those who get the connections.
 //!
-//! Decides:  when an accept queue is full, a SYN queue is, and when one shard of a group is not served.
+//! Decides:  when an accept queue is full, a SYN queue is, when one shard of a group is not served, and when nobody
+//!           is there who could accept.
 //! Kernel:   include/net/sock.h, sk_acceptq_is_full(): more wait than the backlog says;
 //!           include/net/inet_connection_sock.h, inet_csk_reqsk_queue_is_full()
 //! Not here: who gets them (the parent).
 
-use super::{FULL, Search};
+use super::{FULL, STOPPED, Search};
 use crate::snapshot::{Socket, State};
 
 const ACCEPT_HINT: &str = "the program does not accept fast enough, or not at all: look what it does (stopped? busy? out of descriptors?); a longer backlog only delays it";
@@ -32,6 +33,7 @@ impl Search<'_> {
                 );
                 self.find_of(false, "connections-wait", text, ACCEPT_HINT, Some(at));
             }
+            self.stopped(at, &called);
             self.syn_queue(at, &called);
         }
         self.shards(receiving);
@@ -44,6 +46,19 @@ impl Search<'_> {
             let hint =
                 "watch whether it still grows: nstat -az TcpExtListenOverflows TcpExtListenDrops";
             self.find(false, "overflows", text, hint);
+        }
+    }
+
+    /// Nobody accepts, since all who hold it stand still.
+    fn stopped(&mut self, at: usize, called: &str) {
+        let holders = &self.net.sockets[at].holders;
+        let stands = |pid| self.snapshot.process(pid).is_some_and(|one| one.stopped);
+        if !holders.is_empty() && holders.iter().all(|holder| stands(holder.pid)) {
+            let text = format!(
+                "{called} is stopped, by a signal or from a terminal: connections wait in the queue, and nobody accepts them"
+            );
+            let hint = "let it go on: kill -CONT PID, or fg";
+            self.find_of(true, STOPPED, text, hint, Some(at));
         }
     }
 

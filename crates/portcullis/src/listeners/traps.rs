@@ -72,6 +72,19 @@ impl fmt::Display for Explained {
     }
 }
 
+/// Whether another of the very address, outside of its group, gets what comes there, or may: of IPv6 the one
+/// without SO_REUSEPORT is found first (inet_hash() adds the others at the end), of IPv4 the newer one.
+fn beaten(row: &Row, other: &Row) -> bool {
+    let shares = |row: &Row| row.options.reuseport;
+    row.at.is_some()
+        && (row.at, &row.device) == (other.at, &other.device)
+        && match (shares(row), shares(other)) {
+            (Some(true), Some(false)) => true,
+            (Some(false), Some(true)) => row.at.is_some_and(|at| at.is_ipv4()),
+            _ => false,
+        }
+}
+
 /// What a row is judged by.
 struct Around<'a> {
     snapshot: &'a Snapshot,
@@ -124,7 +137,8 @@ pub const ALL: &[Trap] = &[
     Trap {
         word: "shadowed",
         meaning: "Another program listens on the same port at an address or a device of its own. What comes \
-                  there goes to that one: the better match wins, whoever came first.",
+                  there goes to that one: the better match wins, whoever came first. Of two on the very same \
+                  address, one with SO_REUSEPORT and one without, one gets everything.",
         advice: "bind the two to addresses or ports that do not overlap",
         found: |row, around| {
             let at = row.at?;
@@ -133,7 +147,8 @@ pub const ALL: &[Trap] = &[
                     (row.hears(theirs).is_some() && theirs.ip() != at.ip())
                         || (theirs.ip() == at.ip() && other.device.is_some())
                 });
-                closer && row.device.is_none() && around.strangers(row, other)
+                let closer = closer && row.device.is_none();
+                (closer || beaten(row, other)) && around.strangers(row, other)
             };
             let others: Vec<String> = around.neighbours(row).filter(hides).map(named).collect();
             (!others.is_empty()).then(|| format!("by {}", others.join(", ")))

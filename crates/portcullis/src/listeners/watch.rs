@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 
 use super::rows::Row;
-use crate::terminal;
+use crate::terminal::{self, Reader};
 
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
@@ -133,7 +133,7 @@ pub enum Screen {
     Lines,
 }
 
-/// Shows what `draw` gives every so often, until INT, TERM or HUP.
+/// Shows what `draw` gives every so often, until INT, TERM or HUP, or until nobody reads it.
 pub fn every(
     interval: Duration,
     screen: Screen,
@@ -145,7 +145,9 @@ pub fn every(
     loop {
         let now = Instant::now();
         if now >= due {
-            show(screen, &draw())?;
+            if show(screen, &draw())? == Reader::Gone {
+                return Ok(());
+            }
             // What took longer than the interval is not made up for.
             due = (due + interval).max(Instant::now());
         }
@@ -169,16 +171,16 @@ pub fn every(
     }
 }
 
-fn show(screen: Screen, text: &str) -> io::Result<()> {
+fn show(screen: Screen, text: &str) -> io::Result<Reader> {
     if screen == Screen::Lines {
-        return terminal::try_out(text);
+        return terminal::try_out_again(text);
     }
     // Each line wipes what was behind it, so that nothing flickers; then all below.
     let lines: String = text
         .lines()
         .map(|line| format!("{line}\x1b[K\r\n"))
         .collect();
-    terminal::try_out(&format!("\x1b[H{}\x1b[J", lines.trim_end_matches("\r\n")))
+    terminal::try_out_again(&format!("\x1b[H{}\x1b[J", lines.trim_end_matches("\r\n")))
 }
 
 /// Ctrl-Z: the terminal as it was, until the shell continues us.

@@ -11,6 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use portcullis_config::model::Chroot;
 use portcullis_config::{Diagnostic, Place, Severity};
 use portcullis_control::limits::{self, Limit, LimitError, Raising};
 use portcullis_control::privileges::{self, HostNames};
@@ -111,14 +112,35 @@ pub fn foresee(
         }
         snapshots.insert(namespace, snapshot);
     }
-    if let Some(snapshot) = snapshots.get(&None) {
+    if let Some(mut snapshot) = snapshots.remove(&None) {
         // How many a part needs says nothing.
         if whole == Whole::Yes {
-            found.extend(of_descriptors(plan, snapshot));
+            found.extend(of_descriptors(plan, &snapshot));
         }
-        found.extend(sources::of_plan(plan, snapshot)?);
+        if live == Live::Yes {
+            found.extend(of_chroot(plan));
+        }
+        become_the_worker(plan, &mut snapshot);
+        found.extend(sources::of_plan(plan, &snapshot)?);
     }
     Ok(found)
+}
+
+/// A directory that `run` could not be locked up in.
+fn of_chroot(plan: &Plan) -> Option<Diagnostic> {
+    let Some(Chroot::Directory(path)) = &plan.process.privileges.chroot else {
+        return None;
+    };
+    let why = match std::fs::metadata(path) {
+        Ok(file) if file.is_dir() => return None,
+        Ok(_) => "it is no directory".to_owned(),
+        // Root opens it, and may see more.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return None,
+        Err(error) => portcullis_sys::errno::of(&error).to_string(),
+    };
+    let what = format!("this host would refuse `chroot {}`: {why}", path.display());
+    let diagnostic = Diagnostic::new(Severity::Error, "chroot-refused", what);
+    Some(diagnostic.note("make the directory, empty and root's, or say `chroot auto`".to_owned()))
 }
 
 /// The namespace of a line could not be read; where this host does not have it, no listener opens there.
@@ -216,6 +238,7 @@ fn become_the_opener(plan: &Plan, snapshot: &mut Snapshot, live: Live) -> Option
             container: None,
             seccomp: None,
             no_new_privs: None,
+            stopped: false,
             label: None,
             descriptors: None,
             polls: Vec::new(),
@@ -227,6 +250,26 @@ fn become_the_opener(plan: &Plan, snapshot: &mut Snapshot, live: Live) -> Option
         return identity.uid.filter(|&uid| uid != 0);
     }
     becomes
+}
+
+/// Makes the caller, who opens, the one who then serves: the user of the configuration, with the capabilities
+/// that it keeps.
+fn become_the_worker(plan: &Plan, snapshot: &mut Snapshot) {
+    let Ok(identity) = privileges::resolve(&plan.process.privileges, &HostNames) else {
+        return;
+    };
+    let caller = snapshot.caller;
+    let mut all = snapshot.processes.iter_mut();
+    let Some(process) = all.find(|process| process.pid == caller) else {
+        return;
+    };
+    let own = process.uids.map(|uids| uids[1]);
+    if let Some(uid) = identity.uid.filter(|&uid| Some(uid) != own) {
+        process.uids = Some([uid; 4]);
+        process.user = None;
+        let kept = identity.keep.bits();
+        process.capabilities = process.capabilities.map(|had| had & kept);
+    }
 }
 
 fn of_listeners(
@@ -315,19 +358,7 @@ fn of_answer(
                 Holding::HandsOver(_) => Severity::Notice,
                 _ => Severity::Warning,
             };
-            let (name, its) = (other.called(), other.address);
-            let what = match overlap {
-                Overlap::Same => format!(
-                    "{name} listens on {address} too, and both would get a share of the connections"
-                ),
-                Overlap::Within => format!(
-                    "{name} listens on {its}, a part of {address}, and gets the connections to it"
-                ),
-                Overlap::Around => format!(
-                    "{name} listens on {its}, of which {address} is a part, and would not get the connections to it"
-                ),
-            };
-            Some(by(severity, "host-shares", what))
+            Some(by(severity, "host-shares", overlap.said(&address, other)))
         }
     }
 }
@@ -335,12 +366,35 @@ fn of_answer(
 /// How two listeners of one port meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Overlap {
-    /// Both have the same address.
+    /// Both have the same address, and are of one group.
     Same,
+    /// Both have the same address, and it is of no group.
+    Apart,
     /// The other one has a part of it.
     Within,
     /// It is a part of the other one's.
     Around,
+}
+
+impl Overlap {
+    /// What it means for a listener of this address.
+    fn said(self, address: &str, other: &Holder) -> String {
+        let (name, its) = (other.called(), other.address);
+        match self {
+            Overlap::Same => format!(
+                "{name} listens on {address} too, and both would get a share of the connections"
+            ),
+            Overlap::Apart => format!(
+                "{name} listens on {address} too, without SO_REUSEPORT: one of the two would get every connection"
+            ),
+            Overlap::Within => format!(
+                "{name} listens on {its}, a part of {address}, and gets the connections to it"
+            ),
+            Overlap::Around => format!(
+                "{name} listens on {its}, of which {address} is a part, and would not get the connections to it"
+            ),
+        }
+    }
 }
 
 /// How a listener beside ours meets it. Those on a device get what comes there, and are meant so.
@@ -350,7 +404,10 @@ fn overlap(spec: &ListenerSpec, snapshot: &Snapshot, other: &Holder) -> Option<O
         return None;
     }
     if other.address == at {
-        return Some(Overlap::Same);
+        return Some(match other.options.reuseport {
+            Some(false) => Overlap::Apart,
+            _ => Overlap::Same,
+        });
     }
     if spec.interface.is_some() || other.device.is_some() {
         return None;

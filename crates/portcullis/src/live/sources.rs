@@ -30,6 +30,16 @@ pub fn of_plan(plan: &Plan, snapshot: &Snapshot) -> io::Result<Vec<Diagnostic>> 
                 continue;
             };
             let six = is_six(server, source);
+            if let Some(ServerAddress::Tcp { address, .. }) = &server.address
+                && address.is_ipv6() != six
+            {
+                let what = format!(
+                    "backend `{}`, server `{}`: no connection can leave from its `source`: that is of the other family than {address}",
+                    backend.name, server.member.name
+                );
+                found.push(Diagnostic::new(Severity::Warning, "source-refused", what));
+                continue;
+            }
             if !known.contains(&(source, six)) {
                 known.push((source, six));
                 let whose = format!(
@@ -101,8 +111,14 @@ fn of_source(
     let first = source.ports.map_or(0, |(low, _)| low);
     let held = taken(snapshot, (first, first)).contains(&first);
     if let (false, Some(mut lines)) = (held, from.refused(first)?) {
+        let last = source.ports.map_or(first, |(_, high)| high);
+        // Ports below ip_unprivileged_port_start come first.
+        let what = match last == first || from.refused(last)?.is_some() {
+            true => "its `source`",
+            false => "some ports of its `source`",
+        };
         let what = format!(
-            "{whose}: this host would refuse its `source`: {}",
+            "{whose}: this host would refuse {what}: {}",
             lines.remove(0)
         );
         let diagnostic = Diagnostic::new(Severity::Warning, "source-refused", what);

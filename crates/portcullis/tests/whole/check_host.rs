@@ -741,6 +741,84 @@ fn sources_of_connections_are_asked_about() {
 }
 
 #[test]
+fn sources_are_asked_about_as_the_user_who_runs_and_the_family_of_the_server() {
+    if ours_only() {
+        return;
+    }
+    private_network_as_root(|| {
+        let with = |global: &str, source: &str| {
+            let text = config(global, &["127.0.0.1:8000"]);
+            let (code, found) = check(&text.replace("9001\n", &format!("9001 {source}\n")), &[]);
+            assert_eq!(code, 0, "{found:?}");
+            let refused = found.iter().find(|one| one["code"] == "source-refused");
+            refused.map(|one| one["message"].as_str().unwrap().to_owned())
+        };
+        let nobody = "    uid 65534\n";
+        let keeps = "    uid 65534\n    setcap cap_net_bind_service\n";
+        assert_eq!(with("", "source 127.0.0.1:100-200"), None, "root's");
+        assert_eq!(with(keeps, "source 127.0.0.1:100-200"), None);
+        assert_eq!(with(nobody, "source 127.0.0.1:2000-2100"), None);
+        for source in ["source 127.0.0.1:100", "source 127.0.0.1:100-200"] {
+            let said = with(nobody, source).unwrap();
+            assert!(said.contains("refuse its `source`"), "{said}");
+            assert!(said.contains("EACCES"), "{said}");
+        }
+        let said = with(nobody, "source 127.0.0.1:1000-1100").unwrap();
+        assert!(said.contains("refuse some ports of its `source`"), "{said}");
+        let said = with("", "source [::1]:50000").unwrap();
+        assert!(said.contains("of the other family"), "{said}");
+    });
+}
+
+#[test]
+fn a_directory_of_chroot_that_is_not_there_is_found_before_run_ends_for_it() {
+    if ours_only() {
+        return;
+    }
+    private_network_as_root(|| {
+        let place = Place::new();
+        let here = place.path().display();
+        let with = |path: String| {
+            let text = config(&format!("    chroot {path}\n"), &["127.0.0.1:8000"]);
+            let (code, found) = check(&text, &[]);
+            (code, codes(&found).contains(&"chroot-refused"))
+        };
+        assert_eq!(with(here.to_string()), (0, false));
+        assert_eq!(with(format!("{here}/missing")), (4, true));
+        place.write("file", "");
+        assert_eq!(with(format!("{here}/file")), (4, true));
+    });
+}
+
+#[test]
+fn a_holder_without_reuseport_on_the_very_address_shares_nothing() {
+    if ours_only() {
+        return;
+    }
+    let Some(python) = need_program("python3") else {
+        return;
+    };
+    private_network_as_root(|| {
+        // The wildcard of IPv4 opens a bucket that remembers SO_REUSEPORT, and [::] is asked against it alone.
+        let text = config("", &[":8300", "[::]:8300"]);
+        let program = "import socket, time\n\
+             s = socket.socket(socket.AF_INET6)\n\
+             s.setsockopt(41, 26, 1); s.bind(('::', 8300)); s.listen()\n\
+             print('up', flush=True); time.sleep(60)\n";
+        let mut other = Process::spawn(Command::new(&python).args(["-c", program]));
+        other.wait_line("up", SOON);
+        let (code, found) = check(&text, &[]);
+        let said = found.iter().find(|one| one["code"] == "host-shares");
+        let said = said.map(|one| one["message"].as_str().unwrap());
+        assert_eq!(code, 0, "{found:?}");
+        assert!(
+            said.is_some_and(|said| said.contains("one of the two would get every connection")),
+            "{found:?}"
+        );
+    });
+}
+
+#[test]
 fn another_hosts_file_is_asked_in_place_of_this_host() {
     if ours_only() {
         return;

@@ -9,8 +9,11 @@ use std::fs::OpenOptions;
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Output};
 
-use portcullis_testkit::{Process, need_program, private_network, private_network_as_root, skip};
+use portcullis_testkit::{
+    Process, need_program, private_network, private_network_as_root, skip, wait_for,
+};
 use rustix::net::{AddressFamily, SocketType, ipproto, sockopt};
+use rustix::process::Signal;
 
 use super::harness::{Place, SOON, portcullis};
 
@@ -90,10 +93,183 @@ fn an_address_that_is_not_here_is_all_that_is_said_of_a_listener_on_the_wildcard
 }
 
 #[test]
+fn what_comes_from_this_host_needs_the_loopback_device_and_no_other() {
+    let Some(ip) = need_program("ip") else {
+        return;
+    };
+    private_network(|| {
+        let set = |words: &str| {
+            let done = Command::new(&ip).args(words.split(' ')).status().unwrap();
+            assert!(done.success(), "{words}");
+        };
+        set("link add v0 type veth peer name v1");
+        set("address add 10.7.0.1/24 dev v0");
+        let _any = TcpListener::bind("0.0.0.0:8080").unwrap();
+        let asked = || {
+            let all: [&[&str]; 3] = [
+                &["127.0.0.1:8080"],
+                &["10.7.0.1:8080", "--from", "10.7.0.1"],
+                &["10.7.0.1:8080", "--from", "10.7.0.9"],
+            ];
+            all.map(|words| ask(&[&["why", "--no-traffic"], words].concat()).0)
+        };
+        assert_eq!(asked(), [0, 0, 1], "v0 is down");
+        set("link set v0 up");
+        set("link set v1 up");
+        assert_eq!(asked(), [0, 0, 0]);
+        set("link set lo down");
+        assert_eq!(asked(), [1, 1, 0]);
+    });
+}
+
+#[test]
+fn a_program_that_is_stopped_serves_nobody() {
+    let Some(python) = need_program("python3") else {
+        return;
+    };
+    private_network(|| {
+        let program = "import socket, time\n\
+             s = socket.socket(); s.bind(('127.0.0.1', 8080)); s.listen()\n\
+             print('up', flush=True); time.sleep(60)\n";
+        let mut server = Process::spawn(Command::new(&python).args(["-c", program]));
+        server.wait_line("up", SOON);
+        let asked = || ask(&["why", "--no-traffic", "127.0.0.1:8080"]);
+        assert_eq!(asked().0, 0);
+        server.signal(Signal::STOP);
+        wait_for("the signal", SOON, || asked().0 == 1);
+        let (_, said, _) = asked();
+        assert!(said.contains("owner-stopped"), "{said}");
+        assert!(said.contains("are not served"), "{said}");
+        server.signal(Signal::CONT);
+        wait_for("the other signal", SOON, || asked().0 == 0);
+    });
+}
+
+#[test]
+fn the_loopback_address_of_ipv6_is_given_to_no_other_interface() {
+    let Some(ip) = need_program("ip") else {
+        return;
+    };
+    private_network(|| {
+        let set = |words: &str| {
+            let done = Command::new(&ip).args(words.split(' ')).status().unwrap();
+            assert!(done.success(), "{words}");
+        };
+        set("link add v0 type veth peer name v1");
+        set("link set v0 up");
+        set("link set v1 up");
+        set("address del ::1/128 dev lo");
+        let (code, said, stderr) = ask(&["why", "[::1]:8080"]);
+        assert_eq!(code, 1, "{said}{stderr}");
+        assert!(said.contains("give interface lo the address ::1"), "{said}");
+        set("address add ::1/128 dev lo");
+        assert_eq!(ask(&["why", "[::1]:8080"]).0, 0);
+        // Nobody is told to give it an address that it has, and that is not ready.
+        set("address add fd77::1/64 dev v0");
+        let (_, said, _) = ask(&["why", "[fd77::1]:8080"]);
+        assert!(!said.contains("the address fd77::1"), "{said}");
+    });
+}
+
+/// Its first thread ends; another listens on a port, twice, and stays.
+const HEADLESS: &str = "import ctypes, socket, sys, threading, time
+def go():
+    time.sleep(0.2)
+    s = socket.socket(); s.bind(('127.0.0.1', 8080)); s.listen()
+    try: socket.socket().bind(('127.0.0.1', 8080))
+    except OSError as e: pass
+    print('up', flush=True); time.sleep(float(sys.argv[1]))
+    import os; os._exit(0)
+threading.Thread(target=go).start()
+ctypes.CDLL(None).pthread_exit(None)
+";
+
+#[test]
+fn a_process_whose_first_thread_has_ended_holds_its_sockets() {
+    let Some(python) = need_program("python3") else {
+        return;
+    };
+    private_network(|| {
+        let python = python.to_str().unwrap();
+        let (_, _, said) = ask(&["why", "--", python, "-c", HEADLESS, "0"]);
+        assert!(said.contains("fd 3, listening on 127.0.0.1:8080"), "{said}");
+        assert!(
+            said.contains("note: listened on 127.0.0.1:8080; 1 finding"),
+            "{said}"
+        );
+        let mut server = Process::spawn(Command::new(python).args(["-c", HEADLESS, "60"]));
+        server.wait_line("up", SOON);
+        let holder = format!("pid {}, fd 3, listening on 127.0.0.1:8080", server.pid());
+        let (code, said, _) = ask(&["why", "127.0.0.1:8080"]);
+        assert_eq!(code, 1, "{said}");
+        assert!(said.contains(&holder), "{said}");
+        let (_, said, _) = ask(&["listeners"]);
+        assert!(!said.contains("ownerless"), "{said}");
+        server.signal(Signal::KILL);
+    });
+}
+
+#[test]
+fn a_program_is_explained_without_proc_and_with_that_of_another_pid_namespace() {
+    let (Some(python), Some(unshare)) = (need_program("python3"), need_program("unshare")) else {
+        return;
+    };
+    private_network_as_root(|| {
+        let place = Place::new();
+        let program = "import socket\n\
+             s = socket.socket(); s.bind(('127.0.0.1', 8080)); s.listen()\n\
+             try: socket.socket().bind(('127.0.0.1', 8080))\n\
+             except OSError: pass\n";
+        let program = place.write("two.py", program);
+        let us = env!("CARGO_BIN_EXE_portcullis");
+        let watch = format!(
+            "exec {us} why -- {} {}",
+            python.display(),
+            program.display()
+        );
+        for (how, before) in [
+            ("-m", "mount -t tmpfs none /proc && "),
+            ("-pf", ""),
+            ("-n", "ip link set lo up; "),
+        ] {
+            let script = format!("{before}{watch}");
+            let mut command = Command::new(&unshare);
+            let (code, _, said) = told(command.args([how, "sh", "-c", &script]).output().unwrap());
+            assert_eq!(code, 0, "{how}: {said}");
+            assert!(
+                said.contains("fd 3, listening on 127.0.0.1:8080"),
+                "{how}: {said}"
+            );
+            assert_eq!(
+                said.contains("note: /proc is not there"),
+                how != "-n",
+                "{how}: {said}"
+            );
+        }
+    });
+}
+
+#[test]
+fn who_watches_is_gone_when_the_reader_is() {
+    let Some(shell) = need_program("sh") else {
+        return;
+    };
+    private_network(|| {
+        let us = env!("CARGO_BIN_EXE_portcullis");
+        let script = format!("{us} listeners --watch=0.1 | head -n 1");
+        let mut process = Process::spawn(Command::new(&shell).args(["-c", &script]));
+        assert_eq!(process.exit_code(SOON), 0, "{}", process.transcript());
+    });
+}
+
+#[test]
 fn an_interface_that_is_not_there_is_no_number_of_an_address() {
     let (code, said, stderr) = ask(&["why", "[fe80::1%nope]:80"]);
     assert_eq!((code, said.as_str()), (2, ""), "{stderr}");
-    assert!(stderr.contains("there is no interface \"nope\""), "{stderr}");
+    assert!(
+        stderr.contains("there is no interface \"nope\""),
+        "{stderr}"
+    );
     let (code, said, stderr) = ask(&["why", "[fe80::1%1]:80"]);
     assert_eq!(code, 1, "{stderr}");
     assert!(said.contains("[fe80::1%1]:80"), "{said}");

@@ -78,6 +78,17 @@ pub struct Arguments {
 }
 
 impl Arguments {
+    fn has_options_of_tcp(&self) -> bool {
+        let flags = [
+            self.reuseport,
+            self.reuseaddr,
+            self.transparent,
+            self.freebind,
+            self.v6only,
+        ];
+        flags.contains(&true) || self.interface.is_some()
+    }
+
     /// Whether there is anything to do.
     pub fn asks(&self) -> bool {
         self.address.is_some() || self.save.is_some()
@@ -156,6 +167,9 @@ fn answer(arguments: &Arguments, form: Form) -> Result<(String, Exit), Unasked> 
     match target {
         Target::Word(word) => explained(*word, form),
         Target::Unix(_) if arguments.no_traffic => Err(Unasked::usage("--no-traffic is about TCP")),
+        Target::Unix(_) if arguments.has_options_of_tcp() => Err(Unasked::usage(
+            "a Unix socket has none of the options of IP: leave them out",
+        )),
         Target::Unix(name) => {
             let elsewhere = arguments.host.is_some()
                 || arguments.netns.is_some()
@@ -307,6 +321,7 @@ fn caller_of_file(arguments: &Arguments, snapshot: &Snapshot) -> Result<Option<P
         capabilities: Some(if uid == 0 { u64::MAX } else { 0 }),
         seccomp: None,
         no_new_privs: None,
+        stopped: false,
         label: None,
         descriptors: None,
         polls: Vec::new(),

@@ -13,7 +13,7 @@ use std::path::Path;
 use portcullis_inspect::bound_to_file;
 use portcullis_inspect::snapshot::{Holder, Snapshot, UnixSocket};
 use portcullis_inspect::verdict::{Outcome, no_socket};
-use portcullis_sys::errno;
+use portcullis_sys::{errno, files};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use serde::Serialize;
 
@@ -103,7 +103,14 @@ pub fn ask(snapshot: &Snapshot, name: &str, reach: Reach) -> UnixVerdict {
         Some(_) => of_abstract(name, &holders, reach),
         None => of_path(name, &holders, reach),
     };
-    UnixVerdict { holders, ..verdict }
+    let verdict = UnixVerdict { holders, ..verdict };
+    match name.strip_prefix('@').and_then(|name| name.strip_suffix('\0')) {
+        Some(filled) => verdict.hint(format!(
+            "asked about the name filled up with NULs, as HAProxy's abns@ makes it; abnsz@{} is the name alone",
+            filled.trim_end_matches('\0')
+        )),
+        None => verdict,
+    }
 }
 
 /// Would it open for who binds beside the path and renames, as `run` does? A socket of the name is no obstacle.
@@ -164,7 +171,8 @@ fn lines(snapshot: &Snapshot, socket: &UnixSocket, what: &str) -> Vec<String> {
 
 /// Who has a socket bound to the path that does not listen, as of datagrams.
 fn bound(name: &str) -> Vec<String> {
-    let Ok(snapshot) = bound_to_file(std::process::id(), Path::new(name)) else {
+    let own = files::own_number().unwrap_or_else(std::process::id);
+    let Ok(snapshot) = bound_to_file(own, Path::new(name)) else {
         return Vec::new();
     };
     let what = format!("bound to {name}, not listening");
