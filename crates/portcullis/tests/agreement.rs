@@ -74,11 +74,16 @@ impl Count {
     }
 }
 
+/// Scenarios of more sockets are left out.
+const CROWD: usize = 1_000;
+
 fn cases() -> Vec<(String, Script)> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernel-model/cases");
     let all = portcullis_conformance::cases::read(&directory, Settings::default()).unwrap();
     all.into_iter()
         .map(|case| (case.name, case.script.unwrap()))
+        // A host is read for each question, and one of them has tens of thousands.
+        .filter(|(_, script)| script.labels.len() <= CROWD)
         .collect()
 }
 
