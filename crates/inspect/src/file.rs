@@ -113,6 +113,16 @@ impl Snapshot {
         }
     }
 
+    /// A user's name, as the processes of the snapshot tell it, or the host's list of users.
+    #[must_use]
+    pub fn user_name(&self, uid: u32) -> Option<String> {
+        let mut all = self.processes.iter();
+        let same = all.find(|process| process.uids.is_some_and(|uids| uids[1] == uid));
+        let listed = self.users.iter().find(|user| user.uid == uid);
+        same.and_then(|process| process.user.clone())
+            .or_else(|| listed.map(|user| user.name.clone()))
+    }
+
     /// The process of a number.
     #[must_use]
     pub fn process(&self, pid: u32) -> Option<&Process> {

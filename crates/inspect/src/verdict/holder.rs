@@ -79,7 +79,7 @@ impl Holder {
             peer: socket.peer,
             device,
             uid: socket.uid,
-            user: socket.uid.and_then(|uid| user_name(snapshot, uid)),
+            user: socket.uid.and_then(|uid| snapshot.user_name(uid)),
             cookie: socket.cookie,
             inode: socket.inode,
             options: socket.options.clone(),
@@ -263,15 +263,6 @@ pub(crate) fn what(net: &Namespace, socket: &Socket) -> String {
 pub(crate) fn device_name(net: &Namespace, index: u32) -> String {
     let known = net.interfaces.iter().find(|device| device.index == index);
     known.map_or_else(|| format!("number {index}"), |device| device.name.clone())
-}
-
-/// A user's name, as the processes of the snapshot tell it, or the host's list of users.
-pub(crate) fn user_name(snapshot: &Snapshot, uid: u32) -> Option<String> {
-    let mut all = snapshot.processes.iter();
-    let same = all.find(|process| process.uids.is_some_and(|uids| uids[1] == uid));
-    let listed = snapshot.users.iter().find(|user| user.uid == uid);
-    same.and_then(|process| process.user.clone())
-        .or_else(|| listed.map(|user| user.name.clone()))
 }
 
 fn number(uids: Option<[u32; 4]>) -> Option<String> {

@@ -6,7 +6,7 @@
 use portcullis_kernel_model::{Difference, Opt, SocketId, WayOut};
 use serde::Serialize;
 
-use super::holder::{Holder, device_name, user_name};
+use super::holder::{Holder, device_name};
 use super::{Asked, Tried};
 use crate::snapshot::Snapshot;
 use crate::world::Possible;
@@ -147,7 +147,7 @@ fn clause(snapshot: &Snapshot, possible: &Possible, difference: &Difference) -> 
             None => format!("restart {socket} with {opt}"),
         },
         Difference::Owner(uid) => {
-            let name = user_name(snapshot, uid.0);
+            let name = snapshot.user_name(uid.0);
             let name = name.map_or_else(String::new, |name| format!("{name}, "));
             format!(
                 "give the socket to user {name}{} before bind (fchown, by a privileged process)",

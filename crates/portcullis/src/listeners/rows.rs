@@ -36,6 +36,9 @@ pub struct Row {
     pub owners: Vec<Owner>,
     /// The socket's own user, by number: what SO_REUSEPORT compares.
     pub uid: Option<u32>,
+    /// That user's name, for who reads the table where the owner is not seen.
+    #[serde(skip)]
+    pub user: Option<String>,
     /// Its options. `null`: nobody could tell.
     pub options: Options,
     /// Connections that wait to be accepted: of shards, in the fullest.
@@ -219,6 +222,7 @@ fn row(snapshot: &Snapshot, net: usize, members: &[usize], mptcp: &BTreeSet<Sock
         age_s: age(snapshot, &owners),
         owners,
         uid: first.uid,
+        user: first.uid.and_then(|uid| snapshot.user_name(uid)),
         options: Options {
             reuseaddr: same(&sockets, |options| options.reuseaddr),
             reuseport: same(&sockets, |options| options.reuseport),
@@ -478,6 +482,7 @@ fn unix_row(snapshot: &Snapshot, namespace: &Namespace, socket: &UnixSocket) -> 
         age_s: age(snapshot, &owners),
         owners,
         uid: socket.uid,
+        user: socket.uid.and_then(|uid| snapshot.user_name(uid)),
         options: Options::default(),
         queue: socket.queue,
         limit: socket.backlog,

@@ -238,7 +238,8 @@ fn cell(column: Column, row: &Row, rates: Option<&Rates>) -> String {
         },
         Column::User => {
             let user = first.and_then(|owner| owner.user.clone());
-            user.or_else(|| row.uid.map(|uid| uid.to_string()))
+            user.or_else(|| row.user.clone())
+                .or_else(|| row.uid.map(|uid| uid.to_string()))
                 .map_or_else(none, |user| plain(&user))
         }
         Column::Unit => {

@@ -69,7 +69,7 @@ pub struct Arguments {
     /// Ask about the host of a file that --save wrote
     #[arg(long, value_name = "FILE", conflicts_with_all = ["netns", "save"])]
     host: Option<PathBuf>,
-    /// Write the host down, for --host; without an address, do no more
+    /// Write the host down, for --host; without an address, do no more. `-` is standard output
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
     /// Keep the arguments of command lines in the file of --save; without it only programs' names are
@@ -334,9 +334,11 @@ fn save(snapshot: &Snapshot, path: &Path, with_arguments: bool) -> Result<(), Un
     if !with_arguments {
         snapshot.without_arguments();
     }
-    let written = snapshot
-        .render()
-        .and_then(|text| std::fs::write(path, text));
+    let write = |text: String| match path.as_os_str() == "-" {
+        true => terminal::try_out(&text),
+        false => std::fs::write(path, text),
+    };
+    let written = snapshot.render().and_then(write);
     written.map_err(|error| Unasked::usage(format!("cannot write {}: {error}", path.display())))
 }
 
