@@ -70,7 +70,8 @@ pub enum CannotPause {
     NotTcp(Kind),
     /// It has a filter already, of somebody else, which may keep out more than we know.
     ForeignFilter,
-    /// The kernel refused: `EPERM` with `SO_LOCK_FILTER`, `ENOMEM` with a small `net.core.optmem_max`.
+    /// The kernel refused: `EPERM` with `SO_LOCK_FILTER`, and without CAP_NET_ADMIN where a filter of a TCP socket
+    /// needs it (Linux commit 5d39580f68e6, of 2026; 6.18.44 has it); `ENOMEM` with a small `net.core.optmem_max`.
     Refused(Errno),
 }
 
@@ -89,7 +90,13 @@ impl fmt::Display for CannotPause {
             }
             CannotPause::Refused(errno) => {
                 let errno = portcullis_sys::errno::describe(errno.raw_os_error());
-                write!(f, "the socket takes no filter: {errno}")
+                write!(f, "the socket takes no filter: {errno}")?;
+                match self {
+                    CannotPause::Refused(Errno::PERM) => {
+                        f.write_str("; newer kernels want CAP_NET_ADMIN for it")
+                    }
+                    _ => Ok(()),
+                }
             }
         }
     }
