@@ -76,7 +76,8 @@
 //! sockets of a port, or all, and loses neither: it steers new connections to the others by a program
 //! ([`steer`]) or drops their SYNs for the time ([`pause`]), waits until everything that the listener
 //! began is accepted ([`pending`] counts it), and closes then. [`pause::pause`] alone stops a listener
-//! for a while. `docs/retiring.md` has the steps, the reasons and the figures.
+//! for a while; where that was without CAP_NET_ADMIN, what is accepted needs [`pause::min_ttl::admit`].
+//! `docs/retiring.md` has the steps, the reasons and the figures.
 //!
 //! # Whole programs
 //!

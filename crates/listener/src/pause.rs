@@ -1,11 +1,11 @@
 //! A listener that takes no new connections for a while, and loses none.
 //!
 //! Decides:  the filter: a SYN is dropped as if the network had lost it, anything else passes; whose filter it
-//!           is, so that another one is never taken off or replaced.
+//!           is, so that another one is never taken off or replaced; a minimum TTL where no filter is allowed.
 //! Kernel:   net/ipv4/tcp_ipv4.c, tcp_v4_rcv(): tcp_filter() runs on the listener for SYNs, and for what comes
 //!           to its half-open connections; net/core/sock.c, sk_clone(): what is accepted begins with the
 //!           listener's filter; net/mptcp/sockopt.c: EOPNOTSUPP, 4.4 to 6.18
-//! Not here: the close (retire.rs).
+//! Not here: the close (retire.rs); the minimum TTL (pause/min_ttl.rs).
 //!
 //! A client sends its SYN again after 1 s, then after 3, 7 and 15 s: a short pause only makes it wait.
 //! Connections under way, those half-open (their last acknowledgement, its repetitions, data) and those that
@@ -13,6 +13,10 @@
 //! with data (TCP Fast Open) is dropped too: the client sends both again, the SYN without the data first.
 //!
 //! The filter belongs to the socket, not to the process: who takes a listener over calls [`resume`].
+//!
+//! A filter needs CAP_NET_ADMIN over the socket's network namespace since Linux commit 5d39580f68e6 (2026;
+//! 6.18.44 has it). Without it a minimum TTL keeps SYNs away, which is coarser ([`min_ttl`]): who pauses as an
+//! ordinary user asks [`min_ttl::used`] at each `accept`, and calls [`min_ttl::admit`].
 
 use std::fmt;
 use std::io;
@@ -21,6 +25,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use portcullis_sys::filter::{self, Instruction};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, ipproto, sockopt};
+
+pub mod min_ttl;
 
 /// Byte 13 of the TCP header, where a filter's packet begins: neither ACK nor anything but SYN of these two.
 const DROP_SYNS: [Instruction; 5] = [
@@ -70,8 +76,10 @@ pub enum CannotPause {
     NotTcp(Kind),
     /// It has a filter already, of somebody else, which may keep out more than we know.
     ForeignFilter,
-    /// The kernel refused: `EPERM` with `SO_LOCK_FILTER`, and without CAP_NET_ADMIN where a filter of a TCP socket
-    /// needs it (Linux commit 5d39580f68e6, of 2026; 6.18.44 has it); `ENOMEM` with a small `net.core.optmem_max`.
+    /// It takes no filter without a capability, and has a minimum TTL of somebody else (`IP_MINTTL` or
+    /// `IPV6_MINHOPCOUNT`), in whose place ours would be.
+    ForeignMinTtl(u8),
+    /// The kernel refused: `ENOMEM` with a small `net.core.optmem_max`.
     Refused(Errno),
 }
 
@@ -88,15 +96,14 @@ impl fmt::Display for CannotPause {
             CannotPause::ForeignFilter => {
                 f.write_str("the socket has a filter of somebody else, which stays")
             }
+            CannotPause::ForeignMinTtl(ttl) => write!(
+                f,
+                "without CAP_NET_ADMIN the kernel allows no filter, and the socket has a minimum TTL of {ttl}, of \
+                 somebody else, which stays"
+            ),
             CannotPause::Refused(errno) => {
                 let errno = portcullis_sys::errno::describe(errno.raw_os_error());
-                write!(f, "the socket takes no filter: {errno}")?;
-                match self {
-                    CannotPause::Refused(Errno::PERM) => {
-                        f.write_str("; newer kernels want CAP_NET_ADMIN for it")
-                    }
-                    _ => Ok(()),
-                }
+                write!(f, "the socket takes no filter: {errno}")
             }
         }
     }
@@ -127,7 +134,18 @@ pub fn pause(listener: impl AsFd) -> Result<(), CannotPause> {
     match owner(listener).map_err(|error| refused(&error))? {
         Owner::Ours => Ok(()),
         Owner::Foreign => Err(CannotPause::ForeignFilter),
-        Owner::Nobody => filter::attach_filter(listener, &DROP_SYNS).map_err(CannotPause::Refused),
+        Owner::Nobody => keep_out(listener, &DROP_SYNS),
+    }
+}
+
+/// By this filter, else by a minimum TTL.
+fn keep_out(listener: BorrowedFd<'_>, filter: &[Instruction]) -> Result<(), CannotPause> {
+    match filter::attach_filter(listener, filter) {
+        Err(Errno::PERM) => match min_ttl::is_set(listener).map_err(|error| refused(&error))? {
+            Ok(_) => min_ttl::set(listener).map_err(CannotPause::Refused),
+            Err(foreign) => Err(CannotPause::ForeignMinTtl(foreign.0)),
+        },
+        done => done.map_err(CannotPause::Refused),
     }
 }
 
@@ -164,9 +182,7 @@ pub fn seal(listener: impl AsFd) -> Result<(), CannotPause> {
     tcp(listener)?;
     match owner(listener).map_err(|error| refused(&error))? {
         Owner::Foreign => Err(CannotPause::ForeignFilter),
-        Owner::Ours | Owner::Nobody => {
-            filter::attach_filter(listener, &DROP_ALL).map_err(CannotPause::Refused)
-        }
+        Owner::Ours | Owner::Nobody => keep_out(listener, &DROP_ALL),
     }
 }
 
@@ -178,14 +194,20 @@ fn tcp(listener: BorrowedFd<'_>) -> Result<(), CannotPause> {
     }
 }
 
-/// Takes the filter off again; `false` where the listener was not paused. Another filter stays.
+/// Takes filter and minimum TTL off again; `false` where the listener was not paused. Those of others stay.
 pub fn resume(listener: impl AsFd) -> io::Result<bool> {
     let listener = listener.as_fd();
-    if owner(listener)? != Owner::Ours {
-        return Ok(false);
+    let filtered = filter_owner(listener)? == Owner::Ours;
+    if filtered {
+        filter::detach_filter(listener)?;
     }
-    filter::detach_filter(listener)?;
-    Ok(true)
+    let limited = min_ttl::is_set(listener)? == Ok(true);
+    if limited {
+        // Another process may have set it.
+        min_ttl::remember();
+        min_ttl::clear(listener)?;
+    }
+    Ok(filtered || limited)
 }
 
 /// Whether it is paused, by whichever process.
@@ -193,7 +215,8 @@ pub fn is_paused(listener: impl AsFd) -> io::Result<bool> {
     Ok(owner(listener.as_fd())? == Owner::Ours)
 }
 
-/// Takes the filter from a connection that was accepted while its listener was paused, or soon after.
+/// Takes the filter from a connection that was accepted while its listener was paused, or soon after; not a
+/// minimum TTL, for which there is [`min_ttl::admit`].
 ///
 /// It changes next to nothing: an established connection gets no SYNs, but from a peer that has lost its state
 /// and begins anew from the same port; without the answer that the filter prevents it must wait.
@@ -213,6 +236,13 @@ enum Owner {
 }
 
 fn owner(listener: BorrowedFd<'_>) -> io::Result<Owner> {
+    Ok(match filter_owner(listener)? {
+        Owner::Nobody if min_ttl::is_set(listener)? == Ok(true) => Owner::Ours,
+        owner => owner,
+    })
+}
+
+fn filter_owner(listener: BorrowedFd<'_>) -> io::Result<Owner> {
     match filter::filter(listener) {
         Ok(code) if code.is_empty() => Ok(Owner::Nobody),
         Ok(code) if code == DROP_SYNS || code == DROP_ALL => Ok(Owner::Ours),

@@ -20,12 +20,16 @@ use portcullis_listener::retire::{Driver, NotRetirable, Outcome, Plan, Step, Way
 use portcullis_listener::steer::{self, Choice, Order, Program};
 use portcullis_listener::{ListenerSpec, open, pause};
 use portcullis_sys::sockopt::accept_queue;
-use portcullis_testkit::{private_network, skip, wait_for};
+use portcullis_testkit::{forgo_net_admin, private_network, skip, wait_for};
 
 const SOON: Duration = Duration::from_secs(60);
 
 fn deferring() -> ListenerSpec {
-    let mut spec = spec(WEB);
+    deferring_at(WEB)
+}
+
+fn deferring_at(address: &str) -> ListenerSpec {
+    let mut spec = spec(address);
     spec.defer_accept = Some(Duration::from_secs(30));
     spec
 }
@@ -495,6 +499,85 @@ fn a_paused_listener_serves_its_queue_and_what_it_accepts_has_the_filter() {
         late.join().unwrap().unwrap();
         site.servers.finish();
     });
+}
+
+const EVERYBODYS: &str = "this kernel allows everybody a filter";
+
+/// A filter is for who has CAP_NET_ADMIN; a minimum TTL keeps clients of both families away without it.
+#[test]
+fn an_ordinary_user_pauses_by_a_minimum_ttl() {
+    private_network(|| {
+        let filtered = one(&spec("127.0.0.1:81"));
+        pause::pause(&filtered).unwrap();
+        assert_eq!(minimum_ttls(&filtered), [0]);
+        forgo_net_admin();
+        let unfiltered = one(&spec("127.0.0.1:82"));
+        pause::pause(&unfiltered).unwrap();
+        if minimum_ttls(&unfiltered) == [0] {
+            return skip(EVERYBODYS);
+        }
+        let mut both = deferring_at("[::]:443");
+        both.ipv6_only = Some(portcullis_listener::spec::Ipv6Only::Off);
+        for spec in [deferring(), both] {
+            let listener = one(&spec);
+            listener.set_nonblocking(true).unwrap();
+            let clients: &[&str] = match listener.local_addr().unwrap().is_ipv6() {
+                true => &["127.0.0.1:443", "[::1]:443"],
+                false => &["127.0.0.1:443"],
+            };
+            for address in clients {
+                let mut half_open = TcpStream::connect(address).unwrap();
+                pause::pause(&listener).unwrap();
+                pause::pause(&listener).unwrap();
+                assert!(pause::is_paused(&listener).unwrap());
+                assert!(minimum_ttls(&listener).into_iter().all(|ttl| ttl == 255));
+                let address: SocketAddr = address.parse().unwrap();
+                let moment = Duration::from_millis(100);
+                TcpStream::connect_timeout(&address, moment).unwrap_err();
+                half_open.write_all(b"?").unwrap();
+                wait_for("one in the queue", SOON, || {
+                    accept_queue(&listener).unwrap().unwrap().waiting == 1
+                });
+                let (mut connection, _) = listener.accept().unwrap();
+                assert!(pause::min_ttl::used());
+                pause::min_ttl::admit(&connection);
+                assert!(minimum_ttls(&connection).into_iter().all(|ttl| ttl == 0));
+                half_open.write_all(b"!").unwrap();
+                let mut asked = [0; 2];
+                connection.read_exact(&mut asked).unwrap();
+                assert!(pause::resume(&listener).unwrap());
+                assert!(!pause::resume(&listener).unwrap());
+                drop((half_open, connection));
+                let again = TcpStream::connect_timeout(&address, SOON).unwrap();
+                drop(again);
+                // It was half-open until its end.
+                wait_for("nobody to wait", SOON, || listener.accept().is_ok());
+            }
+        }
+    });
+}
+
+#[test]
+fn a_minimum_ttl_of_somebody_else_stays() {
+    private_network(|| {
+        forgo_net_admin();
+        let listener = one(&spec(WEB));
+        portcullis_sys::sockopt::set_int(&listener, 0, 21, 254).unwrap();
+        if pause::pause(&listener).is_ok() {
+            return skip(EVERYBODYS);
+        }
+        let refused = pause::seal(&listener).unwrap_err();
+        assert_eq!(refused, pause::CannotPause::ForeignMinTtl(254));
+        assert!(!pause::resume(&listener).unwrap());
+        assert_eq!(minimum_ttls(&listener), [254]);
+    });
+}
+
+/// Of each family that it may have clients of.
+fn minimum_ttls(socket: &impl std::os::fd::AsFd) -> Vec<i32> {
+    let read = |(level, option)| portcullis_sys::sockopt::get_int(socket, level, option);
+    let both = [(0, 21), (41, 73)].map(read);
+    both.into_iter().filter_map(Result::ok).collect()
 }
 
 #[test]

@@ -14,7 +14,7 @@ use load::{Habits, Load, Site, Tally, WEB, spec};
 use portcullis_listener::pause;
 use portcullis_listener::retire::Way;
 use portcullis_listener::steer::{Choice, Program};
-use portcullis_testkit::{private_network, set_sysctl};
+use portcullis_testkit::{forgo_net_admin, private_network, set_sysctl};
 
 /// Clients that connect, answer, and say nothing for a moment: half-open where accepting is deferred.
 const CROWD: Habits = Habits {
@@ -156,51 +156,79 @@ fn ipv6_shards_retire_too() {
     });
 }
 
+fn pause_twenty_times() {
+    let site = Site::open(spec(WEB), 1);
+    let mut many = CROWD;
+    many.clients = 32; // Most of them wait for their next SYN.
+    let load = Load::start(site.address, many);
+    load.more(50);
+    let socket = &site.servers.sockets()[&0];
+    for _ in 0..20 {
+        pause::pause(socket).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(pause::resume(socket).unwrap());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    load.more(50);
+    let tally = load.finish();
+    none_lost(&tally);
+    eprintln!("20 pauses, {} clients served, 0 lost", tally.served());
+    site.servers.finish();
+}
+
 #[test]
 fn the_last_listener_pauses_twenty_times_and_no_client_is_lost() {
+    private_network(pause_twenty_times);
+}
+
+#[test]
+fn the_last_listener_of_an_ordinary_user_pauses_and_no_client_is_lost() {
     private_network(|| {
-        let site = Site::open(spec(WEB), 1);
-        let mut many = CROWD;
-        many.clients = 32; // Most of them wait for their next SYN.
-        let load = Load::start(site.address, many);
-        load.more(50);
-        let socket = &site.servers.sockets()[&0];
-        for _ in 0..20 {
-            pause::pause(socket).unwrap();
-            std::thread::sleep(Duration::from_millis(20));
-            assert!(pause::resume(socket).unwrap());
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        load.more(50);
-        let tally = load.finish();
-        none_lost(&tally);
-        eprintln!("20 pauses, {} clients served, 0 lost", tally.served());
-        site.servers.finish();
+        forgo_net_admin();
+        pause_twenty_times();
     });
+}
+
+#[test]
+fn shards_of_an_ordinary_user_retire_and_no_client_is_lost() {
+    private_network(|| {
+        forgo_net_admin();
+        come_and_go(Site::open(spec(WEB), 4), CROWD, 15);
+    });
+}
+
+fn come_and_go_by_filters() {
+    let mut site = Site::open(spec(WEB), 4);
+    let load = Load::start(site.address, CROWD);
+    load.more(50);
+    for leaving in rounds(10) {
+        let mut driver = site.driver(&leaving, None);
+        let somebody_stays = true;
+        assert_eq!(driver.retirement().way(), &Way::Filter { somebody_stays });
+        let outcome = site.run(&mut driver);
+        assert_eq!(outcome.closed.len(), leaving.len());
+        for shard in leaving {
+            site.order.left(shard);
+            site.add(shard);
+        }
+        load.more(8);
+    }
+    let tally = load.finish();
+    none_lost(&tally);
+    site.servers.finish();
 }
 
 /// Their order is not known, as of sockets that were inherited: a client may wait a second, and is not lost.
 #[test]
 fn shards_of_unknown_order_retire_by_filters() {
+    private_network(come_and_go_by_filters);
+}
+
+#[test]
+fn shards_of_unknown_order_of_an_ordinary_user_retire_without_filters() {
     private_network(|| {
-        let mut site = Site::open(spec(WEB), 4);
-        let load = Load::start(site.address, CROWD);
-        load.more(50);
-        for leaving in rounds(10) {
-            let mut driver = site.driver(&leaving, None);
-            let somebody_stays = true;
-            assert_eq!(driver.retirement().way(), &Way::Filter { somebody_stays });
-            let outcome = site.run(&mut driver);
-            assert_eq!(outcome.closed.len(), leaving.len());
-            for shard in leaving {
-                site.order.left(shard);
-                site.add(shard);
-            }
-            load.more(8);
-        }
-        let tally = load.finish();
-        none_lost(&tally);
-        site.servers.finish();
+        forgo_net_admin();
+        come_and_go_by_filters();
     });
 }
 

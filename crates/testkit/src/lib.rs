@@ -23,7 +23,7 @@ mod skip;
 
 pub use corpus::replay;
 pub use lo::{add_address, loopback_up};
-pub use namespace::{private_network, private_network_as_root, set_sysctl};
+pub use namespace::{forgo_net_admin, private_network, private_network_as_root, set_sysctl};
 pub use probe::{
     cpu_time, descriptors, eventually, free_port, listening, rss_kib, sockets, wait_for,
 };

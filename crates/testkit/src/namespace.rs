@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
+use rustix::thread;
 
 /// Names the test that a child runs; its presence says that this process is the child.
 const GUARD: &str = "PORTCULLIS_TEST_IN_NAMESPACE";
@@ -78,6 +79,36 @@ pub fn set_sysctl(name: &str, value: &str) {
     let path = Path::new("/proc/sys").join(name.replace('.', "/"));
     if let Err(error) = std::fs::write(&path, value) {
         panic!("cannot write {value:?} to {}: {error}", path.display());
+    }
+}
+
+/// From now on this thread, and whatever it starts, has no CAP_NET_ADMIN, as an ordinary user's programs have
+/// none: the root of a private network would get it back when it starts a program.
+///
+/// # Panics
+///
+/// Outside a private network.
+#[track_caller]
+pub fn forgo_net_admin() {
+    assert!(
+        running_inside(),
+        "forgo_net_admin only in a private network"
+    );
+    let forgone = thread::CapabilitySet::NET_ADMIN;
+    let forgo = || {
+        thread::remove_capability_from_bounding_set(forgone)?;
+        let mut sets = thread::capabilities(None)?;
+        for set in [
+            &mut sets.effective,
+            &mut sets.permitted,
+            &mut sets.inheritable,
+        ] {
+            set.remove(forgone);
+        }
+        thread::set_capabilities(None, sets)
+    };
+    if let Err(error) = forgo() {
+        panic!("cannot forgo CAP_NET_ADMIN: {error}");
     }
 }
 

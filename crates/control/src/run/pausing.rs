@@ -55,15 +55,7 @@ impl fmt::Display for NotPaused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NotPaused::NoFrontend => f.write_str("no such frontend"),
-            NotPaused::Cannot { listener, why } => {
-                write!(f, "{listener}: {why}")?;
-                match why {
-                    CannotPause::Refused(rustix::io::Errno::PERM) => {
-                        f.write_str(" (`setcap cap_net_admin` in `global` keeps it)")
-                    }
-                    _ => Ok(()),
-                }
-            }
+            NotPaused::Cannot { listener, why } => write!(f, "{listener}: {why}"),
             NotPaused::NotResumed(why) => write!(f, "the filter stays: {why}"),
             NotPaused::Stopping => f.write_str("the process is stopping"),
         }

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use portcullis_config::Sources;
 use portcullis_listener::ListenerSpec;
 use portcullis_listener::handover::Agreed;
+use portcullis_listener::pause::min_ttl;
 use portcullis_proxy::log::{Level, Zone};
 use portcullis_proxy::record;
 use portcullis_sys::process::Signals;
@@ -285,6 +286,9 @@ impl Stage {
         let state: State = state
             .and_then(|text| serde_json::from_str(&text).ok())
             .unwrap_or_default();
+        if state.min_ttl {
+            min_ttl::remember();
+        }
         let mut paused = Paused::of(state.paused);
         for (_, text) in paused.carry_over(plan, &held) {
             self.messages.warning(&text);

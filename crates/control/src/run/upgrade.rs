@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use portcullis_listener::handover::{Gift, Identity, give};
+use portcullis_listener::pause::min_ttl;
 use portcullis_proxy::log::Level;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -67,6 +68,9 @@ pub(super) struct State {
     /// The frontends that take no new connections.
     #[serde(default)]
     pub(super) paused: std::collections::BTreeSet<String>,
+    /// Who waits in a queue may begin with a minimum TTL ([`min_ttl::used`]).
+    #[serde(default)]
+    pub(super) min_ttl: bool,
 }
 
 /// What is under way.
@@ -246,6 +250,7 @@ impl Serving {
         let sockets = self.offered();
         let state = State {
             paused: self.paused.names(),
+            min_ttl: min_ttl::used(),
         };
         let state = serde_json::to_string(&state).unwrap_or_default();
         let text = format!("handing over {} listening sockets", sockets.len());

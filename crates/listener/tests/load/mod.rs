@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use portcullis_listener::pause::min_ttl;
 use portcullis_listener::pending::Looker;
 use portcullis_listener::retire::{Driver, Outcome, Plan, Step, Way};
 use portcullis_listener::steer::{Choice, Order, Program};
@@ -184,6 +185,9 @@ fn client(address: SocketAddr, fast_open: bool) -> std::io::Result<TcpStream> {
 
 /// Answers a connection; it waits for the question no longer than a client is silent.
 pub fn serve(mut connection: TcpStream) {
+    if min_ttl::used() {
+        min_ttl::admit(&connection);
+    }
     let _ = connection.set_nonblocking(false);
     let _ = connection.set_read_timeout(Some(PATIENCE));
     let mut question = [0];

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use portcullis_testkit::{eventually, private_network, private_network_as_root};
+use portcullis_testkit::{eventually, forgo_net_admin, private_network, private_network_as_root};
 
 use super::clients::{ask, connect};
 use super::harness::{Balancer, DEFAULTS, Peer, Place, SOON, command, local, ours_only, peer};
@@ -159,32 +159,50 @@ fn the_process_tells_of_itself_as_haproxy_does() {
     });
 }
 
+fn disable_and_enable() {
+    let _server = Server::echo(local(9001), "one");
+    let place = Place::new();
+    let path = place.path().join("s");
+    let global = format!("    stats socket {} level admin", path.display());
+    let text = config(&global).replace(":8000", ":8000 defer-accept");
+    let file = place.write("test.cfg", &text);
+    let mut balancer = Balancer::spawn(&mut command(&file), place, &[local(8000)]);
+    let mut before = connect(local(8000));
+    assert_eq!(ask(&mut before, "x"), "one x");
+    let mut half_open = connect(local(8000));
+    assert_eq!(say(&path, "disable frontend front\n"), "\n");
+    let again = say(&path, "disable frontend front\n");
+    assert_eq!(again, "All sockets are already disabled.\n\n");
+    let short = Duration::from_millis(200);
+    assert!(TcpStream::connect_timeout(&local(8000), short).is_err());
+    assert_eq!(ask(&mut before, "still"), "one still");
+    for word in ["silent", "until", "now"] {
+        assert_eq!(ask(&mut half_open, word), format!("one {word}"));
+    }
+    assert_eq!(say(&path, "enable frontend front\n"), "\n");
+    assert_eq!(ask(&mut connect(local(8000)), "x"), "one x");
+    for said in ["Paused frontend front.", "Resumed frontend front."] {
+        balancer.process.wait_line(said, SOON);
+    }
+    balancer.stop();
+}
+
 #[test]
 fn a_frontend_is_disabled_without_a_reset_and_enabled_again() {
     if ours_only() {
         return;
     }
+    private_network(disable_and_enable);
+}
+
+#[test]
+fn an_ordinary_user_disables_a_frontend_too() {
+    if ours_only() {
+        return;
+    }
     private_network(|| {
-        let _server = Server::echo(local(9001), "one");
-        let place = Place::new();
-        let path = place.path().join("s");
-        let global = format!("    stats socket {} level admin", path.display());
-        let file = place.write("test.cfg", &config(&global));
-        let mut balancer = Balancer::spawn(&mut command(&file), place, &[local(8000)]);
-        let mut before = connect(local(8000));
-        assert_eq!(ask(&mut before, "x"), "one x");
-        assert_eq!(say(&path, "disable frontend front\n"), "\n");
-        let again = say(&path, "disable frontend front\n");
-        assert_eq!(again, "All sockets are already disabled.\n\n");
-        let short = Duration::from_millis(200);
-        assert!(TcpStream::connect_timeout(&local(8000), short).is_err());
-        assert_eq!(ask(&mut before, "still"), "one still");
-        assert_eq!(say(&path, "enable frontend front\n"), "\n");
-        assert_eq!(ask(&mut connect(local(8000)), "x"), "one x");
-        for said in ["Paused frontend front.", "Resumed frontend front."] {
-            balancer.process.wait_line(said, SOON);
-        }
-        balancer.stop();
+        forgo_net_admin();
+        disable_and_enable();
     });
 }
 

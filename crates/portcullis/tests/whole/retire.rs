@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use portcullis_testkit::{Signal, eventually, listening, private_network, wait_for};
+use portcullis_testkit::{
+    Signal, eventually, forgo_net_admin, listening, private_network, wait_for,
+};
 
 use super::clients::{PATIENCE, ask, connect, with_deadlines};
 use super::harness::{DEFAULTS, Place, SOON, local, ours_only};
@@ -228,25 +230,59 @@ fn a_hard_stop_cuts_handshakes_under_way() {
     private_network(|| assert!(answered_after(Signal::TERM) < 20));
 }
 
+fn a_listener_goes() {
+    let _server = Server::echo(local(9001), "one");
+    let both = with("127.0.0.1:8000,127.0.0.1:8001 defer-accept", &[ONE]);
+    let mut it = Reloaded::start(&both, &[FRONT]);
+    let clients = silent_clients(OTHER);
+    it.to(&with("127.0.0.1:8000 defer-accept", &[ONE]));
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(clients.into_iter().all(is_answered));
+    wait_for("the port to close", SOON, || !listening(local(OTHER)));
+    it.balancer
+        .process
+        .wait_line("2 listening sockets retired in", SOON);
+    it.balancer.stop();
+}
+
 #[test]
 fn a_listener_that_goes_with_a_reload_serves_handshakes_under_way() {
     if ours_only() {
         return;
     }
+    private_network(a_listener_goes);
+}
+
+#[test]
+fn a_listener_of_an_ordinary_user_that_goes_serves_handshakes_under_way() {
+    if ours_only() {
+        return;
+    }
     private_network(|| {
-        let _server = Server::echo(local(9001), "one");
-        let both = with("127.0.0.1:8000,127.0.0.1:8001 defer-accept", &[ONE]);
-        let mut it = Reloaded::start(&both, &[FRONT]);
-        let clients = silent_clients(OTHER);
-        it.to(&with("127.0.0.1:8000 defer-accept", &[ONE]));
-        std::thread::sleep(Duration::from_millis(200));
-        assert!(clients.into_iter().all(is_answered));
-        wait_for("the port to close", SOON, || !listening(local(OTHER)));
-        it.balancer
-            .process
-            .wait_line("2 listening sockets retired in", SOON);
-        it.balancer.stop();
+        forgo_net_admin();
+        a_listener_goes();
     });
+}
+
+fn a_listener_comes_and_goes() {
+    let _server = Server::echo(local(9001), "one");
+    let both = with("127.0.0.1:8000,127.0.0.1:8001 defer-accept", &[ONE]);
+    let one = with("127.0.0.1:8000 defer-accept", &[ONE]);
+    let mut it = Reloaded::start(&both, &[FRONT]);
+    let stays = Crowd::start(4, FRONT, Refusal::Wrong);
+    let goes = Crowd::start(4, local(OTHER), Refusal::TryAgain);
+    for _ in 0..10 {
+        goes.more(20);
+        it.to(&one);
+        wait_for("the port to close", SOON, || listeners(OTHER) == 0);
+        it.to(&both);
+    }
+    goes.more(20);
+    let (served, wrong) = goes.stop();
+    assert_eq!(wrong, Vec::<String>::new(), "of {served} served");
+    let (served, wrong) = stays.stop();
+    assert_eq!(wrong, Vec::<String>::new(), "of {served} served");
+    it.balancer.stop();
 }
 
 #[test]
@@ -254,25 +290,17 @@ fn a_listener_that_comes_and_goes_under_load_loses_nobody_who_had_connected() {
     if ours_only() {
         return;
     }
+    private_network(a_listener_comes_and_goes);
+}
+
+#[test]
+fn a_listener_of_an_ordinary_user_comes_and_goes_and_loses_nobody_who_had_connected() {
+    if ours_only() {
+        return;
+    }
     private_network(|| {
-        let _server = Server::echo(local(9001), "one");
-        let both = with("127.0.0.1:8000,127.0.0.1:8001 defer-accept", &[ONE]);
-        let one = with("127.0.0.1:8000 defer-accept", &[ONE]);
-        let mut it = Reloaded::start(&both, &[FRONT]);
-        let stays = Crowd::start(4, FRONT, Refusal::Wrong);
-        let goes = Crowd::start(4, local(OTHER), Refusal::TryAgain);
-        for _ in 0..10 {
-            goes.more(20);
-            it.to(&one);
-            wait_for("the port to close", SOON, || listeners(OTHER) == 0);
-            it.to(&both);
-        }
-        goes.more(20);
-        let (served, wrong) = goes.stop();
-        assert_eq!(wrong, Vec::<String>::new(), "of {served} served");
-        let (served, wrong) = stays.stop();
-        assert_eq!(wrong, Vec::<String>::new(), "of {served} served");
-        it.balancer.stop();
+        forgo_net_admin();
+        a_listener_comes_and_goes();
     });
 }
 

@@ -12,6 +12,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use portcullis_listener::pause::min_ttl;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -333,9 +334,12 @@ impl Net for LinuxNet {
             Some(Ok(address)) => PeerAddress::Ip(address),
             _ => PeerAddress::Unix,
         };
+        let tcp = matches!(peer, PeerAddress::Ip(_));
+        if tcp && min_ttl::used() {
+            min_ttl::admit(&socket);
+        }
         if *options != ClientOptions::default() {
             let mut refused = 0;
-            let tcp = matches!(peer, PeerAddress::Ip(_));
             let (receive, send) = (options.receive_buffer, options.send_buffer);
             set_buffers(&socket, receive, send, &mut refused);
             if let Some(keepalive) = options.keepalive {
