@@ -13,6 +13,7 @@
 //! Open counts until its handshake is complete, accepted or not. A handshake by SYN cookie does not count,
 //! since the kernel keeps nothing of it; [`Looker::cookies_sent`] tells whether there can be any.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -53,6 +54,8 @@ pub struct Looker {
     migrate: Option<File>,
     /// What was read last, for all clones.
     last: Arc<Mutex<Option<Listing>>>,
+    /// Sockets that are no strangers, wherever they listen.
+    apart: HashSet<u64>,
 }
 
 /// All listeners, and when reading them began.
@@ -76,6 +79,7 @@ impl Looker {
             counters: File::open("/proc/thread-self/net/netstat").ok(),
             migrate: File::open("/proc/sys/net/ipv4/tcp_migrate_req").ok(),
             last: Arc::default(),
+            apart: HashSet::new(),
         })
     }
 
@@ -97,7 +101,26 @@ impl Looker {
             counters: clone(&self.counters)?,
             migrate: clone(&self.migrate)?,
             last: Arc::clone(&self.last),
+            apart: self.apart.clone(),
         })
+    }
+
+    /// Sockets, by their inodes, that the caller knows to be of other groups than those that this looker is for,
+    /// though perhaps at the same address: their device or their `IPV6_V6ONLY` is another. The tables tell
+    /// neither, so that without this word they would count as strangers in the group.
+    pub fn set_apart(&mut self, inodes: HashSet<u64>) {
+        self.apart = inodes;
+    }
+
+    /// Whether these sockets are [`alone`], but for those that were set apart.
+    pub fn alone(&self, rows: &[Row], inodes: &[u64]) -> bool {
+        match self.apart.is_empty() {
+            true => alone(rows, inodes),
+            false => {
+                let rows = rows.iter().filter(|row| !self.apart.contains(&row.inode));
+                alone(&rows.cloned().collect::<Vec<_>>(), inodes)
+            }
+        }
     }
 
     /// All listening TCP sockets of the namespace.
@@ -307,5 +330,11 @@ mod tests {
         for (what, inodes, expected) in table {
             assert_eq!(alone(&rows, inodes), expected, "{what}");
         }
+        let mut looker = Looker::open().unwrap();
+        assert!(!looker.alone(&rows, &[1]));
+        looker.set_apart(HashSet::from([2, 4]));
+        assert!(looker.alone(&rows, &[1]));
+        assert!(looker.try_clone().unwrap().alone(&rows, &[1]));
+        assert!(!looker.alone(&rows, &[1, 3]));
     }
 }

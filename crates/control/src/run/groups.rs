@@ -11,6 +11,7 @@
 //! sockets that another process of ours handed over it has told the places, and it changed nothing after that.
 
 use std::collections::{HashMap, HashSet};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -18,6 +19,8 @@ use portcullis_listener::pending::{Looker, Row, inode_of};
 use portcullis_listener::spec::Ipv6Only;
 use portcullis_listener::steer::Order;
 use portcullis_listener::{Address, ListenerSpec, LocalAddress};
+use portcullis_sys::sockopt::get_int;
+use rustix::net::sockopt;
 
 use super::held::HeldSocket;
 
@@ -104,11 +107,38 @@ struct Fresh {
 #[derive(Debug, Default)]
 struct Known {
     order: Order,
+    /// What keeps it apart from other groups of ours at the same address.
+    traits: Option<Traits>,
     /// By member.
     inodes: HashMap<u32, u64>,
     /// Somebody else's socket was in the group before one of ours: the kernel put one of ours in its place when
     /// it left, and nothing tells when.
     lost: bool,
+}
+
+/// As the kernel has them: no two groups have one socket where these differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Traits {
+    /// 0 is none.
+    device: i32,
+    ipv6_only: bool,
+}
+
+impl Traits {
+    fn of(socket: impl AsFd) -> Option<Traits> {
+        const SOL_SOCKET: i32 = 1;
+        const SO_BINDTOIFINDEX: i32 = 62; // Linux 5.0
+        let only = sockopt::ipv6_v6only(&socket);
+        Some(Traits {
+            device: get_int(&socket, SOL_SOCKET, SO_BINDTOIFINDEX).ok()?,
+            // An IPv4 socket has no such option.
+            ipv6_only: only.unwrap_or(false),
+        })
+    }
+
+    fn are_apart(one: Option<Traits>, other: Option<Traits>) -> bool {
+        one.zip(other).is_some_and(|(one, other)| one != other)
+    }
 }
 
 impl Groups {
@@ -186,6 +216,7 @@ impl Orders {
             let group = Group::of(spec, socket);
             let known = self.known.entry(group.clone()).or_default();
             known.order.joined(socket.member);
+            known.traits = Traits::of(&*socket.fd);
             match inode_of(&*socket.fd) {
                 Ok(inode) => {
                     known.inodes.insert(socket.member, inode);
@@ -232,10 +263,13 @@ impl Orders {
             ..
         } in fresh
         {
+            let beside = self.beside(&group);
             let Some(known) = self.known.get_mut(&group) else {
                 continue;
             };
-            let ours = |inode: &u64| known.inodes.values().any(|one| one == inode);
+            let ours = |inode: &u64| {
+                known.inodes.values().any(|one| one == inode) || beside.contains(inode)
+            };
             let alone = places_of.get(&inode).is_some_and(|place| {
                 [&before, &places].into_iter().all(|tables| {
                     let table = tables.get(&group.namespace);
@@ -256,6 +290,17 @@ impl Orders {
                 || is_first && was_alone;
             known.lost |= !alone || !in_order;
         }
+    }
+
+    /// Sockets of ours that may be at the same address as this group, and are of others.
+    pub(super) fn beside(&self, group: &Group) -> HashSet<u64> {
+        let traits = self.known.get(group).and_then(|known| known.traits);
+        let others = self.known.iter().filter(|(other, known)| {
+            other.local == group.local && Traits::are_apart(known.traits, traits)
+        });
+        others
+            .flat_map(|(_, known)| known.inodes.values().copied())
+            .collect()
     }
 
     /// Sockets that came with their places come first, by place; the answer is those of groups of which none is

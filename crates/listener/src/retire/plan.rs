@@ -13,7 +13,7 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use crate::pause::{Kind, kind};
-use crate::pending::{Looker, alone, inode_of};
+use crate::pending::{Looker, inode_of};
 use crate::retire::Bounds;
 use crate::steer::{Choice, Order};
 
@@ -161,7 +161,7 @@ impl Strangers {
     ) -> Strangers {
         let inodes: io::Result<Vec<u64>> = sockets.values().map(inode_of).collect();
         match (inodes, looker.listeners_since(since)) {
-            (Ok(inodes), Ok(rows)) if alone(&rows, &inodes) => Strangers::No,
+            (Ok(inodes), Ok(rows)) if looker.alone(&rows, &inodes) => Strangers::No,
             (Ok(inodes), Ok(rows)) if rows.iter().any(|row| inodes.contains(&row.inode)) => {
                 Strangers::Yes
             }

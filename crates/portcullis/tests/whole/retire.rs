@@ -339,6 +339,45 @@ fn workers_come_and_go_under_load_and_nobody_is_lost() {
     });
 }
 
+/// Sockets at one address that differ in their device are of two groups: one's order is known beside the other.
+#[test]
+fn shards_come_and_go_beside_those_of_a_device_and_after_a_change_of_device_without_filters() {
+    if ours_only() {
+        return;
+    }
+    private_network(|| {
+        let _server = Server::echo(local(9001), "one");
+        let binds = |first: &str| {
+            let config = with(first, &[ONE]);
+            config.replace(
+                "\n    balance",
+                "\n    bind 127.0.0.1:8001\n    bind 127.0.0.1:8001 interface lo\n    balance",
+            )
+        };
+        let plain = binds("127.0.0.1:8000");
+        let mut it = Reloaded::start(&with_workers(&plain, 2), &[FRONT]);
+        let to_workers = |it: &mut Reloaded, config: &str, workers| {
+            it.to(&with_workers(config, workers));
+            wait_for("a socket for each worker", SOON, || {
+                listeners(8000) == workers && listeners(8001) == 2 * workers
+            });
+        };
+        let by_filter = |it: &Reloaded| it.balancer.process.stderr().matches("by a filter").count();
+        for workers in [4, 1, 3] {
+            to_workers(&mut it, &plain, workers);
+        }
+        no_client_waited(&it);
+        let device = binds("127.0.0.1:8000 interface lo");
+        to_workers(&mut it, &device, 3);
+        it.balancer.process.wait_line("by a filter", SOON);
+        for workers in [1, 4, 2] {
+            to_workers(&mut it, &device, workers);
+        }
+        assert_eq!(by_filter(&it), 1, "{}", it.balancer.process.stderr());
+        it.balancer.stop();
+    });
+}
+
 #[test]
 fn shards_come_and_go_under_load_and_nobody_is_lost() {
     if ours_only() {

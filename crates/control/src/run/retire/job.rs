@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use portcullis_listener::pending::Looker;
 use portcullis_listener::retire::{Closed, Driver, Outcome, Plan, Step, Way};
-use portcullis_listener::steer::Choice;
+use portcullis_listener::steer::{Choice, Order};
 use portcullis_proxy::worker::leave::Reply;
 use portcullis_proxy::worker::thread::Remote;
 
@@ -45,8 +45,10 @@ pub(super) struct Job {
     batch: u64,
     group: Group,
     leaving: BTreeMap<u32, Arc<OwnedFd>>,
-    /// Others of ours go on at the address.
+    /// Others of the group go on.
     somebody_stays: bool,
+    /// Others of ours go on at the address, of another group.
+    others_stay: bool,
     workers: Arc<[Remote]>,
     told: Told,
     state: State,
@@ -98,7 +100,7 @@ impl Job {
         batch: u64,
         leaving: Leaving,
         workers: Arc<[Remote]>,
-        looker: Option<Looker>,
+        mut looker: Option<Looker>,
         told: Told,
         groups: &Groups,
         since: Instant,
@@ -119,11 +121,19 @@ impl Job {
                 .collect()
         };
         let leaving = fds(&leaving);
+        let (order, apart) = {
+            let orders = groups.hold();
+            (orders.order(&group).cloned(), orders.beside(&group))
+        };
+        let others_stay = !apart.is_empty();
+        if let Some(looker) = &mut looker {
+            looker.set_apart(apart);
+        }
         let state = match ours {
             true => {
                 let mut all = fds(&staying);
                 all.extend(leaving.clone());
-                drive(all, &members, &group, looker, groups, since)
+                drive(all, &members, order.as_ref(), looker, since)
             }
             false => State::Plain {
                 emptied: Until::Now,
@@ -136,6 +146,7 @@ impl Job {
             group,
             leaving,
             somebody_stays,
+            others_stay,
             workers,
             told,
             state,
@@ -294,8 +305,10 @@ impl Job {
 
     fn done(&mut self, outcome: &Outcome) -> Summary {
         if let State::Driven { driver, .. } = &self.state {
-            let somebody_stays = true;
-            let filtered = *driver.retirement().way() == Way::Filter { somebody_stays };
+            let filtered = match driver.retirement().way() {
+                Way::Filter { somebody_stays } => *somebody_stays || self.others_stay,
+                _ => false,
+            };
             self.summary.filtered += usize::from(filtered);
         }
         if !outcome.kept.is_empty() {
@@ -328,16 +341,14 @@ impl Job {
 fn drive(
     sockets: BTreeMap<u32, Arc<OwnedFd>>,
     members: &[u32],
-    group: &Group,
+    order: Option<&Order>,
     mut looker: Option<Looker>,
-    groups: &Groups,
     since: Instant,
 ) -> State {
-    let order = groups.hold().order(group).cloned();
     let plan = Plan::find_since(
         &sockets,
         members,
-        order.as_ref(),
+        order,
         &Choice::Even,
         looker.as_mut(),
         since,
