@@ -4,6 +4,9 @@
 //!           run of CI is.
 //! Not here: the run (crates/soak).
 
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
 use crate::workspace::{self, Failure};
 
 /// CI's: some 40 s. `--within` is for a machine that is much slower.
@@ -26,18 +29,23 @@ const IN_CI: &[&str] = &[
     "120",
 ];
 
-/// Builds and runs.
+/// Builds, and becomes the run, which so is the one whom Ctrl-C reaches.
 pub fn run(options: &[String]) -> Result<(), Failure> {
-    run_as(&["--release"], options)
+    let mut run = prepared(&["--release"], options)?;
+    Err(run.exec().into())
 }
 
 /// The short form, with the profile that CI has built anyway.
 pub fn in_ci() -> Result<(), Failure> {
     let options: Vec<String> = IN_CI.iter().map(|&word| word.to_owned()).collect();
-    run_as(&[], &options)
+    let status = prepared(&[], &options)?.status()?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(format!("soak: {status}").into())
 }
 
-fn run_as(profile: &[&str], options: &[String]) -> Result<(), Failure> {
+fn prepared(profile: &[&str], options: &[String]) -> Result<Command, Failure> {
     let root = workspace::root();
     let mut build = workspace::cargo(&root);
     build.arg("build").args(profile).arg("--quiet");
@@ -50,10 +58,7 @@ fn run_as(profile: &[&str], options: &[String]) -> Result<(), Failure> {
     let mut run = workspace::cargo(&root);
     run.arg("run")
         .args(profile)
-        .args(["--quiet", "-p", "portcullis-soak", "--"]);
-    let status = run.args(options).status()?;
-    if status.success() {
-        return Ok(());
-    }
-    Err(format!("soak: {status}").into())
+        .args(["--quiet", "-p", "portcullis-soak", "--"])
+        .args(options);
+    Ok(run)
 }

@@ -8,6 +8,7 @@
 // A chore talks to the terminal.
 #![allow(clippy::print_stdout)]
 
+mod interrupt;
 mod ledger;
 mod load;
 mod operations;
@@ -115,6 +116,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let run = place::enter_private_network()
         .and_then(|()| place::prepare())
+        .and_then(|()| interrupt::watch())
         .map_err(|error| error.to_string())
         .and_then(|()| run(&options));
     match run {
@@ -154,6 +156,10 @@ fn run(options: &Options) -> Result<bool, Failure> {
     ];
     let broken = phases.into_iter().filter_map(Result::err);
     soak.report.broken.extend(broken);
+    if interrupt::asked() {
+        let text = "interrupted: this is no whole run";
+        soak.report.broken.push(text.to_owned());
+    }
     soak.report.show();
     if let Some(file) = &options.json {
         let text = serde_json::to_string_pretty(&soak.report).map_err(|error| error.to_string())?;
@@ -184,7 +190,10 @@ impl Soak<'_> {
     fn calm(&mut self) -> Result<(), Failure> {
         let it = Portcullis::start(&self.binary, &Shape::new(), false)?;
         let (load, began) = self.load()?;
-        std::thread::sleep(Duration::from_secs(self.options.calm));
+        let end = began + Duration::from_secs(self.options.calm);
+        while Instant::now() < end && !interrupt::asked() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
         self.close(
             "nothing done",
             "portcullis",
@@ -216,7 +225,7 @@ impl Soak<'_> {
 
     /// One process after another on one pid file.
     fn in_one_line(&mut self, name: &str, all: Vec<Operation>) -> Result<(), Failure> {
-        if all.is_empty() {
+        if all.is_empty() || interrupt::asked() {
             return Ok(());
         }
         let mut shape = Shape::new();
@@ -251,7 +260,7 @@ impl Soak<'_> {
 
     /// Workers are killed.
     fn under_a_supervisor(&mut self) -> Result<(), Failure> {
-        if self.options.kills == 0 {
+        if self.options.kills == 0 || interrupt::asked() {
             return Ok(());
         }
         let mut shape = Shape::new();
@@ -295,7 +304,7 @@ impl Soak<'_> {
 
     /// HAProxy, Portcullis, HAProxy, …
     fn between_two_programs(&mut self) -> Result<(), Failure> {
-        if self.options.haproxy_moves == 0 {
+        if self.options.haproxy_moves == 0 || interrupt::asked() {
             return Ok(());
         }
         let mut it = Moving::start(&self.binary, &self.options.haproxy, &Shape::new())?;
@@ -332,9 +341,10 @@ impl Soak<'_> {
         it.stop()
     }
 
-    /// Whether `--within` is over, in words; so many operations are left.
+    /// Whether `--within` is over or the run interrupted, in words; so many operations are left.
     fn too_late(&self, left: usize) -> Option<Failure> {
-        (Instant::now() > self.end).then(|| format!("{left} operations were not begun"))
+        let over = Instant::now() > self.end || interrupt::asked();
+        over.then(|| format!("{left} operations were not begun"))
     }
 
     /// What went wrong in the phase that was closed last.
@@ -350,6 +360,9 @@ impl Soak<'_> {
             return Ok(());
         };
         for peer in Peer::ALL {
+            if interrupt::asked() {
+                break;
+            }
             let mut it = peers::Running::start(peer, &self.options.haproxy, &self.options.nginx)?;
             let (load, began) = self.load()?;
             let failures = peers::reload_often(

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use portcullis_testkit::{Process, Signal};
 
+use crate::interrupt;
 use crate::load::{LONG, Load, local};
 use crate::operations::Random;
 use crate::program::{self, Failure, children, until};
@@ -183,7 +184,11 @@ pub fn reload_often(
     random: &mut Random,
 ) -> Vec<Failure> {
     let mut failures = Vec::new();
-    for _ in 0..reloads {
+    for number in 0..reloads {
+        if interrupt::asked() {
+            failures.push(format!("{} reloads were not begun", reloads - number));
+            break;
+        }
         load.ledger.during("a reload");
         failures.extend(running.reload(random).err());
         if !load.goes_on(between) {

@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -42,7 +43,7 @@ impl Portcullis {
         let place = tempfile::tempdir().map_err(|error| error.to_string())?;
         let file = place.path().join("soak.cfg");
         write(&file, &shape.haproxy("", ""))?;
-        let mut command = Command::new(binary);
+        let mut command = apart(binary);
         command.arg("run").arg("-f").arg(&file);
         command.arg("-p").arg(place.path().join("pid"));
         if supervise {
@@ -74,7 +75,7 @@ impl Portcullis {
     }
 
     fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(&self.binary);
+        let mut command = apart(&self.binary);
         command.arg(name);
         command.arg("-p").arg(self.place.path().join("pid"));
         command
@@ -257,7 +258,7 @@ impl Moving {
         );
         let file = place.path().join("both.cfg");
         write(&file, &shape.haproxy(&more, ""))?;
-        let mut now = Process::spawn(Command::new(haproxy).arg("-db").arg("-f").arg(&file));
+        let mut now = Process::spawn(apart(haproxy).arg("-db").arg("-f").arg(&file));
         now.wait_port(local(LONG), PATIENCE);
         Ok(Moving {
             place,
@@ -278,12 +279,12 @@ impl Moving {
     pub fn move_on(&mut self) -> Result<(), Failure> {
         let mut command = match self.is_ours {
             true => {
-                let mut command = Command::new(&self.haproxy);
+                let mut command = apart(&self.haproxy);
                 command.arg("-db");
                 command
             }
             false => {
-                let mut command = Command::new(&self.portcullis);
+                let mut command = apart(&self.portcullis);
                 command.arg("run");
                 command
             }
@@ -487,9 +488,16 @@ fn succeeded(what: &str, output: io::Result<Output>) -> Result<(), Failure> {
     Err(format!("portcullis {what}: {}\n{said}", output.status))
 }
 
+/// A program that the terminal's Ctrl-C does not reach: it is served to the end of the run.
+fn apart(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.process_group(0);
+    command
+}
+
 /// A program whose output nobody wants, of the peers.
 pub fn quiet(program: &Path) -> Command {
-    let mut command = Command::new(program);
+    let mut command = apart(program);
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())

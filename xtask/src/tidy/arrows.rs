@@ -95,16 +95,6 @@ const ARROWS: &[Arrows] = &[
         never: &[],
     },
     Arrows {
-        name: "kernel-model",
-        may_use: &[],
-        never: SYSTEM,
-    },
-    Arrows {
-        name: "conformance",
-        may_use: &["sys", "kernel-model"],
-        never: RUNTIME,
-    },
-    Arrows {
         name: "testkit",
         may_use: &["sys"],
         never: RUNTIME,
@@ -116,9 +106,10 @@ const ARROWS: &[Arrows] = &[
         never: RUNTIME,
     },
     Arrows {
+        // Its signals are tokio's.
         name: "soak",
         may_use: &["testkit"],
-        never: RUNTIME,
+        never: &[],
     },
     Arrows {
         name: "xtask",
