@@ -21,6 +21,7 @@
 //! }
 //! ```
 
+mod amounts;
 mod cursor;
 mod expect;
 mod format;

@@ -76,7 +76,7 @@ chapters! {
         "The kernel draws a place in `ip_local_port_range` at random and searches from there: first every \
          port at an odd distance from the lower end, then every one at an even distance, so that the even \
          half is left to connect. Reserved ports are skipped. A socket with SO_REUSEADDR looks through the \
-         lower half of the range first. Until 4.4 the search went one by one from a random port, and shared \
+         lower half of the range first. Until 4.5 the search went one by one from a random port, and shared \
          the port with the fewest owners where all were taken.";
     Listen "Why does listen fail, and what does the backlog mean?"
         "listen enters the state LISTEN first and then asks for the port again, with the same rules, as a \
@@ -91,7 +91,7 @@ chapters! {
          those of the wildcard; among equals a listener bound to the device, then IPv4's own, then the one \
          that SO_INCOMING_CPU names, then the one that listened last (IPv6 SO_REUSEPORT listeners: first). \
          The first SO_REUSEPORT listener that is better than what was found ends the search: its group \
-         decides. Until 4.20 all listeners of the port were scored at once.";
+         decides. Until 4.20 all listeners of the port were scored at once; from 4.16 on only where they are few.";
     Groups "Who shares with SO_REUSEPORT?"
         "Listeners with SO_REUSEPORT and one address, device, family, user and IPV6_V6ONLY form a group, in \
          the order of listen. Each connection goes to the member that a hash of its addresses and ports \
@@ -163,7 +163,7 @@ places! {
         NoSource ConnectUnderWay ConnectFailed NoRoute TupleTaken ConnectChose ConnectNoPort;
     Lookup: Refused SelfConnect NeighbourSilent SynLost HalfOpen LookupExact LookupWildcard ReplyLost;
     Groups: GroupBegun GroupJoined GroupBusy GroupFull LookupGroup LookupEquals LookupProgram LookupCpu
-        ProgramNeedsReuseport NoProgram;
+        ProgramNeedsReuseport ProgramTooLate NoProgram;
     HalfOpen: SynQueueFull SynQueueReserved SynCookie AcceptDeferred LastAckDropped OverflowReset
         RequestReset RequestMigrated RequestForgotten;
     Accept: SynDropped AcceptOldest AcceptState AcceptEmpty;

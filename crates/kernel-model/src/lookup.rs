@@ -3,7 +3,7 @@
 //! Decides:  for an address, port and device, which listener's score is best, and in which order
 //!           equal ones are met.
 //! Kernel:   net/ipv4/inet_hashtables.c and net/ipv6/inet6_hashtables.c, compute_score(),
-//!           inet_lhash2_lookup(), __inet_lookup_listener(); the single hash until 4.20, 3.9 to 6.18
+//!           inet_lhash2_lookup(), __inet_lookup_listener(); until 4.20 mostly by port alone, 3.9 to 6.18
 //! Not here: established connections, which come first (wire.rs); the group's choice (reuseport.rs).
 
 use alloc::vec::Vec;
@@ -14,9 +14,14 @@ use crate::explain::Trace;
 use crate::host::NetId;
 use crate::reuseport::GroupIx;
 use crate::rules::Rule;
-use crate::socket::{NONE, Sock, SockIx};
+use crate::socket::{Hashed, NONE, Sock, SockIx};
 use crate::version::Change;
 use crate::world::{SocketId, World};
+
+/// Places of the table of listeners by port (`INET_LHTABLE_SIZE`),
+const LISTENER_PLACES: u16 = 32;
+/// and how many in one place were not too many for a search.
+const CROWD: usize = 10;
 
 /// What the search ended at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,8 +108,7 @@ impl World {
             return (self.equals(target), Rule::LookupExact);
         }
         if !kernel.has(Change::AddressFirst) {
-            let found = self.best(target, 0, |sock| self.score_old(sock, target));
-            return (found, Rule::LookupExact);
+            return self.find_listener_old(target);
         }
         let exact = self.best(target, target.addr, |sock| {
             self.score(sock, target, target.addr)
@@ -115,6 +119,42 @@ impl World {
         let wildcard = if target.v4 { mapped(0) } else { 0 };
         let found = self.best(target, wildcard, |sock| self.score(sock, target, wildcard));
         (found, Rule::LookupWildcard)
+    }
+
+    /// Until 4.20.
+    fn find_listener_old(&self, target: Target) -> (Found, Rule) {
+        let scored = |wildcard: Option<bool>| {
+            self.best(target, 0, |sock| {
+                let any = if target.v4 {
+                    sock.rcv4 == 0
+                } else {
+                    sock.rcv6 == 0
+                };
+                match wildcard.is_none_or(|wanted| wanted == any) {
+                    true => self.score_old(sock, target),
+                    false => 0,
+                }
+            })
+        };
+        if !self.host.kernel.has(Change::ListenerTable2) || !self.is_crowded(target) {
+            return (scored(None), Rule::LookupExact);
+        }
+        match scored(Some(false)) {
+            Found::Nobody => (scored(Some(true)), Rule::LookupWildcard),
+            exact => (exact, Rule::LookupExact),
+        }
+    }
+
+    /// More than ten listeners stand in the place of the table by port, which has 32.
+    fn is_crowded(&self, target: Target) -> bool {
+        let listens = |&ix: &SockIx| {
+            let sock = &self.socks[ix];
+            sock.hashed == Hashed::Listening
+                && sock.net == target.net
+                && (sock.num ^ target.port).is_multiple_of(LISTENER_PLACES)
+        };
+        let all = 0..self.socks.len() as SockIx;
+        all.filter(listens).nth(CROWD).is_some()
     }
 
     /// The first of the best score; but the first better SO_REUSEPORT one ends the search.

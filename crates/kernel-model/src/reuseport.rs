@@ -211,19 +211,20 @@ impl World {
         program: Program,
         trace: &mut T,
     ) -> Result<(), Errno> {
-        self.check_known(Change::ReuseportGroups, trace)?;
+        self.check_known(Change::GroupPrograms, trace)?;
         // A division by a constant zero (bpf_check_classic()).
         if program == Program::CpuModulo(0) {
             return refuse(trace, Rule::BadValue, Errno::EINVAL);
         }
         let sock = &self.socks[ix];
-        if sock.hashed == Hashed::No {
+        let asks = sock.group.is_none() || self.host.kernel.has(Change::ProgramAsksReuseport);
+        if sock.hashed == Hashed::No && (sock.reuseport || asks) {
             if !sock.reuseport {
                 return refuse(trace, Rule::ProgramNeedsReuseport, Errno::EINVAL);
             }
             self.begin(ix);
         } else if sock.group.is_none() {
-            return refuse(trace, Rule::ProgramNeedsReuseport, Errno::EINVAL);
+            return refuse(trace, Rule::ProgramTooLate, Errno::EINVAL);
         }
         if let Some(group) = self.socks[ix].group {
             self.groups[group.0].program = Some(program);

@@ -135,7 +135,7 @@ rules! {
     BacklogCut "backlog-cut" "net/socket.c, __sys_listen_socket()" OLD;
         "The backlog, read as unsigned, is cut to somaxconn; before 4.1 only the lower 16 bits of that count." "";
     ListenChecksPort "listen-checks-port" "net/ipv4/inet_connection_sock.c, inet_csk_listen_start()" OLD;
-        "listen checks the port again, now as a listener: SO_REUSEADDR that let it bind does not let it listen beside others that hold it without." "";
+        "listen checks the port again, by the options as they are now: SO_REUSEADDR, which lets two sockets bind, lets a socket listen only beside those that have it too and do not listen." "";
     FastopenQueue "fastopen-queue" "net/ipv4/af_inet.c, __inet_listen_sk()" OLD;
         "tcp_fastopen's bits 2 and 0x400 give every listener a fast-open queue as long as its backlog, without TCP_FASTOPEN; before 4.9 bits 2 and 0x800 one as long as the upper half of tcp_fastopen says." "";
     GroupJoined "group-joined" "net/core/sock_reuseport.c, reuseport_add_sock()" Change::ReuseportGroups.since();
@@ -258,19 +258,22 @@ rules! {
         "An IPv6 option cannot be set on an IPv4 socket, nor an option that this kernel does not know." "Use an IPv6 socket.";
     V6OnlyTooLate "v6only-too-late" "net/ipv6/ipv6_sockglue.c, do_ipv6_setsockopt()" OLD;
         "IPV6_V6ONLY cannot be set once the socket has a port, not even to the same value." "Set it before bind.";
-    NeedsCapability "needs-capability" "net/core/sock.c, sk_setsockopt(); net/ipv4/ip_sockglue.c, do_ip_setsockopt()" OLD;
-        "The option needs CAP_NET_ADMIN or CAP_NET_RAW over the network namespace." "Run with the capability.";
+    NeedsCapability "needs-capability" "net/core/sock.c, sk_setsockopt(); net/ipv4/ip_sockglue.c, do_ip_setsockopt(); net/ipv6/ipv6_sockglue.c, do_ipv6_setsockopt(); net/ipv4/tcp.c, tcp_can_repair_sock()" OLD;
+        "The option needs a capability over the network namespace: TCP_REPAIR CAP_NET_ADMIN, IP_TRANSPARENT and IPV6_TRANSPARENT that or CAP_NET_RAW, a device CAP_NET_RAW before 5.7." "Run with the capability.";
     RepairState "repair-state" "net/ipv4/tcp.c, tcp_can_repair_sock()" OLD;
         "TCP_REPAIR is not for a listener; before 4.10 only for a socket that is closed or established."
         "Set it before listen, or while the connection is established.";
-    DeviceTaken "device-taken" "net/core/sock.c, sock_bindtoindex_locked()" OLD;
+    DeviceTaken "device-taken" "net/core/sock.c, sock_bindtoindex_locked()" Change::DeviceForEveryone.since();
         "A socket bound to a device can be moved to another only with CAP_NET_RAW." "Set the device once.";
     OptionLength "option-length" "net/core/sock.c, sk_setsockopt(); net/ipv4/ip_sockglue.c, do_ip_setsockopt(); net/ipv6/ipv6_sockglue.c, do_ipv6_setsockopt(); net/ipv4/tcp.c, do_tcp_setsockopt(), do_tcp_getsockopt()" OLD;
         "An option's value is at least as long as its type; those of IPv4 alone take one byte as well. Who reads gets as much as he has room for, but a device's name wants room for any; a negative length is refused, except by the options of IPv6." "Pass the size of the type.";
     BadValue "bad-value" "net/core/sock.c, sk_setsockopt(); net/ipv4/tcp.c, do_tcp_setsockopt()" OLD;
         "The option does not take this value in this state." "Give a value in range.";
-    ProgramNeedsReuseport "program-needs-reuseport" "net/core/sock_reuseport.c, reuseport_attach_prog()" Change::ReuseportGroups.since();
+    ProgramNeedsReuseport "program-needs-reuseport" "net/core/sock_reuseport.c, reuseport_attach_prog()" Change::GroupPrograms.since();
         "A program can be attached only to a socket with SO_REUSEPORT." "Set SO_REUSEPORT first.";
+    ProgramTooLate "program-too-late" "net/core/sock_reuseport.c, reuseport_attach_prog()" Change::GroupPrograms.since();
+        "A socket that listens or is connected takes a program only where it has a group already: SO_REUSEPORT that is set after listen joins none."
+        "Set SO_REUSEPORT before listen.";
     NoProgram "no-program" "net/core/sock_reuseport.c, reuseport_detach_prog()" Change::DetachReuseport.since();
         "No program is attached." "";
     NoSuchSysctl "no-such-sysctl" "fs/proc/proc_sysctl.c, proc_sys_lookup(); net/ipv4/sysctl_net_ipv4.c, ipv4_net_table" OLD;

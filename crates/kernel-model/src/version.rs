@@ -316,6 +316,10 @@ changes! {
     L3mdevAccept 4 . 4 "tcp_l3mdev_accept lets a listener outside of all VRFs hear those inside."
         at "net/ipv4/sysctl_net_ipv4.c, ipv4_net_table[]"
         read "in Ubuntu's 4.4";
+    /// `SO_ATTACH_REUSEPORT_CBPF`.
+    GroupPrograms 4 . 5 "SO_ATTACH_REUSEPORT_CBPF is there; TCP goes by the program since 4.6."
+        at "net/core/filter.c, sk_reuseport_attach_filter()"
+        read "not in Ubuntu's 4.4, in 4.9.76; socket(7) says 4.5 for UDP and 4.6 for TCP";
     /// The modern port scan of bind and connect.
     OddEvenBind 4 . 6 "bind to port 0 scans odd ports, then even ones, and connect the other way round; bind's random rover is gone."
         at "net/ipv4/inet_connection_sock.c, inet_csk_find_open_port()"
@@ -351,6 +355,10 @@ changes! {
     Freebind6 4 . 15 "IPV6_FREEBIND is IP_FREEBIND for IPv6 sockets."
         at "net/ipv6/ipv6_sockglue.c, do_ipv6_setsockopt()"
         read "not in 4.11.0, in Ubuntu's 4.15";
+    /// A second table of listeners, by address and port.
+    ListenerTable2 4 . 16 "Where more than ten listeners have ports that are equal modulo 32, the exact address is looked up before the wildcard; before, and among fewer, all listeners of the port are scored at once."
+        at "net/ipv4/inet_hashtables.c, __inet_lookup_listener()"
+        read "in a source between 4.16 and 4.20; which release is from its commit, 61b7c691c731 of December 2017";
     /// `tcp_tw_reuse` 2.
     TwReuseLoopback 4 . 19 "tcp_tw_reuse 2, since then the value of a fresh host, is for loopback connections only; before, it is 0 there."
         at "net/ipv4/tcp_ipv4.c, tcp_twsk_unique()"
@@ -398,6 +406,10 @@ changes! {
     MigrateReq 5 . 14 "Connections can move to another listener of the group when one closes."
         at "net/core/sock_reuseport.c, reuseport_migrate_sock()"
         read "not in 5.12.9, in 5.14.2";
+    /// A group that the socket has already is not enough.
+    ProgramAsksReuseport 5 . 14 "A socket that does not listen takes a program only while it has SO_REUSEPORT; before, a group that it has got by an earlier program is enough."
+        at "net/core/sock_reuseport.c, reuseport_attach_prog()"
+        read "the change alone (commit 333bb73f620e)";
     /// The first address of a network is an ordinary one.
     LowestIsOrdinary 5 . 14 "The first address of a network (192.0.2.0 of 192.0.2.0/24) is an ordinary one; before, it is a broadcast address like the last."
         at "net/ipv4/fib_frontend.c, fib_add_ifaddr()"

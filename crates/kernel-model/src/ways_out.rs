@@ -102,7 +102,11 @@ impl Search {
             Call::GetPeerName => self.try_peer(),
             _ => {}
         }
-        self.try_fresh();
+        // A new socket listens, but on a port that nobody asked for.
+        let elsewhere = matches!(self.start.call, Call::Listen(_)) && !self.found.is_empty();
+        if !elsewhere {
+            self.try_fresh();
+        }
         for cap in [Cap::NetBindService, Cap::NetAdmin, Cap::NetRaw] {
             self.attempt(&[Difference::Capability(cap)]);
         }

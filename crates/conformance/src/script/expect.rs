@@ -242,10 +242,10 @@ impl Reader {
         match word {
             "ok" => Ok(Pattern::Ok),
             "blocks" => Ok(Pattern::Blocks),
-            word if word.contains("..") && super::parse::port_range(word).is_some() => {
+            word if word.contains("..") && super::amounts::port_range(word).is_some() => {
                 // IP_LOCAL_PORT_RANGE, as the kernel packs it.
                 Ok(Pattern::Value(
-                    super::parse::port_range(word).unwrap_or(0) as i32
+                    super::amounts::port_range(word).unwrap_or(0) as i32,
                 ))
             }
             word if word.contains(':') => {

@@ -39,7 +39,7 @@ pub(super) struct Helper {
     /// Readable once it has ended.
     end: OwnedFd,
     /// Its number.
-    pid: Pid,
+    pub(super) pid: Pid,
     /// Set where it is a child of this process, to be waited for.
     child: Option<Pid>,
 }

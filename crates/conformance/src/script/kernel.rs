@@ -15,6 +15,7 @@ use portcullis_kernel_model::{
     Call, Caps, Errno, Family, FilesId, Host, NetId, Process, ProcessId, State, Sysctl, UserNsId,
 };
 use portcullis_sys::{bare, process};
+use rustix::process::Pid;
 use rustix::thread::LinkNameSpaceType;
 
 use super::hands::{Hands, failed};
@@ -102,9 +103,7 @@ impl Kernel {
         }
         crate::times::raise_limit()?;
         // Programs that go by processor, and SO_INCOMING_CPU, see the one that the model has: 0.
-        let mut first = rustix::thread::CpuSet::new();
-        first.set(0);
-        let _ = rustix::thread::sched_setaffinity(None, &first);
+        let _ = run_on(0, None);
 
         let own_user = rustix::process::geteuid().as_raw();
         let id = |named: u32| if root { named } else { own_user };
@@ -355,6 +354,15 @@ impl World for Kernel {
         }
     }
 
+    fn cpu(&mut self, cpu: u16) -> Outcome {
+        let others = self.helpers().map(|helper| Some(helper.pid));
+        let mut all = std::iter::once(None).chain(others);
+        match all.try_for_each(|thread| run_on(cpu, thread)) {
+            Ok(()) => Outcome::Ok,
+            Err(error) => failed(&error),
+        }
+    }
+
     fn wait(&mut self, ms: u64) {
         std::thread::sleep(Duration::from_millis(ms));
     }
@@ -421,6 +429,13 @@ fn namespaces(
     }
     move_to(&nets[0])?;
     Ok((user_namespaces, nets))
+}
+
+/// What a thread sends through the loopback, its own processor receives.
+fn run_on(cpu: u16, thread: Option<Pid>) -> io::Result<()> {
+    let mut only = rustix::thread::CpuSet::new();
+    only.set(usize::from(cpu));
+    Ok(rustix::thread::sched_setaffinity(thread, &only)?)
 }
 
 fn move_to(net: &OwnedFd) -> io::Result<()> {

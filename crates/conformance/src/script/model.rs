@@ -217,6 +217,12 @@ impl World for Model {
         }
     }
 
+    fn cpu(&mut self, cpu: u16) -> Outcome {
+        self.forget_reasons();
+        self.sockets.set_cpu(i32::from(cpu));
+        Outcome::Ok
+    }
+
     fn wait(&mut self, ms: u64) {
         self.forget_reasons();
         let together = std::mem::replace(&mut self.together, Together::Usual);

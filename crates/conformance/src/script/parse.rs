@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use portcullis_kernel_model::{Call, Family, Host, Kernel, Opt, ProcessId, Program, Uid};
 
+use super::amounts::{cpu, length, port_range, shutdown_how, wait};
 use super::cursor::Cursor;
 use super::options::{self, Value};
 use super::problem::{Problem, did_you_mean};
@@ -119,6 +120,7 @@ pub(super) const ITEMS: &[&str] = &[
     "port",
     "socket",
     "wait",
+    "cpu",
     "repeat",
     "end",
 ];
@@ -210,6 +212,7 @@ impl Reader {
             "sysctl" => self.sysctl(&mut at),
             "socket" => self.socket(&mut at).map(Some),
             "wait" => wait(&mut at).map(Some),
+            "cpu" => cpu(&mut at).map(Some),
             "repeat" | "end" => Err(line.problem(0, "a block cannot be read line by line", "")),
             _ if self.is_of_process(line) => self.process_step(&mut at).map(Some),
             _ => self.call(&mut at).map(Some),
@@ -529,64 +532,5 @@ impl Reader {
                     .find(|interface| interface.name == name)
             })
             .map_or(NO_DEVICE, |i| i.index)
-    }
-}
-
-/// The length of an option's value: any negative one, or at most more than an option takes.
-fn length(at: &mut Cursor<'_>) -> Result<i32, Problem> {
-    const LONGEST: i32 = portcullis_sys::bare::OPTION_MAX as i32;
-    let here = at.at;
-    at.number()?.filter(|&len| len <= LONGEST).ok_or_else(|| {
-        at.line.problem(
-            here,
-            format!("a length is a number of bytes, {LONGEST} at most"),
-            "",
-        )
-    })
-}
-
-fn wait(at: &mut Cursor<'_>) -> Result<Action, Problem> {
-    let here = at.at;
-    let amount = at.next().unwrap_or("");
-    let parsed = match amount.strip_suffix("ms") {
-        Some(ms) => ms.parse::<u64>().ok(),
-        None => amount
-            .strip_suffix('s')
-            .and_then(|s| s.parse::<u64>().ok())
-            .map(|s| s.saturating_mul(1000)),
-    };
-    match parsed.filter(|&ms| ms <= 600_000) {
-        Some(ms) => Ok(Action::Wait { ms }),
-        None => Err(at.line.problem(
-            here,
-            "`wait` takes a time, ten minutes at most",
-            "wait 500ms, wait 61s",
-        )),
-    }
-}
-
-fn shutdown_how(at: &mut Cursor<'_>) -> Result<i32, Problem> {
-    let here = at.at;
-    match at.next() {
-        Some("read") => Ok(0),
-        Some("write") => Ok(1),
-        Some("both") => Ok(2),
-        Some(word) if word.parse::<i32>().is_ok() => Ok(word.parse().unwrap_or(0)),
-        _ => Err(at.line.problem(
-            here,
-            "`shutdown` takes `read`, `write`, `both` or a number",
-            "",
-        )),
-    }
-}
-
-/// `LOW..HIGH` as the kernel packs it, or the packed number.
-pub(super) fn port_range(text: &str) -> Option<u32> {
-    match text.split_once("..") {
-        Some((low, high)) => {
-            let (low, high) = (low.parse::<u16>().ok()?, high.parse::<u16>().ok()?);
-            Some(u32::from(high) << 16 | u32::from(low))
-        }
-        None => text.parse().ok(),
     }
 }

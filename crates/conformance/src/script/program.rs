@@ -179,6 +179,8 @@ pub enum Action {
         /// Milliseconds.
         ms: u64,
     },
+    /// This processor handles packets from now on.
+    Cpu(u16),
 }
 
 /// A call whose address may hold a port by name.

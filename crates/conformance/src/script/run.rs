@@ -168,6 +168,7 @@ impl Run {
                 let running = fitting_kernel(script)?;
                 host = script.host_of(script.beside.unwrap_or(running));
                 check_patience(script)?;
+                check_processors(script)?;
                 // The live one keeps its own values where no line sets them.
                 let wanted = script.host_of(running);
                 Some(Kernel::enter(&wanted, &users(script))?)
@@ -328,6 +329,22 @@ fn reasons(model: &Model) -> Vec<Reason> {
         .collect()
 }
 
+/// A script that needs more processors than this process may have is for another host.
+fn check_processors(script: &Script) -> Result<(), Obstacle> {
+    let ours = rustix::thread::sched_getaffinity(None).map_err(io::Error::from)?;
+    let cpus = script.steps.iter().filter_map(|step| match step.action {
+        Action::Cpu(cpu) => Some(cpu),
+        _ => None,
+    });
+    for cpu in cpus {
+        if !ours.is_set(usize::from(cpu)) {
+            let reason = format!("it needs processor {cpu}, which this process does not have");
+            return Err(Obstacle::Skip(reason));
+        }
+    }
+    Ok(())
+}
+
 /// A script that waits for long is for those who ask for it.
 pub(crate) fn check_patience(script: &Script) -> Result<(), Obstacle> {
     let waits_ms = script.waits_ms();
@@ -369,6 +386,7 @@ fn users(script: &Script) -> BTreeSet<u32> {
             Action::PortOf { .. }
             | Action::Sysctl(..)
             | Action::Wait { .. }
+            | Action::Cpu(_)
             | Action::Fork { .. }
             | Action::Exit { .. }
             | Action::Enter { .. } => {}

@@ -31,6 +31,8 @@ pub trait World {
     fn enter_net(&mut self, process: ProcessId, net: NetId) -> Outcome;
     /// Sets a sysctl of a network namespace.
     fn sysctl(&mut self, sysctl: &'static Sysctl, net: NetId, value: &str) -> Outcome;
+    /// This processor handles packets from now on.
+    fn cpu(&mut self, cpu: u16) -> Outcome;
     /// Lets time pass.
     fn wait(&mut self, ms: u64);
     /// How many connections wait in a listener's queue; 0 for any other socket.
@@ -72,14 +74,11 @@ pub fn perform(
             user,
             options,
         } => {
-            let mut outcome = world.open(*slot, *user, *family);
-            for option in options {
-                if outcome != Outcome::Ok {
-                    break;
-                }
-                outcome = world.call(*slot, *user, Call::Set(*option));
-            }
-            outcome
+            let opened = world.open(*slot, *user, *family);
+            options.iter().fold(opened, |so_far, option| match so_far {
+                Outcome::Ok => world.call(*slot, *user, Call::Set(*option)),
+                failed => failed,
+            })
         }
         Action::Accept { slot, user, into } => world.accept(*slot, *user, *into),
         Action::Call {
@@ -113,6 +112,7 @@ pub fn perform(
         Action::Fork { parent } => world.fork(*parent),
         Action::Exit { process } => world.exit(*process),
         Action::Enter { process, net } => world.enter_net(*process, *net),
+        Action::Cpu(cpu) => world.cpu(*cpu),
         Action::Wait { ms } => {
             world.wait(*ms);
             Outcome::Ok

@@ -64,7 +64,7 @@ pub fn markdown() -> Result<String, Failure> {
 fn versions_note() -> String {
     let verified = verified();
     format!(
-        "Linux {verified} has been compared with the model, live. What is said of other releases was read in \
+        "The model has been compared, live, with Linux {verified}. What is said of other releases was read in \
          their source, or is known from the change itself: transcribed, not verified. [What each release \
          changed](#what-each-release-changed).\n"
     )
@@ -77,7 +77,10 @@ fn verified() -> String {
         .filter(|kernel| kernel.verified())
         .map(|kernel| kernel.to_string())
         .collect();
-    names.join(" and ")
+    match names.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+        _ => names.join(""),
+    }
 }
 
 fn contents(text: &mut String) {
