@@ -76,8 +76,8 @@ chapters! {
         "The kernel draws a place in `ip_local_port_range` at random and searches from there: first every \
          port at an odd distance from the lower end, then every one at an even distance, so that the even \
          half is left to connect. Reserved ports are skipped. A socket with SO_REUSEADDR looks through the \
-         lower half of the range first. Until 4.5 the search went one by one from a random port, and shared \
-         the port with the fewest owners where all were taken.";
+         lower half of the range first. Until 4.10 it shared the port with the fewest owners where all, or every \
+         other one, were taken, and until 4.5 it went one by one from a random port.";
     Listen "Why does listen fail, and what does the backlog mean?"
         "listen enters the state LISTEN first and then asks for the port again, with the same rules, as a \
          listener: SO_REUSEADDR, which lets two sockets bind, does not let both listen. A backlog of N lets \
@@ -101,7 +101,7 @@ chapters! {
         "A listener that answers a SYN keeps a *half-open connection* until the handshake's last \
          acknowledgement. Between sockets of one host that comes at once, unless TCP_DEFER_ACCEPT ignores \
          it, or the answer is lost. Half-open connections count against the backlog by themselves, besides \
-         those that wait in the queue; they outlive their listener, and hold their four numbers. Nobody \
+         those that wait in the queue; since 4.4 they outlive their listener, and hold their four numbers. Nobody \
          tells the client when one ends.";
     Accept "What waits in the queue?"
         "A connection is complete before anybody accepts it. It waits in the listener's queue; when the queue \
@@ -165,7 +165,7 @@ places! {
     Groups: GroupBegun GroupJoined GroupBusy GroupFull LookupGroup LookupEquals LookupProgram LookupCpu
         ProgramNeedsReuseport ProgramTooLate NoProgram;
     HalfOpen: SynQueueFull SynQueueReserved SynCookie AcceptDeferred LastAckDropped OverflowReset
-        RequestReset RequestMigrated RequestForgotten;
+        RequestReset RequestMigrated RequestForgotten RequestElsewhere;
     Accept: SynDropped AcceptOldest AcceptState AcceptEmpty;
     Closing: LastHolder ProcessEnds QueueReset Migrated ShutdownHow ShutdownUnconnected ShutdownListener
         Disconnected PortKept NotConnected;

@@ -101,6 +101,7 @@ impl World {
 
     /// What waited in a listener's queue: it moves to another member of the group, or is reset.
     pub(crate) fn stop_listening<T: Trace>(&mut self, ix: SockIx, trace: &mut T) {
+        self.forget_requests(ix, trace);
         while let Some(child) = self.socks[ix].queue.pop_front() {
             if let Some(other) = self.migrate_to(ix) {
                 trace.blame(Rule::Migrated, self.handle(other));

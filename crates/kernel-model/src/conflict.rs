@@ -35,12 +35,12 @@ impl Strictness {
         share_reuseaddr: false,
         share_reuseport: false,
     };
-    /// The kernel looked for a free port, until 4.5: a group's port will do.
+    /// The kernel looked for a free port, until 4.9: a group's port will do.
     pub(crate) const ROVER: Strictness = Strictness {
         share_reuseaddr: false,
         share_reuseport: true,
     };
-    /// The kernel looks for a port, none is free, and `ip_autobind_reuse` is on.
+    /// The kernel looks for a port, none is free, and `ip_autobind_reuse` is on; in 4.10 always.
     pub(crate) const LAST_RESORT: Strictness = Strictness {
         share_reuseaddr: true,
         share_reuseport: false,
@@ -171,7 +171,8 @@ impl World {
                 return Some(Rule::ChoosingSharesNothing);
             }
             // The last resort of a choice must not take a port that a group would share.
-            let would_share = !how.share_reuseport && both_reuseport && group_ok && same_user;
+            let spares = !how.share_reuseport && self.host.kernel.has(Change::AutobindReuse);
+            let would_share = spares && both_reuseport && group_ok && same_user;
             return would_share.then_some(Rule::LastResortSparesGroups);
         }
         if how.share_reuseport && both_reuseport && group_ok && same_user {

@@ -163,6 +163,7 @@ extern crate alloc;
 mod addr;
 mod ask;
 mod attempt;
+mod between;
 mod bind;
 mod bucket;
 mod by_addr;

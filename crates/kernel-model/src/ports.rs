@@ -3,9 +3,9 @@
 //! Decides:  which stretches of the range are searched in which manner, and which ports fit; which
 //!           ports some draw of the kernel's leads to.
 //! Kernel:   net/ipv4/inet_connection_sock.c, inet_csk_find_open_port() and
-//!           inet_sk_get_local_port_range(), 4.6 to 6.18
-//! Not here: the order within a stretch (scan.rs); bind before 4.6 (rover.rs); connect's own choice
-//!           (connect.rs).
+//!           inet_sk_get_local_port_range(), 4.11 to 6.18
+//! Not here: the order within a stretch (scan.rs); bind before 4.11 (between.rs, rover.rs); connect's own
+//!           choice (connect.rs).
 
 use alloc::vec::Vec;
 
@@ -79,6 +79,9 @@ impl World {
         if !self.host.kernel.has(Change::OddEvenBind) {
             return self.choose_by_rover(ix, trace);
         }
+        if !self.host.kernel.has(Change::FirstFitBind) {
+            return self.choose_between(ix, trace);
+        }
         for &how in self.manners(ix) {
             for stretch in self.stretches(ix).into_iter().flatten() {
                 let draw = self.draw_in(stretch, |world, port| {
@@ -112,7 +115,7 @@ impl World {
     }
 
     /// The stretches in order: a socket with SO_REUSEADDR looks through the lower half first.
-    fn stretches(&self, ix: SockIx) -> [Option<Scan>; 2] {
+    pub(crate) fn stretches(&self, ix: SockIx) -> [Option<Scan>; 2] {
         let (low, high, _) = self.port_range(ix);
         let (low, high) = (u32::from(low), u32::from(high) + 1);
         let scan = |low, high| {
@@ -152,6 +155,9 @@ impl World {
     pub(crate) fn reach_of_bind(&self, ix: SockIx) -> Reach {
         if !self.host.kernel.has(Change::OddEvenBind) {
             return self.reach_of_rover(ix);
+        }
+        if !self.host.kernel.has(Change::FirstFitBind) {
+            return self.reach_between(ix);
         }
         let mut all = Reach::default();
         for &how in self.manners(ix) {

@@ -21,6 +21,9 @@ use crate::way::{Flow, Scope};
 use crate::wire::{Flag, Segment, Tuple, WINDOW, after, source_of};
 use crate::world::World;
 
+/// Half-open connections that have not been waited for yet, with which a full accept queue took a SYN.
+const YOUNG_ENOUGH: usize = 1;
+
 /// A SYN cookie's two numbers. The kernel computes them anew; here they are remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cookie {
@@ -72,8 +75,7 @@ impl World {
         let Some(cookie) = self.needs_cookie(listener, first.is_some(), trace) else {
             return;
         };
-        let sock = &self.socks[listener];
-        if sock.queue.len() as u64 > u64::from(sock.backlog) {
+        if !self.takes_syns(listener) {
             trace.blame(Rule::SynDropped, self.handle(listener));
             return;
         }
@@ -108,6 +110,21 @@ impl World {
         self.post(flow, segment.to.reversed(), Flag::Syn, first, Some(next));
     }
 
+    /// Whether the accept queue has room; before 4.10 a full one is enough for two who have not been waited for.
+    fn takes_syns(&self, listener: SockIx) -> bool {
+        let sock = &self.socks[listener];
+        let full = sock.queue.len() as u64 > u64::from(sock.backlog);
+        if !full || self.host.kernel.has(Change::FullQueueDropsSyns) {
+            return !full;
+        }
+        let young = |&ix: &SockIx| {
+            let one = &self.socks[ix];
+            one.state == State::NewSynRecv && one.parent == listener && one.retries == 0
+        };
+        let all = 0..self.socks.len() as SockIx;
+        all.filter(young).nth(YOUNG_ENOUGH).is_none()
+    }
+
     /// Whether the SYN is answered by a cookie; `None`: it is dropped.
     fn needs_cookie<T: Trace>(
         &self,
@@ -123,7 +140,8 @@ impl World {
             true => half_open > sock.backlog,
             false => half_open >= sock.backlog,
         };
-        if follows_time_wait || !(full || cookies == 2) {
+        let always = cookies == 2 && self.host.kernel.has(Change::AlwaysCookies);
+        if follows_time_wait || !(full || always) {
             return Some(false);
         }
         if cookies == 0 {
@@ -233,6 +251,40 @@ impl World {
         let other = self.migrate_to(listener)?;
         trace.blame(Rule::RequestMigrated, self.handle(other));
         Some(other)
+    }
+
+    /// Until 4.3 a half-open connection hangs on its listener: a segment is for it if the listener that is found
+    /// now is this one, and answered by a reset otherwise.
+    pub(crate) fn at_request_of_listener<T: Trace>(
+        &mut self,
+        ix: SockIx,
+        segment: Segment,
+        trace: &mut T,
+    ) {
+        match self.find_for(segment, trace) {
+            Some(listener) if listener == self.socks[ix].parent => {
+                self.at_request(ix, segment, trace);
+            }
+            Some(other) => {
+                trace.blame(Rule::RequestElsewhere, self.handle(other));
+                self.at_listener(other, segment, None, trace);
+            }
+            None => self.at_nobody(segment, trace),
+        }
+    }
+
+    /// Until 4.3 the half-open connections of a listener end with it, without a word.
+    pub(crate) fn forget_requests<T: Trace>(&mut self, listener: SockIx, trace: &mut T) {
+        if self.host.kernel.has(Change::RequestsAreConnections) {
+            return;
+        }
+        for ix in 0..self.socks.len() as SockIx {
+            let sock = &self.socks[ix];
+            if sock.state == State::NewSynRecv && sock.parent == listener {
+                trace.blame(Rule::RequestElsewhere, self.handle(listener));
+                self.drop_request(ix);
+            }
+        }
     }
 
     /// A half-open connection gets a segment. `None`: there is no listener any more, and it is gone.
@@ -354,11 +406,12 @@ impl World {
             })
     }
 
-    /// Where it is remembered that cookies were given: in the group, while the listener has
+    /// Where it is remembered that cookies were given: since 4.19 in the group, while the listener has
     /// SO_REUSEPORT; else with itself (include/net/tcp.h, tcp_synq_overflow()).
     fn remembers_cookies(&self, listener: SockIx) -> Option<GroupIx> {
         let sock = &self.socks[listener];
-        sock.group.filter(|_| sock.reuseport)
+        let shared = sock.reuseport && self.host.kernel.has(Change::GroupCookies);
+        sock.group.filter(|_| shared)
     }
 
     fn note_cookies(&mut self, listener: SockIx) {

@@ -3,7 +3,7 @@
 //! Decides:  which port without a conflict is met first; where ports are short, which of those that
 //!           could be shared has the fewest owners, and how often that is tried again.
 //! Kernel:   net/ipv4/inet_connection_sock.c, inet_csk_get_port(), 3.9 to 4.5
-//! Not here: the search since 4.6 (ports.rs).
+//! Not here: the search since 4.6 (between.rs, ports.rs).
 //!
 //! The third seed document describes this one. What it says of more sockets than ports
 //! (`hashinfo->bsockets`) decides nothing: the check behind it is the one that every port gets.
@@ -22,7 +22,7 @@ use crate::version::Change;
 use crate::world::World;
 
 /// How often the search begins again when the port that it would share turns out taken.
-const ATTEMPTS: u32 = 5;
+pub(crate) const ATTEMPTS: u32 = 5;
 
 /// What one turn of the rover came to.
 enum Turn {
@@ -96,7 +96,7 @@ impl World {
             if self.fits(ix, port, Strictness::ROVER, &mut NoTrace) {
                 return Turn::Free(port);
             }
-            if let Some(count) = self.shareable(ix, port)
+            if let Some(count) = self.shareable(ix, port, true)
                 && fewest.is_none_or(|(least, _)| count < least)
             {
                 fewest = Some((count, port));
@@ -105,8 +105,9 @@ impl World {
         fewest.map_or(Turn::Nothing, |(_, port)| Turn::Shared(port))
     }
 
-    /// How many own this port, if the bucket's memory would let the socket in.
-    fn shareable(&self, ix: SockIx, port: u16) -> Option<usize> {
+    /// How many own this port, if the bucket's memory would let the socket in; through SO_REUSEPORT only where
+    /// its group allows.
+    pub(crate) fn shareable(&self, ix: SockIx, port: u16, group_ok: bool) -> Option<usize> {
         let sock = &self.socks[ix];
         if self.host.net(sock.net).sysctls.is_reserved(port) {
             return None;
@@ -114,8 +115,9 @@ impl World {
         let bucket = self.bucket_for(ix, port)?;
         let entry = &self.buckets[bucket.0];
         let reuse = sock.reuse != Reuse::No && sock.state != State::Listen;
-        let shares = (entry.fastreuse > 0 && reuse)
-            || (entry.fastreuseport > 0 && sock.reuseport && entry.remembered.uid == sock.uid);
+        let same_user = entry.remembered.uid == sock.uid;
+        let reuseport = entry.fastreuseport > 0 && sock.reuseport && group_ok && same_user;
+        let shares = (entry.fastreuse > 0 && reuse) || reuseport;
         shares.then(|| self.owners_of_bucket(bucket))
     }
 
@@ -128,11 +130,14 @@ impl World {
             let bad = Vec::new();
             return Ends { good, bad };
         }
-        let Some(least) = all().filter_map(|port| self.shareable(ix, port)).min() else {
+        let Some(least) = all()
+            .filter_map(|port| self.shareable(ix, port, true))
+            .min()
+        else {
             return Ends::default();
         };
         let (good, bad) = all()
-            .filter(|&port| self.shareable(ix, port) == Some(least))
+            .filter(|&port| self.shareable(ix, port, true) == Some(least))
             .partition(|&port| self.fits(ix, port, Strictness::NAMED, &mut NoTrace));
         Ends { good, bad }
     }

@@ -121,7 +121,7 @@ rules! {
     ChosenFree "chosen-free" "net/ipv4/inet_connection_sock.c, inet_csk_find_open_port()" OLD;
         "The kernel chose a port that nobody stands against." "";
     ChosenShared "chosen-shared" "net/ipv4/inet_connection_sock.c, inet_csk_find_open_port()" OLD;
-        "No port was free, and the kernel chose one that can be shared." "";
+        "The kernel found no free port where it looked, and chose one that can be shared." "";
     OwnPortRange "own-port-range" "net/ipv4/inet_connection_sock.c, inet_sk_get_local_port_range()" Change::LocalPortRange.since();
         "IP_LOCAL_PORT_RANGE narrows the range for this socket; what lies outside of ip_local_port_range has no effect." "";
     VrfPorts "vrf-ports" "include/net/inet_sock.h, inet_sk_bound_l3mdev()" Change::VrfBuckets.since();
@@ -212,6 +212,9 @@ rules! {
         "The half-open connection of a listener that has gone was taken over by another of its group (tcp_migrate_req)." "";
     RequestForgotten "request-forgotten" "net/ipv4/tcp_ipv4.c, tcp_v4_rcv()" OLD;
         "The half-open connection's listener has gone and no other takes it over: the next segment ends it, and looks for a listener anew." "Keep the listener open, or turn tcp_migrate_req on.";
+    RequestElsewhere "request-elsewhere" "net/ipv4/tcp_ipv4.c, tcp_v4_hnd_req(), tcp_v4_rcv(), until 4.3" OLD;
+        "Until 4.3 a half-open connection hangs on its listener and ends with it; where another listener is found for its segments, that one answers with a reset."
+        "Open all listeners of the port before the first client comes.";
     HalfOpen "half-open" "net/ipv4/tcp_input.c, tcp_validate_incoming(), tcp_rcv_synsent_state_process()" OLD;
         "A SYN reached a socket that believes in an older connection with the same four numbers; that one is reset." "";
     LookupExact "lookup-exact" "net/ipv4/inet_hashtables.c, __inet_lookup_listener()" OLD;

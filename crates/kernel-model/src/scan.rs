@@ -4,7 +4,7 @@
 //!           some start finds, whether some start finds none, and which start that is.
 //! Kernel:   net/ipv4/inet_connection_sock.c, inet_csk_find_open_port(), 4.6 to 6.18;
 //!           net/ipv4/inet_hashtables.c, __inet_hash_connect(), 3.9 to 6.18
-//! Not here: which port fits (ports.rs, connect.rs); the rover of bind before 4.6 (rover.rs).
+//! Not here: which port fits (ports.rs, connect.rs); bind before 4.11 (between.rs, rover.rs).
 //!
 //! A range of odd width is searched with an even number of steps, and wraps by that number. So a start
 //! at its first port misses the last one, and every other even start misses the first: a search can end

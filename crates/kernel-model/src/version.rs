@@ -282,6 +282,10 @@ changes! {
     SomaxconnBounded 3 . 11 "somaxconn is 0 to 65535; before, any int, of which a listener's limit keeps the lower 16 bits."
         at "net/core/sysctl_net_core.c, netns_core_table[]" also 3 . 10 . 30
         read "in 3.10.30 and 3.10.89, whose earliest update with it was not looked for; the release is from memory (commit 5f671d6b4ec3, August 2013)";
+    /// `tcp_syncookies` 2.
+    AlwaysCookies 3 . 12 "tcp_syncookies 2 answers every SYN by a cookie; before, it is as 1."
+        at "net/ipv4/tcp_ipv4.c, tcp_v4_conn_request()"
+        read "tcp(7) says 3.12";
     /// `SO_INCOMING_CPU` can be read.
     IncomingCpuRead 3 . 19 "SO_INCOMING_CPU tells the processor that a socket's segments came in by."
         at "net/core/sock.c, sock_getsockopt()"
@@ -308,6 +312,10 @@ changes! {
     /// `net.ipv6.ip_nonlocal_bind`.
     NonlocalBind6 4 . 3 "ip_nonlocal_bind is there for IPv6 too."
         at "net/ipv6/sysctl_net_ipv6.c, ipv6_table_template[]";
+    /// Half-open connections stand in the table of connections.
+    RequestsAreConnections 4 . 4 "A half-open connection is found by its addresses and ports; before, it hangs on its listener: it ends with it, and is answered by a reset where another listener is found for its segments."
+        at "net/ipv4/tcp_ipv4.c, tcp_v4_hnd_req(), tcp_v4_rcv()"
+        read "until then in older sources; which release is from its commit, 079096f103fa of October 2015";
     /// `SO_INCOMING_CPU` can be set.
     IncomingCpuSet 4 . 4 "SO_INCOMING_CPU can be set, and a listener with the SYN's processor wins."
         at "net/core/sock.c, sock_setsockopt()"
@@ -339,6 +347,18 @@ changes! {
     RepairAnyState 4 . 10 "TCP_REPAIR can be set on any socket but a listener; before, only on a closed or an established one."
         at "net/ipv4/tcp.c, tcp_can_repair_sock()"
         read "not in two sources between 3.7 and 4.9, in sources from 4.11 on; its author says that 4.10-rc1 is the first with it (commit 319b0534b958)";
+    /// A full accept queue is full for SYNs too.
+    FullQueueDropsSyns 4 . 10 "A listener whose accept queue is full drops SYNs; before, it answers them as long as no more than one half-open connection waits for its first repetition."
+        at "net/ipv4/tcp_input.c, tcp_conn_request()"
+        read "not in several older sources; which release is from its commit, 5ea8ea2cb7f1 of October 2016";
+    /// A choice that asks nothing of SO_REUSEPORT.
+    ChoiceSparesGroups 4 . 10 "bind to port 0 with SO_REUSEPORT takes no port that others of its user have; before, it shares one as soon as it meets it."
+        at "net/ipv4/inet_connection_sock.c, inet_csk_get_port()"
+        read "not in a source between 4.6 and 4.9; which release is from its commit, 0643ee4fd1b7 of January 2017";
+    /// A choice that shares nothing.
+    FirstFitBind 4 . 11 "bind to port 0 takes a port that is free, or none; before, it shares the one with the fewest owners, where they all have SO_REUSEADDR (or SO_REUSEPORT), as soon as every other port is taken."
+        at "net/ipv4/inet_connection_sock.c, inet_csk_find_open_port()"
+        read "not in a source between 4.6 and 4.9, in 4.11.0";
     /// `net.ipv4.ip_unprivileged_port_start`.
     UnprivilegedPortStart 4 . 11 "The first unprivileged port is a sysctl; before, it is 1024."
         at "net/ipv4/af_inet.c, inet_bind()"
@@ -359,6 +379,10 @@ changes! {
     ListenerTable2 4 . 16 "Where more than ten listeners have ports that are equal modulo 32, the exact address is looked up before the wildcard; before, and among fewer, all listeners of the port are scored at once."
         at "net/ipv4/inet_hashtables.c, __inet_lookup_listener()"
         read "in a source between 4.16 and 4.20; which release is from its commit, 61b7c691c731 of December 2017";
+    /// The group remembers cookies.
+    GroupCookies 4 . 19 "A SYN cookie is good for each member of a reuseport group; before, for who gave it, since each remembers for itself whether it gave any."
+        at "include/net/tcp.h, tcp_synq_overflow()"
+        read "which release is from its commit, 40a1227ea845 of August 2018; Envoy's documentation of reuse_port says 4.19";
     /// `tcp_tw_reuse` 2.
     TwReuseLoopback 4 . 19 "tcp_tw_reuse 2, since then the value of a fresh host, is for loopback connections only; before, it is 0 there."
         at "net/ipv4/tcp_ipv4.c, tcp_twsk_unique()"

@@ -19,6 +19,7 @@ use crate::host::NetId;
 use crate::lookup::{Found, Target};
 use crate::rules::Rule;
 use crate::socket::{CONNECT_BIND, Hashed, NONE, RCV_SHUTDOWN, SEND_SHUTDOWN, Sock, SockIx};
+use crate::version::Change;
 use crate::way::{Arrival, Flow, Scope, Source, needs_strict};
 use crate::world::World;
 
@@ -314,6 +315,9 @@ impl World {
     fn receive<T: Trace>(&mut self, segment: Segment, trace: &mut T) {
         while let Some(ix) = self.find_connection(segment.to, segment.arrival.device) {
             match self.socks[ix].state {
+                State::NewSynRecv if !self.host.kernel.has(Change::RequestsAreConnections) => {
+                    return self.at_request_of_listener(ix, segment, trace);
+                }
                 State::NewSynRecv => {
                     if self.at_request(ix, segment, trace).is_some() {
                         return;
@@ -366,9 +370,12 @@ impl World {
         if let Some((_, listener, _)) = before {
             return Some(listener);
         }
-        // Among others, the same hash names another. That matters to a cookie alone: the rest get a
-        // reset from whoever it is.
-        if equals.len() > 1 && self.cookies.contains_key(&tuple) {
+        // Among others, the same hash names another. That matters to a cookie alone, and to a half-open connection
+        // that hangs on its listener: the rest get a reset from whoever it is.
+        let matters = self.cookies.contains_key(&tuple)
+            || self.connections.contains_key(&tuple)
+                && !self.host.kernel.has(Change::RequestsAreConnections);
+        if equals.len() > 1 && matters {
             return self.listener_for(target, &mut NoTrace);
         }
         equals.first().copied()
@@ -385,7 +392,7 @@ impl World {
     }
 
     /// Nobody takes it: a reset answers, if it may.
-    fn at_nobody<T: Trace>(&mut self, segment: Segment, trace: &mut T) {
+    pub(crate) fn at_nobody<T: Trace>(&mut self, segment: Segment, trace: &mut T) {
         if segment.flag != Flag::Reset && self.reply_reset(segment, None) {
             if segment.begins() {
                 trace.rule(Rule::Refused);
