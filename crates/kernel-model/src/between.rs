@@ -65,7 +65,12 @@ impl World {
                 End::Nothing => {}
             }
         }
-        for scan in self.stretches(ix).into_iter().flatten() {
+        for scan in self
+            .stretches(ix)
+            .into_iter()
+            .flatten()
+            .filter(|_| T::ASKED)
+        {
             for port in scan.ports(0) {
                 self.fits(ix, port, self.strict(), trace);
             }

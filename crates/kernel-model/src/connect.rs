@@ -434,7 +434,13 @@ impl World {
         let found = scan.ports(draw).find(|&port| self.connect_fits(ix, port));
         match found {
             Some(port) => self.own_for_connect(ix, port, trace),
-            None => refuse(trace, Rule::ConnectNoPort, Errno::EADDRNOTAVAIL),
+            None => {
+                let asked = scan.ports(draw).filter(|_| T::ASKED);
+                for holder in asked.filter_map(|port| self.stands_in_the_way(ix, port)) {
+                    trace.blame(Rule::ConnectNoPort, self.handle(holder));
+                }
+                refuse(trace, Rule::ConnectNoPort, Errno::EADDRNOTAVAIL)
+            }
         }
     }
 
@@ -475,6 +481,16 @@ impl World {
             None => true,
             Some(other) => self.may_take_over(other, Manner::Chosen),
         }
+    }
+
+    /// Whose port it is, where connect may not have it.
+    fn stands_in_the_way(&self, ix: SockIx, port: u16) -> Option<SockIx> {
+        let bucket = self.bucket_for(ix, port)?;
+        if self.connect_may_share(bucket) {
+            return self.tuple_user(ix, port);
+        }
+        let list = self.lists_of(bucket).next()?;
+        self.owners_in(list).next()
     }
 
     fn own_for_connect<T: Trace>(

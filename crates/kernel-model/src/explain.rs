@@ -10,6 +10,8 @@ use crate::world::SocketId;
 
 /// Hears which rules decided. The last one heard is the one that gave the answer.
 pub trait Trace {
+    /// Whether anybody listens: what is looked up only to be told is not, where nobody does.
+    const ASKED: bool = true;
     /// A rule was applied.
     fn rule(&mut self, rule: Rule);
     /// A rule was applied because of another socket.
@@ -21,6 +23,7 @@ pub trait Trace {
 pub struct NoTrace;
 
 impl Trace for NoTrace {
+    const ASKED: bool = false;
     #[inline(always)]
     fn rule(&mut self, _: Rule) {}
     #[inline(always)]

@@ -47,7 +47,10 @@ impl World {
                 if self.conflicts(ix, bucket, Strictness::NAMED, trace) {
                     return Err(Errno::EADDRINUSE);
                 }
-                trace.rule(Rule::PortShared);
+                match self.first_other_owner(ix, bucket).filter(|_| T::ASKED) {
+                    Some(other) => trace.blame(Rule::PortShared, self.handle(other)),
+                    None => trace.rule(Rule::PortShared),
+                }
             }
         }
         let first = found.is_none();
@@ -70,6 +73,12 @@ impl World {
             self.own(ix, bucket, list);
         }
         Ok(())
+    }
+
+    fn first_other_owner(&self, ix: SockIx, bucket: BucketIx) -> Option<SockIx> {
+        let lists = self.lists_of(bucket);
+        let mut owners = lists.flat_map(|list| self.owners_in(list));
+        owners.find(|&other| other != ix)
     }
 
     /// Whether no owner need be asked.

@@ -288,18 +288,18 @@ impl World {
             return None;
         }
         if let Some(member) = self.choice_of_program(group) {
-            trace.rule(Rule::LookupProgram);
+            trace.blame(Rule::LookupProgram, self.handle(member));
             return Some(member);
         }
         let chosen = self.choose_by_hash(group);
         let cpu = self.host.kernel.has(Change::GroupCpu)
             && self.groups[group.0].with_cpu > 0
             && self.socks[chosen].incoming_cpu == self.cpu;
-        trace.rule(if cpu {
-            Rule::LookupCpu
-        } else {
-            Rule::LookupGroup
-        });
+        let rule = match cpu {
+            true => Rule::LookupCpu,
+            false => Rule::LookupGroup,
+        };
+        trace.blame(rule, self.handle(chosen));
         Some(chosen)
     }
 

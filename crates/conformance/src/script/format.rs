@@ -106,7 +106,7 @@ end
     const TIDY: &str = "\
 # two of them
 socket a inet with reuseaddr, reuseport
-a bind 0.0.0.0:web->ok
+a bind 0.0.0.0:web -> ok
 a bind 0.0.0.0:web -> EINVAL  # again
 a listen           -> ok
 

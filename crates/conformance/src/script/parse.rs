@@ -417,6 +417,10 @@ impl Reader {
             "nonblocking" => Verb::Plain(Call::SetNonblocking(at.switch())),
             "getsockname" => Verb::Plain(Call::GetSockName),
             "getpeername" => Verb::Plain(Call::GetPeerName),
+            "" => {
+                let label = "a call follows: bind, listen, connect, accept, close, …";
+                return Err(at.line.problem(verb_at, "what is done with it?", label));
+            }
             _ => {
                 let near = did_you_mean(verb, CALLS.iter().copied());
                 return Err(at

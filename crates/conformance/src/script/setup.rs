@@ -41,7 +41,14 @@ impl Reader {
         self.before_sockets(at)?;
         let first = self.release(at)?;
         let last = if at.take("to") {
-            Some(self.release(at)?)
+            let here = at.at;
+            let last = self.release(at)?;
+            if last < first {
+                let message = format!("Linux {last} is before {first}");
+                let label = format!("kernel {last} to {first}");
+                return Err(at.line.problem(here, message, label));
+            }
+            Some(last)
         } else if at.take("or") {
             at.must("later", "kernel 6.8 or later")?;
             None

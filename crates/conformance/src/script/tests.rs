@@ -84,6 +84,30 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
         "a user id is at most 4294967295",
     ),
     (
+        "releases the wrong way round",
+        "kernel 6.18 to 5.4",
+        "1:16",
+        "Linux 5.4 is before 6.18",
+    ),
+    (
+        "a socket and nothing else",
+        "socket a inet\na",
+        "2:1",
+        "what is done with it?",
+    ),
+    (
+        "an arrow without blanks",
+        "port web\nsocket a inet\na bind 127.0.0.1:web->EOK",
+        "3:23",
+        "EOK",
+    ),
+    (
+        "a mark of the byte order",
+        "\u{feff}socket a inet\nb close",
+        "2:1",
+        "no socket is called `b`",
+    ),
+    (
         "keys that the terminal did not take",
         "socket a inet\na \x1b[Aclose",
         "2:3",

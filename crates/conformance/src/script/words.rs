@@ -1,6 +1,6 @@
 //! A script's text as lines of words.
 //!
-//! Decides:  what a word is: `,` and `=` stand alone, `#` at the beginning of a word opens a comment;
+//! Decides:  what a word is: `,`, `=` and `->` stand alone, `#` at the beginning of a word opens a comment;
 //!           how `repeat` blocks unroll, and `{i}` in their words.
 //! Not here: what the words mean (parse.rs), how they are laid out anew (format.rs).
 
@@ -92,23 +92,32 @@ pub(crate) fn split(number: usize, text: &str) -> Line {
         ..Line::default()
     };
     let mut word: Option<Word> = None;
-    for (at, c) in text.chars().enumerate() {
+    let mut chars = text.chars().enumerate().peekable();
+    while let Some((at, c)) = chars.next() {
         if c == '#' && word.is_none() {
             let comment: String = text.chars().skip(at).collect();
             line.comment = Some(comment.trim_end().to_owned());
             break;
         }
-        let alone = c == ',' || c == '=';
+        // What a line is `from` is text.
+        let text_alone = line.text(0) == Some("from");
+        let arrow = !text_alone && c == '-' && chars.next_if(|next| next.1 == '>').is_some();
+        let alone = c == ',' || c == '=' || arrow;
         if (c.is_whitespace() || alone)
             && let Some(word) = word.take()
         {
             line.words.push(word);
         }
         if alone {
+            let text = if arrow {
+                "->".to_owned()
+            } else {
+                c.to_string()
+            };
             line.words.push(Word {
-                text: c.to_string(),
                 column: at + 1,
-                width: 1,
+                width: text.len(),
+                text,
             });
         } else if !c.is_whitespace() {
             let word = word.get_or_insert(Word {
@@ -126,6 +135,8 @@ pub(crate) fn split(number: usize, text: &str) -> Line {
 
 /// Splits a whole text.
 pub(crate) fn lines(text: &str) -> Vec<Line> {
+    // Some editors begin a file with a mark of the byte order.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     text.lines()
         .enumerate()
         .map(|(at, line)| split(at + 1, line))
