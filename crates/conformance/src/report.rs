@@ -30,6 +30,10 @@ pub const OUT_OF_REACH: &[(Rule, &str)] = &[
         "kernels before 4.6 alone; scenarios show it",
     ),
     (
+        Rule::RequestElsewhere,
+        "kernels before 4.4 alone; scenarios show it",
+    ),
+    (
         Rule::GroupBusy,
         "only a listener has others in its group, and one that stops listening leaves it, or stays as a closed member, whom listen takes out first; UDP sockets meet the rule",
     ),
