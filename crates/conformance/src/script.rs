@@ -62,6 +62,7 @@ pub(crate) use run::check_patience;
 pub use run::{Complaint, Mode, Reason, Row, Run, Tally, apart};
 pub use show::{Detail, answer, errno, row, table};
 pub use verdict::settled;
+pub use words::unrolled;
 pub use world::{Observation, Outcome, World, perform};
 pub use write::{label, write};
 

@@ -143,6 +143,12 @@ pub(crate) fn lines(text: &str) -> Vec<Line> {
         .collect()
 }
 
+/// The lines of a text, its `repeat` blocks unrolled, for who takes them one by one.
+pub fn unrolled(text: &str) -> Result<Vec<String>, Vec<Problem>> {
+    let lines = unroll(&lines(text))?;
+    Ok(lines.iter().map(|line| join(&line.words)).collect())
+}
+
 /// The lines with words, `repeat` blocks unrolled.
 pub(crate) fn unroll(lines: &[Line]) -> Result<Vec<Line>, Vec<Problem>> {
     let mut unrolled = Unrolled {

@@ -1,18 +1,18 @@
 //! `portcullis sim`: socket calls in a model of the kernel, on the live kernel, or on both.
 //!
-//! Decides:  what happens to each file, the totals, the exit code; the prompt and its commands.
-//! Not here: the language, the worlds, the layout of answers (crates/conformance, script).
+//! Decides:  what happens to each file, the totals, the exit code.
+//! Not here: the prompt (sim/prompt.rs); the language, the worlds, the layout of answers (crates/conformance, script).
+
+mod prompt;
 
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, IsTerminal as _, Read as _};
+use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
 use portcullis_conformance::cases;
-use portcullis_conformance::script::{
-    self, Detail, Mode, Model, Reader, Row, Run, Script, Settings, Tally,
-};
+use portcullis_conformance::script::{self, Detail, Mode, Row, Run, Script, Settings, Tally};
 use portcullis_kernel_model::Kernel;
 use portcullis_sys::errno;
 
@@ -75,7 +75,7 @@ pub fn run(arguments: &Arguments) -> Exit {
     };
     if arguments.files.is_empty() {
         if std::io::stdin().is_terminal() {
-            return prompt(settings);
+            return prompt::run(settings);
         }
         return scenarios(arguments, &[PathBuf::from("-")], settings);
     }
@@ -304,164 +304,5 @@ fn ports<'a>(run: &'a Run, row: &Row) -> &'a [u16] {
         &run.ports.1
     } else {
         &run.ports.0
-    }
-}
-
-const HELP: &str = "\
-  socket a inet with reuseaddr     a socket; inet6, `by USER` too
-  port web                         a port by name
-  a bind 127.0.0.1:web             calls: bind listen connect accept close set get shutdown …
-  explain on, explain off          rules behind each answer; `explain` alone changes it
-  table                            sockets, and who owns which port
-  process p                        a process: `p forks q`, `p exits`, `a pass to p`, `a close as p`
-  kernel 5.4 | user | interface | namespace    the host, before the first socket
-  help, reset, quit
-";
-
-/// Calls in, answers and tables out.
-fn prompt(settings: Settings) -> Exit {
-    terminal::out(&format!(
-        "A Linux {} host without sockets. `help` helps.\n",
-        settings.kernel
-    ));
-    let mut detail = Detail {
-        explain: true,
-        colour: terminal::out_colours(),
-    };
-    let mut reader = Reader::new(settings);
-    let mut run: Option<Run> = None;
-    let mut number = 0;
-    let mut unverified = BTreeSet::new();
-    loop {
-        let kernel = reader.script().host.kernel;
-        if !kernel.verified() && unverified.insert(kernel) {
-            terminal::err(&transcribed(&BTreeSet::from([kernel])));
-        }
-        terminal::out("> ");
-        let mut text = String::new();
-        match std::io::stdin().lock().read_line(&mut text) {
-            Ok(0) | Err(_) => {
-                terminal::out("\n");
-                return exit::OK;
-            }
-            Ok(_) => number += 1,
-        }
-        let text = without_keys(&text);
-        match text
-            .split_ascii_whitespace()
-            .collect::<Vec<_>>()
-            .join(" ")
-            .as_str()
-        {
-            "quit" | "exit" => return exit::OK,
-            "help" => terminal::out(HELP),
-            word @ ("explain" | "explain on" | "explain off") => {
-                detail.explain = match word {
-                    "explain on" => true,
-                    "explain off" => false,
-                    _ => !detail.explain,
-                };
-                terminal::out(if detail.explain {
-                    "explanations are on\n"
-                } else {
-                    "explanations are off\n"
-                });
-            }
-            "reset" => {
-                reader = Reader::new(settings);
-                run = None;
-            }
-            "table" => {
-                let known = run.as_mut().map(|run| script::table(reader.script(), run));
-                terminal::out(&known.unwrap_or_else(|| "no sockets yet\n".to_owned()));
-            }
-            _ => terminal::out(&said(
-                &mut reader,
-                &mut run,
-                number,
-                text.trim_end(),
-                detail,
-            )),
-        }
-    }
-}
-
-/// What was typed, without the sequences that keys as the arrows send: the terminal edits the line by
-/// erasing alone.
-fn without_keys(text: &str) -> String {
-    let mut out = String::new();
-    let mut rest = text.chars().peekable();
-    while let Some(c) = rest.next() {
-        if c != '\x1b' {
-            out.extend((!c.is_control() || c.is_whitespace()).then_some(c));
-            continue;
-        }
-        match rest.next_if(|next| matches!(next, '[' | 'O')) {
-            // Parameters, and then one character that ends it.
-            Some('[') => {
-                while rest.next_if(|next| matches!(next, ' '..='?')).is_some() {}
-                rest.next_if(|next| matches!(next, '@'..='~'));
-            }
-            Some(_) => drop(rest.next_if(|next| matches!(next, '@'..='~'))),
-            None => {}
-        }
-    }
-    out
-}
-
-/// What a line of the prompt answers, and the table after it.
-fn said(
-    reader: &mut Reader,
-    run: &mut Option<Run>,
-    number: usize,
-    text: &str,
-    detail: Detail,
-) -> String {
-    let step = match reader.read(number, text) {
-        Ok(Some(step)) => step,
-        Ok(None) => return String::new(),
-        Err(problem) => {
-            // The line is the only one: it stands above.
-            let alone = script::Problem { line: 1, ..problem };
-            return alone.render("prompt", text);
-        }
-    };
-    let script = reader.script();
-    let run = run.get_or_insert_with(|| {
-        let mut model = Model::new(script.host.clone());
-        model.find_ways();
-        Run::in_model(model)
-    });
-    let known = run.ports.0.len();
-    run.ports
-        .0
-        .extend(script.ports.iter().skip(known).map(|port| port.1));
-    let mut row = run.step(&step);
-    if step.expect.is_none() {
-        // In play a failure is an answer.
-        row.complaints.clear();
-    }
-    let ports = run.ports.0.clone();
-    let answer = script::row(script, &step, &row, &ports, detail);
-    answer + &script::table(script, run)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_that_the_terminal_does_not_edit_by_leave_nothing_in_the_line() {
-        let table = [
-            ("a listen", "a listen"),
-            ("a lis\x1b[D\x1b[Cten\x1bOF", "a listen"),
-            ("\x1b[1;5Aa listen\x1b[3~", "a listen"),
-            ("a\x1b listen\x07", "a listen"),
-            ("a listen\x1b[", "a listen"),
-            ("\x1b", ""),
-        ];
-        for (typed, line) in table {
-            assert_eq!(without_keys(typed), line, "{typed:?}");
-        }
     }
 }
